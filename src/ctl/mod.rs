@@ -1,0 +1,1 @@
+//! `clusterctl`: one folder a noun, one file a verb.

@@ -1,0 +1,1 @@
+//! A simulator of households and their devices, which plays against a cluster and checks the answers.

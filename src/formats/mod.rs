@@ -1,0 +1,1 @@
+//! Formats of viewing histories that can be imported.

@@ -1,0 +1,1 @@
+//! Deciding from the nodes' pulses who is alive, suspect or dead.

@@ -1,0 +1,38 @@
+//! Playhead answers, for every account of a streaming service: *what have I watched, where did I leave off, what is being
+//! watched on my account right now*.
+//!
+//! Accounts hash to shards, a ring of virtual nodes places shards on nodes, each shard is a Raft group with its active
+//! views in memory, checkpointed to sled; any node takes any call and forwards it to the shard's leader.
+//!
+//! The modules stand on floors, and a module imports only from floors below its own (`tests/floors.rs` holds this):
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 0 ground: pure, no IO, no clock, no random numbers | [`ids`], [`time`], [`ring`], [`view`] |
+//! | 1 decisions: pure | [`plan`], [`health`] |
+//! | 2 edges | [`fs`], [`wal`], [`store`], [`proto`], [`formats`], [`telemetry`], [`ambient`] |
+//! | 3 replication | [`raft`] |
+//! | 4 the node and its clients | [`node`], [`client`], [`device`] |
+//! | 5 faces | [`rpc`], [`ctl`], [`local`] |
+//! | 6 binaries | `src/bin/` |
+
+pub mod ambient;
+pub mod client;
+pub mod ctl;
+pub mod device;
+pub mod formats;
+pub mod fs;
+pub mod health;
+pub mod ids;
+pub mod local;
+pub mod node;
+pub mod plan;
+pub mod proto;
+pub mod raft;
+pub mod ring;
+pub mod rpc;
+pub mod store;
+pub mod telemetry;
+pub mod time;
+pub mod view;
+pub mod wal;

@@ -1,0 +1,1 @@
+//! A local cluster of node processes on loopback, for demos, tests and benches.

@@ -1,0 +1,1 @@
+//! The node: its shards, the meta group, the router.

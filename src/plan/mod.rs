@@ -1,0 +1,1 @@
+//! From placement and observation to a plan of ordered steps.

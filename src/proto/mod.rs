@@ -1,0 +1,1 @@
+//! The generated protocol buffers and their conversions to the domain's types.

@@ -1,0 +1,1 @@
+//! Tokens, shards, virtual nodes and the placement of replicas.

@@ -1,0 +1,70 @@
+//! Units of time, and the clock that is handed to whoever needs one.
+//!
+//! Nothing in this crate reads a clock by itself: the binaries make one and hand it down (`ambient::SystemClock`), a
+//! simulation hands down its own. Three kinds of time never mix, so each is a type:
+//!
+//! - [`LogicalMs`]: a shard's own time, which comes from its log and stands still while the shard has no leader. Every rule
+//!   of the domain (expiry, windows) counts in it.
+//! - [`WallMs`]: the calendar, for people and for the times that clients send. No rule may depend on it being right.
+//! - [`MonotonicMs`]: one process's stopwatch. Its zero means nothing outside that process.
+
+use std::fmt;
+
+macro_rules! milliseconds {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, minicbor::Encode, minicbor::Decode)]
+        #[cbor(transparent)]
+        pub struct $name(#[n(0)] pub u64);
+
+        impl $name {
+            /// This time, `ms` milliseconds later; stays at the greatest time that can be told.
+            pub const fn plus(self, ms: u64) -> Self {
+                Self(self.0.saturating_add(ms))
+            }
+
+            /// How many milliseconds this is after `earlier`; 0 when it is before.
+            pub const fn since(self, earlier: Self) -> u64 {
+                self.0.saturating_sub(earlier.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}ms", self.0)
+            }
+        }
+    };
+}
+
+milliseconds!(
+    /// A shard's logical time: milliseconds during which the shard had a leader, counted through its log.
+    LogicalMs
+);
+milliseconds!(
+    /// Milliseconds since 1970-01-01T00:00:00Z by somebody's calendar clock.
+    WallMs
+);
+milliseconds!(
+    /// Milliseconds since some moment of this process.
+    MonotonicMs
+);
+
+/// Both times under which a command is applied, fixed when its leader proposes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Stamp {
+    /// The shard's logical time: never goes back within a shard.
+    #[n(0)]
+    pub logical: LogicalMs,
+    /// The leader's calendar, only to be shown and to be compared with times that clients send.
+    #[n(1)]
+    pub wall: WallMs,
+}
+
+/// A source of time.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// The process's stopwatch: never goes back.
+    fn monotonic(&self) -> MonotonicMs;
+    /// The machine's calendar: may jump either way.
+    fn wall(&self) -> WallMs;
+}

@@ -1,0 +1,1 @@
+//! The viewing domain: commands, state and rules of one shard.
