@@ -1,0 +1,351 @@
+//! The front for async code: store threads, bounded queues, answers by oneshot.
+//!
+//! One thread writes (checkpoints, cooling, snapshots on their way in), some read. Checkpoints that wait together are taken
+//! together and share a sync. In a simulation [`StoreHandle::inline`] runs every call where it is awaited, without threads.
+//!
+//! A call that is not awaited to its end is still carried out, but its answer is lost: treat its outcome as unknown.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Checkpoint, Checkpointed, Chunk, CoolBudget, Cooled, Export, ExportError, Exported, Header, Install, Key, Pair,
+    ReadError, Scan, Space, Store, Usage, Value, WriteError,
+};
+use crate::ids::ReplicaId;
+
+/// The sizes of the front.
+#[derive(Clone, Copy, Debug)]
+pub struct Queues {
+    /// Threads that read.
+    pub read_threads: usize,
+    /// Calls that wait for a reading thread; the next waits to be queued.
+    pub reads_max: usize,
+    /// Calls that wait for the writing thread; the next waits to be queued.
+    pub writes_max: usize,
+    /// Checkpoints that may share one sync.
+    pub checkpoints_a_sync_max: usize,
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        Self { read_threads: 2, reads_max: 1024, writes_max: 256, checkpoints_a_sync_max: 16 }
+    }
+}
+
+type Job = Box<dyn FnOnce(&dyn Store) + Send>;
+
+struct CheckpointJob {
+    replica: ReplicaId,
+    checkpoint: Arc<Checkpoint>,
+    answer: oneshot::Sender<Result<Checkpointed, WriteError>>,
+}
+
+enum Write {
+    Run(Job),
+    Checkpoint(CheckpointJob),
+}
+
+enum Front {
+    Inline(Arc<dyn Store>),
+    Threads { reads: mpsc::Sender<Job>, writes: mpsc::Sender<Write> },
+}
+
+/// A store, for async code. Cheap to clone.
+#[derive(Clone)]
+pub struct StoreHandle {
+    front: Arc<Front>,
+}
+
+impl std::fmt::Debug for StoreHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &*self.front {
+            Front::Inline(store) => f.debug_tuple("StoreHandle::inline").field(store).finish(),
+            Front::Threads { .. } => f.write_str("StoreHandle"),
+        }
+    }
+}
+
+/// The threads behind a handle. They end when all handles are gone and what was queued is done.
+#[derive(Debug)]
+#[must_use = "join the threads to be sure that the store is closed"]
+pub struct StoreThreads {
+    joins: Vec<JoinHandle<()>>,
+}
+
+impl StoreThreads {
+    /// Waits until the threads have ended: blocks for as long as a handle exists.
+    pub fn join(self) {
+        for join in self.joins {
+            // A thread catches what its jobs throw; there is nobody to tell if it ended otherwise.
+            let _ = join.join();
+        }
+    }
+}
+
+fn gone() -> String {
+    "a store thread panicked or has ended".to_string()
+}
+
+impl StoreHandle {
+    /// Starts the threads.
+    pub fn spawn(store: Arc<dyn Store>, queues: Queues) -> io::Result<(Self, StoreThreads)> {
+        let (reads, read_jobs) = mpsc::channel::<Job>(queues.reads_max.max(1));
+        let (writes, write_jobs) = mpsc::channel::<Write>(queues.writes_max.max(1));
+        let read_jobs = Arc::new(Mutex::new(read_jobs));
+        let mut joins = Vec::new();
+        for n in 0..queues.read_threads.max(1) {
+            let (store, jobs) = (Arc::clone(&store), Arc::clone(&read_jobs));
+            let run = move || run_reads(&*store, &jobs);
+            joins.push(std::thread::Builder::new().name(format!("store-read-{n}")).spawn(run)?);
+        }
+        let run = move || run_writes(&*store, write_jobs, queues.checkpoints_a_sync_max.max(1));
+        joins.push(std::thread::Builder::new().name("store-write".to_string()).spawn(run)?);
+        Ok((Self { front: Arc::new(Front::Threads { reads, writes }) }, StoreThreads { joins }))
+    }
+
+    /// Runs every call in place: for simulations, whose store does not block.
+    pub fn inline(store: Arc<dyn Store>) -> Self {
+        Self { front: Arc::new(Front::Inline(store)) }
+    }
+
+    async fn read<T, F>(&self, call: F) -> Result<T, String>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Store) -> T + Send + 'static,
+    {
+        match &*self.front {
+            Front::Inline(store) => Ok(call(&**store)),
+            Front::Threads { reads, .. } => {
+                let (job, answer) = job(call);
+                reads.send(job).await.map_err(|_| gone())?;
+                answer.await.map_err(|_| gone())
+            }
+        }
+    }
+
+    async fn write<T, F>(&self, call: F) -> Result<T, WriteError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Store) -> Result<T, WriteError> + Send + 'static,
+    {
+        match &*self.front {
+            Front::Inline(store) => call(&**store),
+            Front::Threads { writes, .. } => {
+                let (job, answer) = job(call);
+                writes.send(Write::Run(job)).await.map_err(|_| WriteError::Failed(gone()))?;
+                answer.await.map_err(|_| WriteError::Failed(gone()))?
+            }
+        }
+    }
+
+    /// See [`Store::create`].
+    pub async fn create(&self, replica: ReplicaId) -> Result<(), WriteError> {
+        self.write(move |store| store.create(replica)).await
+    }
+
+    /// See [`Store::replicas`].
+    pub async fn replicas(&self) -> Result<Vec<ReplicaId>, ReadError> {
+        self.read(|store| store.replicas()).await.map_err(ReadError::Failed)
+    }
+
+    /// See [`Store::header`].
+    pub async fn header(&self, replica: ReplicaId) -> Result<Option<Header>, ReadError> {
+        self.read(move |store| store.header(replica)).await.map_err(ReadError::Failed)?
+    }
+
+    /// See [`Store::images`].
+    pub async fn images(&self, replica: ReplicaId, after: Option<Key>, bytes_max: usize) -> Result<Chunk, ReadError> {
+        self.read(move |store| store.images(replica, after.as_deref(), bytes_max)).await.map_err(ReadError::Failed)?
+    }
+
+    /// See [`Store::get`].
+    pub async fn get(&self, replica: ReplicaId, keys: Vec<Key>) -> Result<Vec<Option<Value>>, ReadError> {
+        self.read(move |store| store.get(replica, &keys)).await.map_err(ReadError::Failed)?
+    }
+
+    /// See [`Store::scan`].
+    pub async fn scan(&self, replica: ReplicaId, from: Key, to: Key, limit: usize) -> Result<Scan, ReadError> {
+        self.read(move |store| store.scan(replica, &from, &to, limit)).await.map_err(ReadError::Failed)?
+    }
+
+    /// See [`Store::checkpoint`]: checkpoints that wait together share a sync.
+    pub async fn checkpoint(
+        &self,
+        replica: ReplicaId,
+        checkpoint: Arc<Checkpoint>,
+    ) -> Result<Checkpointed, WriteError> {
+        match &*self.front {
+            Front::Inline(store) => {
+                let answer = store.checkpoint(vec![(replica, checkpoint)]).pop();
+                answer.unwrap_or_else(|| Err(WriteError::Failed("no answer to a checkpoint".to_string())))
+            }
+            Front::Threads { writes, .. } => {
+                let (tell, answer) = oneshot::channel();
+                let job = CheckpointJob { replica, checkpoint, answer: tell };
+                writes.send(Write::Checkpoint(job)).await.map_err(|_| WriteError::Failed(gone()))?;
+                answer.await.map_err(|_| WriteError::Failed(gone()))?
+            }
+        }
+    }
+
+    /// See [`Store::cool`].
+    pub async fn cool(&self, replica: ReplicaId, budget: CoolBudget) -> Result<Cooled, WriteError> {
+        self.write(move |store| store.cool(replica, budget)).await
+    }
+
+    /// See [`Store::begin_install`].
+    pub async fn begin_install(&self, replica: ReplicaId) -> Result<InstallHandle, WriteError> {
+        let install = self.write(move |store| store.begin_install(replica)).await?;
+        Ok(InstallHandle { store: self.clone(), install: Some(install) })
+    }
+
+    /// See [`Store::export`].
+    pub async fn export(&self, replica: ReplicaId, lease_ms: u64) -> Result<ExportHandle, ExportError> {
+        let export = self.read(move |store| store.export(replica, lease_ms)).await.map_err(ReadError::Failed)??;
+        Ok(ExportHandle { store: self.clone(), header: export.header().clone(), export: Some(export) })
+    }
+
+    /// See [`Store::drop_replica`].
+    pub async fn drop_replica(&self, replica: ReplicaId) -> Result<(), WriteError> {
+        self.write(move |store| store.drop_replica(replica)).await
+    }
+
+    /// See [`Store::usage`].
+    pub async fn usage(&self) -> Result<Usage, ReadError> {
+        self.read(|store| store.usage()).await.map_err(ReadError::Failed)?
+    }
+
+    /// See [`Store::space`].
+    pub async fn space(&self) -> Result<Space, ReadError> {
+        self.read(|store| store.space()).await.map_err(ReadError::Failed)?
+    }
+}
+
+/// A snapshot on its way in; see [`Install`]. After an error, or a call that was not awaited to its end, it is of no use.
+pub struct InstallHandle {
+    store: StoreHandle,
+    install: Option<Box<dyn Install>>,
+}
+
+impl std::fmt::Debug for InstallHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("InstallHandle")
+    }
+}
+
+impl InstallHandle {
+    /// See [`Install::put`].
+    pub async fn put(&mut self, images: Vec<Pair>, rows: Vec<Pair>) -> Result<(), WriteError> {
+        let mut install = self.install.take().ok_or_else(|| WriteError::Failed(gone()))?;
+        let put = move |_: &dyn Store| install.put(images, rows).map(|()| install);
+        self.install = Some(self.store.write(put).await?);
+        Ok(())
+    }
+
+    /// See [`Install::finish`].
+    pub async fn finish(mut self, generation: u64, header: Vec<u8>) -> Result<Checkpointed, WriteError> {
+        let install = self.install.take().ok_or_else(|| WriteError::Failed(gone()))?;
+        self.store.write(move |_| install.finish(generation, header)).await
+    }
+}
+
+/// A reader of all of one checkpoint; see [`Export`]. After an error, or a call that was not awaited to its end, it is of no
+/// use.
+pub struct ExportHandle {
+    store: StoreHandle,
+    header: Header,
+    export: Option<Box<dyn Export>>,
+}
+
+impl std::fmt::Debug for ExportHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExportHandle").field("generation", &self.header.generation).finish_non_exhaustive()
+    }
+}
+
+impl ExportHandle {
+    /// See [`Export::header`].
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// See [`Export::next`].
+    pub async fn next(&mut self, bytes_max: usize) -> Result<Option<Exported>, ExportError> {
+        let mut export = self.export.take().ok_or_else(|| ReadError::Failed(gone()))?;
+        let next = move |_: &dyn Store| (export.next(bytes_max), export);
+        let (chunk, export) = self.store.read(next).await.map_err(ReadError::Failed)?;
+        self.export = Some(export);
+        chunk
+    }
+}
+
+fn job<T, F>(call: F) -> (Job, oneshot::Receiver<T>)
+where
+    T: Send + 'static,
+    F: FnOnce(&dyn Store) -> T + Send + 'static,
+{
+    let (tell, answer) = oneshot::channel();
+    let job: Job = Box::new(move |store| {
+        // Whoever asked may have gone.
+        let _ = tell.send(call(store));
+    });
+    (job, answer)
+}
+
+/// Runs a job; one that panics loses its answer, which its caller sees as a failed store.
+fn run(store: &dyn Store, job: Job) {
+    let _ = catch_unwind(AssertUnwindSafe(|| job(store)));
+}
+
+fn run_reads(store: &dyn Store, jobs: &Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        // The threads take turns at waiting; the one that waits holds the lock, the others wait for it.
+        let next = jobs.lock().blocking_recv();
+        match next {
+            Some(job) => run(store, job),
+            None => return,
+        }
+    }
+}
+
+fn run_writes(store: &dyn Store, mut jobs: mpsc::Receiver<Write>, group_max: usize) {
+    let mut taken = VecDeque::new();
+    while let Some(first) = taken.pop_front().or_else(|| jobs.blocking_recv()) {
+        match first {
+            Write::Run(job) => run(store, job),
+            Write::Checkpoint(first) => {
+                let mut group = vec![first];
+                while group.len() < group_max {
+                    match taken.pop_front().or_else(|| jobs.try_recv().ok()) {
+                        // A second checkpoint of a replica has to come after its first.
+                        Some(Write::Checkpoint(next)) if group.iter().all(|g| g.replica != next.replica) => {
+                            group.push(next);
+                        }
+                        Some(other) => {
+                            taken.push_back(other);
+                            break;
+                        }
+                        None => break,
+                    }
+                }
+                run_group(store, group);
+            }
+        }
+    }
+}
+
+fn run_group(store: &dyn Store, group: Vec<CheckpointJob>) {
+    let checkpoints = group.iter().map(|job| (job.replica, Arc::clone(&job.checkpoint))).collect();
+    let answers = catch_unwind(AssertUnwindSafe(|| store.checkpoint(checkpoints))).unwrap_or_default();
+    let answers = answers.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+    for (job, answer) in group.into_iter().zip(answers) {
+        let _ = job.answer.send(answer.unwrap_or_else(|| Err(WriteError::Failed(gone()))));
+    }
+}
