@@ -8,10 +8,18 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
-pub use generated::playhead::v1;
+pub use generated::playhead::{link, v1};
 
 /// The descriptors of all packages, for the reflection service.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/playhead.fds"));
 
 /// The domain of `google.rpc.ErrorInfo` in every error of the services.
 pub const ERROR_DOMAIN: &str = "playhead";
+
+/// Names of the metadata of answers and errors.
+pub mod metadata {
+    /// The endpoint of the shard's leader, `http://host:port`: only when the answer had to come from another node.
+    pub const LEADER: &str = "playhead-leader";
+    /// The account's shard and the number of shards, `17/64`: beside [`LEADER`].
+    pub const SHARD: &str = "playhead-shard";
+}
