@@ -1,0 +1,192 @@
+//! One process of a node: by its child handle while this process lives, by its pid and start time across invocations.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde::{Deserialize, Serialize};
+
+/// How often a process or a file is looked at while waiting for it.
+pub(super) const POLL: Duration = Duration::from_millis(15);
+
+/// Tells a process from a later one that was given the same pid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    /// The process id.
+    pub(super) pid: i32,
+    /// When it started, in the kernel's ticks since boot; 0 where the kernel does not say.
+    pub(super) started_ticks: u64,
+}
+
+impl Identity {
+    fn of(pid: i32) -> Option<Self> {
+        let pid_known = Pid::from_raw(pid)?;
+        match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            // After the command's name in brackets, which may hold anything: state, ..., start time as the 20th field.
+            Ok(stat) => {
+                let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+                let started_ticks = fields.get(19)?.parse().ok()?;
+                (!matches!(*fields.first()?, "Z" | "X")).then_some(Self { pid, started_ticks })
+            }
+            Err(_) if Path::new("/proc/self/stat").exists() => None,
+            Err(_) => test_kill_process(pid_known).is_ok().then_some(Self { pid, started_ticks: 0 }),
+        }
+    }
+
+    /// Whether this very process runs.
+    pub(super) fn is_running(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    fn signal(self, signal: Signal) {
+        // Between the look and the signal the pid could be given to another process only after being reaped; children are
+        // reaped by us alone, others after `is_running` in the worst case within microseconds.
+        if let (true, Some(pid)) = (self.is_running(), Pid::from_raw(self.pid)) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+/// A running or ended process of a node.
+#[derive(Debug)]
+pub(super) struct Process {
+    identity: Identity,
+    /// There when this process started it; then it is reaped here.
+    child: Option<Child>,
+}
+
+impl Process {
+    /// Starts `binary`, with its output appended to `log`, in a process group of its own, so that a ctrl-C in the terminal
+    /// reaches only whoever started it.
+    pub(super) fn start(binary: &Path, flags: &[String], folder: &Path, log: &Path) -> io::Result<Self> {
+        let output = OpenOptions::new().create(true).append(true).open(log)?;
+        let mut command = Command::new(binary);
+        command.args(flags).current_dir(folder).process_group(0);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        // What the terminal has set for clusterctl is not meant for the nodes.
+        for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("PLAYHEAD_")) {
+            command.env_remove(name);
+        }
+        let child = command.spawn()?;
+        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+        let identity = Identity::of(pid).unwrap_or(Identity { pid, started_ticks: 0 });
+        Ok(Self { identity, child: Some(child) })
+    }
+
+    /// A process that an earlier invocation started.
+    pub(super) fn adopt(identity: Identity) -> Self {
+        Self { identity, child: None }
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Its process id, while it runs.
+    pub(super) fn pid(&mut self) -> Option<i32> {
+        self.is_running().then_some(self.identity.pid)
+    }
+
+    /// Whether it runs; reaps it if it has ended.
+    pub(super) fn is_running(&mut self) -> bool {
+        match &mut self.child {
+            Some(child) => matches!(child.try_wait(), Ok(None)),
+            None => self.identity.is_running(),
+        }
+    }
+
+    /// Ends it at once, as a power cut would (SIGKILL), and waits until it is gone.
+    pub(super) async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.gone().await;
+    }
+
+    /// Asks it to end (SIGTERM); after `patience` it is killed. Returns whether it ended by itself.
+    pub(super) async fn stop(&mut self, patience: Duration) -> bool {
+        self.signal(Signal::TERM);
+        let by_itself = tokio::time::timeout(patience, self.gone()).await.is_ok();
+        if !by_itself {
+            self.kill().await;
+        }
+        by_itself
+    }
+
+    /// Stops its clock (SIGSTOP) or lets it go on (SIGCONT).
+    pub(super) fn pause(&mut self, paused: bool) {
+        self.signal(if paused { Signal::STOP } else { Signal::CONT });
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        if self.is_running() {
+            self.identity.signal(signal);
+        }
+    }
+
+    async fn gone(&mut self) {
+        while self.is_running() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Kills it without waiting for anything but the kernel: for `Drop`.
+    pub(super) fn kill_now(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        } else {
+            self.identity.signal(Signal::KILL);
+        }
+    }
+}
+
+/// The last lines of a log, at most 4 KiB.
+pub(super) fn log_tail(log: &Path) -> String {
+    const TAIL_BYTES: u64 = 4096;
+    let mut bytes = Vec::new();
+    let read = File::open(log).and_then(|mut file| {
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)
+    });
+    if read.is_err() {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper(folder: &Path) -> Process {
+        Process::start(Path::new("/bin/sleep"), &["600".into()], folder, &folder.join("log")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_killed_process_is_gone_and_its_identity_is_not_running() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = sleeper(folder.path());
+        assert!(process.is_running() && process.identity().is_running());
+        process.kill().await;
+        assert!(!process.is_running() && !process.identity().is_running());
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_asked_to_stop_ends_by_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(sleeper(folder.path()).stop(Duration::from_secs(30)).await);
+    }
+
+    #[test]
+    fn another_process_with_the_same_pid_is_not_taken_for_ours() {
+        let me = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(me.is_running());
+        assert!(!Identity { started_ticks: me.started_ticks + 1, ..me }.is_running());
+    }
+}
