@@ -1,0 +1,80 @@
+//! The bounds of a log.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// What is done when a write or sync has failed. It must not return to normal business: the process has to end.
+pub type OnFatal = Arc<dyn Fn(&Fatal) + Send + Sync>;
+
+/// A write or sync that failed. What is on the disk isn't known any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the log can't {doing}: {source}")]
+pub struct Fatal {
+    /// What failed.
+    pub doing: &'static str,
+    /// Why.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// The bounds of a log.
+#[derive(Clone)]
+pub struct Config {
+    /// The log's name: what belongs to another log is refused. Chosen when the folder is made (the node's id does), never
+    /// changed.
+    pub log_id: u64,
+    /// Bytes of a segment: 64 KiB to 1 GiB.
+    pub segment_bytes: u64,
+    /// About how many bytes are written at a time; a single record may be larger.
+    pub batch_bytes_max: usize,
+    /// From how many queued bytes on [`super::Wal::room`] waits. Appends are refused only at four times as much.
+    pub queue_bytes_max: usize,
+    /// About how many bytes of entries are held in memory.
+    pub memory_bytes_max: usize,
+    /// The most replicas.
+    pub replicas_max: usize,
+    /// Segments that are kept to be used again.
+    pub spares_max: usize,
+    /// Only when more segments than this are in use are entries moved to free the oldest.
+    pub segments_min: usize,
+    /// The oldest segment is freed by moving what is still needed of it when that is at most so many bytes.
+    pub move_bytes_max: u64,
+    /// What is done after a failed write or sync.
+    pub on_fatal: OnFatal,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            log_id: 0,
+            segment_bytes: 64 << 20,
+            batch_bytes_max: 4 << 20,
+            queue_bytes_max: 32 << 20,
+            memory_bytes_max: 64 << 20,
+            replicas_max: 8192,
+            spares_max: 2,
+            segments_min: 4,
+            move_bytes_max: 8 << 20,
+            on_fatal: Arc::new(|fatal| {
+                tracing::error!(error = %fatal, source = ?fatal.source, "the log has failed, the process ends");
+                std::process::abort();
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("log_id", &self.log_id)
+            .field("segment_bytes", &self.segment_bytes)
+            .field("batch_bytes_max", &self.batch_bytes_max)
+            .field("queue_bytes_max", &self.queue_bytes_max)
+            .field("memory_bytes_max", &self.memory_bytes_max)
+            .field("replicas_max", &self.replicas_max)
+            .field("spares_max", &self.spares_max)
+            .field("segments_min", &self.segments_min)
+            .field("move_bytes_max", &self.move_bytes_max)
+            .finish_non_exhaustive()
+    }
+}
