@@ -1,1 +1,96 @@
-//! The client library: knows only the protocol buffers, never the node's own types.
+//! The client library. It knows the protocol buffers and how accounts hash, nothing else of the node; everything that is not
+//! the node itself (clusterctl, the device simulator, tests, benches) speaks to a cluster through it alone.
+//!
+//! # What it does for a caller
+//!
+//! - **One deadline over everything.** A call has one time to be answered in, over all its attempts. An attempt has a shorter
+//!   one, so that a node that hangs does not eat it all.
+//! - **The right node first.** Any node takes any call; one that had to ask another says in its answer who leads the account's
+//!   shard, and the next call of that shard goes there. The memory of this is one entry a shard, at most 4,096.
+//! - **Retries that are safe.** Every write has a request id, made once and kept over its attempts (a progress report has its
+//!   sequence), so the cluster does it once however often it comes. What a node says in `RetryInfo` is obeyed, with jitter on
+//!   top, never below it; where it says nothing the waiting doubles from 10 to 400 ms. A node that does not answer is left
+//!   alone for a while.
+//! - **Three ends, never two.** A call that fails was [`Rejected`](Error::Rejected) (the cluster has decided, nothing changed),
+//!   [`Unavailable`](Error::Unavailable) (nobody decided, nothing changed), or [`Unknown`](Error::Unknown): a write that was on
+//!   its way when the time ran out, and may have happened, or may still.
+//! - **Streams with a window.** A [`ProgressStream`] has a bounded number of messages unanswered, finds another node when its
+//!   own goes away, and sends again what was not answered.
+//!
+//! # Caveats
+//!
+//! Channels connect when first used and live in the tokio runtime in which the client was built. The clock and the seed are
+//! the caller's; two clients with one seed make the same request ids, so seed each from the machine's randomness outside of
+//! simulations.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::{sync::Arc, time::Duration};
+//! use playhead::{ambient, client::Client, proto::v1};
+//!
+//! let client = Client::builder(Arc::new(ambient::SystemClock::new()), ambient::random_u64())
+//!     .endpoints(["http://127.0.0.1:7101", "http://127.0.0.1:7201"])
+//!     .deadline(Duration::from_secs(3))
+//!     .build()?;
+//! let started = client
+//!     .start_view(v1::StartViewRequest {
+//!         account_id: "alice".into(),
+//!         view_id: "living-room-1".into(),
+//!         profile_id: "kids".into(),
+//!         device_id: "tv".into(),
+//!         title_id: "film-17".into(),
+//!         ..Default::default()
+//!     })
+//!     .await?;
+//! println!("play from {:?} ms", started.started.and_then(|s| s.resume_position_ms));
+//! # Ok(())
+//! # }
+//! ```
+
+mod admin;
+mod builder;
+mod call;
+mod endpoints;
+mod error;
+mod methods;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::admin::AdminClient;
+pub use self::builder::{Builder, InvalidClient};
+pub use self::error::{Error, Rejection, Violation};
+pub use self::stream::{Pending, ProgressStream, ReportOutcome, StreamOptions};
+use crate::time::Clock;
+
+/// A client of a cluster. Cheap to clone: clones share connections, leader hints and random numbers.
+#[derive(Clone, Debug)]
+pub struct Client {
+    core: Arc<call::Core>,
+    deadline_ms: u64,
+}
+
+impl Client {
+    /// Starts to describe a client: a clock to count deadlines with, and a seed for request ids and jitter.
+    pub fn builder(clock: Arc<dyn Clock>, seed: u64) -> Builder {
+        Builder::new(clock, seed)
+    }
+
+    /// The same client with another deadline for each call: at least a millisecond.
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { core: self.core.clone(), deadline_ms: builder::millis(deadline) }
+    }
+
+    /// A fresh request id, for callers who want to keep one over calls of their own.
+    pub fn request_id(&self) -> String {
+        self.core.request_id()
+    }
+
+    /// Opens a stream of progress reports.
+    pub fn progress_stream(&self, options: StreamOptions) -> ProgressStream {
+        ProgressStream::open(self.core.clone(), options, self.deadline_ms)
+    }
+}

@@ -3,6 +3,8 @@
 //! What they mean is written in the `.proto` files, and shown here. Generated types stop at the edge: only [`crate::rpc`],
 //! [`crate::client`] and what is built on it, and the node link know them; the domain has types of its own.
 
+mod reason;
+
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/packages.rs"));
@@ -15,6 +17,11 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 /// The domain of `google.rpc.ErrorInfo` in every error of the services.
 pub const ERROR_DOMAIN: &str = "playhead";
+
+/// The most bytes of one message, either way.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// The most items of one batch: reports of a message, titles of a question, plays of an import.
+pub const BATCH_ITEMS_MAX: usize = 1_000;
 
 /// Names of the metadata of answers and errors.
 pub mod metadata {

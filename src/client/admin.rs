@@ -1,0 +1,83 @@
+//! The client of the operators' services, on the admin ports.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Error;
+use super::call::{Call, Core, Kind};
+use crate::proto::MESSAGE_BYTES_MAX;
+use crate::proto::v1;
+use crate::proto::v1::admin_service_client::AdminServiceClient;
+
+/// A client of the operators' services. Made by [`Builder::build_admin`](super::Builder::build_admin); cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AdminClient {
+    core: Arc<Core>,
+    deadline_ms: u64,
+}
+
+macro_rules! methods {
+    ($($(#[$doc:meta])* $kind:ident $method:ident($request:ident) -> $answer:ident;)*) => {
+        impl AdminClient {$(
+            $(#[$doc])*
+            pub async fn $method(&self, request: v1::$request) -> Result<v1::$answer, Error> {
+                let call = Call { account: None, kind: Kind::$kind, deadline_ms: self.deadline_ms };
+                self.core
+                    .call(call, request, |channel, request| async move {
+                        AdminServiceClient::new(channel)
+                            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+                            .$method(request)
+                            .await
+                    })
+                    .await
+            }
+        )*}
+    };
+}
+
+methods! {
+    /// Makes a cluster. Safe to repeat with the same wishes.
+    Write bootstrap(BootstrapRequest) -> BootstrapResponse;
+    /// The cluster and its nodes.
+    Read get_cluster_status(GetClusterStatusRequest) -> GetClusterStatusResponse;
+    /// One page of the shards; see [`Self::all_shards`].
+    Read list_shards(ListShardsRequest) -> ListShardsResponse;
+    /// One shard, with what each of its replicas says of itself.
+    Read get_shard(GetShardRequest) -> GetShardResponse;
+    /// The ring.
+    Read get_ring(GetRingRequest) -> GetRingResponse;
+    /// Makes another replica the leader of a shard.
+    Once transfer_leader(TransferLeaderRequest) -> TransferLeaderResponse;
+    /// Replaces one replica of a shard.
+    Once replace_replica(ReplaceReplicaRequest) -> ReplaceReplicaResponse;
+    /// The rules' settings.
+    Read get_settings(GetSettingsRequest) -> GetSettingsResponse;
+    /// Changes settings. Safe to repeat: it says what the settings shall be.
+    Write update_settings(UpdateSettingsRequest) -> UpdateSettingsResponse;
+}
+
+impl AdminClient {
+    pub(super) fn new(core: Arc<Core>, deadline_ms: u64) -> Self {
+        Self { core, deadline_ms }
+    }
+
+    /// The same client with another deadline for each call: at least a millisecond.
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { core: self.core.clone(), deadline_ms: super::builder::millis(deadline) }
+    }
+
+    /// All shards, page by page: at most 4,096.
+    pub async fn all_shards(&self) -> Result<Vec<v1::ShardStatus>, Error> {
+        let mut all = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let page = self.list_shards(v1::ListShardsRequest { page_size: 0, page_token }).await?;
+            all.extend(page.shards);
+            page_token = page.next_page_token;
+            if page_token.is_empty() || all.len() >= crate::ring::ShardCount::MAX as usize {
+                return Ok(all);
+            }
+        }
+    }
+}

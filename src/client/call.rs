@@ -1,0 +1,191 @@
+//! One call over as many attempts as its deadline allows.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::endpoints::Endpoints;
+use super::error::{Error, Verdict};
+use crate::time::{Clock, MonotonicMs};
+
+/// The first wait between attempts when the cluster doesn't say how long; doubles each time.
+const WAIT_MS_MIN: u64 = 10;
+/// The longest wait between attempts when the cluster doesn't say how long.
+const WAIT_MS_MAX: u64 = 400;
+
+/// What may be done with a call whose answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It changes nothing.
+    Read,
+    /// It carries a request id or a sequence: the cluster does it once, however often it comes.
+    Write,
+    /// It must not come twice.
+    Once,
+}
+
+/// Where a call goes and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    /// Whose leader to ask first.
+    pub(super) account: Option<&'a str>,
+    pub(super) kind: Kind,
+    pub(super) deadline_ms: u64,
+}
+
+/// What all calls of a client share.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) endpoints: Endpoints,
+    pub(super) attempt_ms: u64,
+    random: Mutex<StdRng>,
+}
+
+impl Core {
+    pub(super) fn new(clock: Arc<dyn Clock>, seed: u64, endpoints: Endpoints, attempt_ms: u64) -> Self {
+        Self { clock, endpoints, attempt_ms, random: Mutex::new(StdRng::seed_from_u64(seed)) }
+    }
+
+    /// A fresh request id.
+    pub(super) fn request_id(&self) -> String {
+        let bytes = self.random.lock().random::<[u8; 16]>();
+        uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+    }
+
+    /// How long to wait before attempt `attempt` + 1: what the cluster asks and up to half of it more, or else anything up to
+    /// a bound that doubles.
+    pub(super) fn wait_ms(&self, after: Option<Duration>, attempt: u32) -> u64 {
+        match after {
+            Some(after) => {
+                let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                ms.saturating_add(self.random.lock().random_range(0..=ms / 2))
+            }
+            None => {
+                let most = (WAIT_MS_MIN << attempt.saturating_sub(1).min(16)).min(WAIT_MS_MAX);
+                self.random.lock().random_range(0..=most)
+            }
+        }
+    }
+
+    /// Sends `request` by `send` until it is answered, decided or out of time.
+    pub(super) async fn call<Q, A, F, R>(&self, call: Call<'_>, request: Q, send: F) -> Result<A, Error>
+    where
+        Q: Clone,
+        F: Fn(Channel, Request<Q>) -> R,
+        R: Future<Output = Result<Response<A>, Status>>,
+    {
+        let deadline = self.clock.monotonic().plus(call.deadline_ms);
+        let mut progress = Progress { kind: call.kind, attempts: 0, maybe_done: false, last: "never tried".into() };
+        let mut avoid = None;
+        loop {
+            let now = self.clock.monotonic();
+            let left_ms = deadline.since(now);
+            if left_ms == 0 {
+                return Err(progress.give_up());
+            }
+            let node = self.endpoints.pick(call.account, avoid, now);
+            let verdict = match self.attempt(left_ms.min(self.attempt_ms), &node.channel, &request, &send).await {
+                Ok(answer) => {
+                    node.is_well();
+                    return Ok(answer);
+                }
+                Err(verdict) => verdict,
+            };
+            let (sick, after) = progress.take(verdict)?;
+            let now = self.clock.monotonic();
+            avoid = sick.then_some(node.index());
+            if sick {
+                node.is_sick(now)
+            } else {
+                node.is_well()
+            }
+            self.pause(after, sick, deadline, now, &progress).await?;
+        }
+    }
+
+    async fn attempt<Q, A, F, R>(&self, limit_ms: u64, channel: &Channel, request: &Q, send: &F) -> Result<A, Verdict>
+    where
+        Q: Clone,
+        F: Fn(Channel, Request<Q>) -> R,
+        R: Future<Output = Result<Response<A>, Status>>,
+    {
+        let limit = Duration::from_millis(limit_ms);
+        let mut request = Request::new(request.clone());
+        request.set_timeout(limit);
+        match tokio::time::timeout(limit, send(channel.clone(), request)).await {
+            Ok(Ok(answer)) => {
+                self.endpoints.learn(answer.metadata());
+                Ok(answer.into_inner())
+            }
+            Ok(Err(status)) => {
+                self.endpoints.learn(status.metadata());
+                Err(Verdict::of(&status))
+            }
+            Err(_) => Err(Verdict::timed_out(limit_ms)),
+        }
+    }
+
+    /// Waits before the next attempt; gives up at once when the wait would outlast the deadline.
+    async fn pause(
+        &self,
+        after: Option<Duration>,
+        sick: bool,
+        deadline: MonotonicMs,
+        now: MonotonicMs,
+        progress: &Progress,
+    ) -> Result<(), Error> {
+        // Another node is asked at once, as long as there may be one that was not asked yet.
+        if sick && (progress.attempts as usize) < self.endpoints.len() {
+            return Ok(());
+        }
+        let wait_ms = self.wait_ms(after, progress.attempts);
+        if wait_ms >= deadline.since(now) {
+            return Err(progress.give_up());
+        }
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        Ok(())
+    }
+}
+
+/// What is known about a call after some attempts.
+#[derive(Debug)]
+struct Progress {
+    kind: Kind,
+    attempts: u32,
+    maybe_done: bool,
+    last: String,
+}
+
+impl Progress {
+    /// Takes in a failed attempt: the end, or whether the node is sick and how long to wait.
+    fn take(&mut self, verdict: Verdict) -> Result<(bool, Option<Duration>), Error> {
+        self.attempts = self.attempts.saturating_add(1);
+        match verdict {
+            Verdict::Final(rejection) => Err(Error::Rejected(rejection)),
+            Verdict::Again { maybe_done, node_sick, after, why } => {
+                self.last = why;
+                self.maybe_done |= maybe_done;
+                if maybe_done && self.kind == Kind::Once {
+                    return Err(self.give_up());
+                }
+                Ok((node_sick, after))
+            }
+        }
+    }
+
+    fn give_up(&self) -> Error {
+        let (attempts, last) = (self.attempts, self.last.clone());
+        if self.maybe_done && self.kind != Kind::Read {
+            Error::Unknown { attempts, last }
+        } else {
+            Error::Unavailable { attempts, last }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The calls, one a method.
+
+use super::call::{Call, Kind};
+use super::{Client, Error};
+use crate::proto::MESSAGE_BYTES_MAX;
+use crate::proto::v1;
+use crate::proto::v1::account_service_client::AccountServiceClient;
+use crate::proto::v1::collection_service_client::CollectionServiceClient;
+use crate::proto::v1::history_service_client::HistoryServiceClient;
+use crate::proto::v1::progress_service_client::ProgressServiceClient;
+
+/// Whose call it is, and what there is to fill in before it goes out for the first time.
+trait Outgoing: Clone {
+    fn account(&self) -> &str;
+    fn request_id(&mut self) -> Option<&mut String> {
+        None
+    }
+}
+
+macro_rules! outgoing {
+    (read $($request:ident),* $(,)?) => {$(
+        impl Outgoing for v1::$request {
+            fn account(&self) -> &str {
+                &self.account_id
+            }
+        }
+    )*};
+    (write $($request:ident),* $(,)?) => {$(
+        impl Outgoing for v1::$request {
+            fn account(&self) -> &str {
+                &self.account_id
+            }
+            fn request_id(&mut self) -> Option<&mut String> {
+                Some(&mut self.request_id)
+            }
+        }
+    )*};
+}
+
+outgoing!(read GetViewRequest, ListActiveViewsRequest, GetResumePointRequest, BatchGetResumePointsRequest);
+outgoing!(read ListContinueWatchingRequest, ListHistoryRequest, GetStreamPolicyRequest, GetAccountRequest);
+outgoing!(write StartViewRequest, StopViewRequest, EndViewRequest, BatchImportHistoryRequest, UpdateStreamPolicyRequest);
+
+fn account_of(report: Option<&v1::ProgressReport>) -> &str {
+    report.map_or("", |r| &r.account_id)
+}
+
+impl Outgoing for v1::ReportProgressRequest {
+    fn account(&self) -> &str {
+        account_of(self.report.as_ref())
+    }
+}
+
+macro_rules! methods {
+    ($($(#[$doc:meta])* $kind:ident $service:ident $method:ident($request:ident) -> $answer:ident;)*) => {
+        impl Client {$(
+            $(#[$doc])*
+            pub async fn $method(&self, mut request: v1::$request) -> Result<v1::$answer, Error> {
+                if let Some(id) = Outgoing::request_id(&mut request)
+                    && id.is_empty()
+                {
+                    *id = self.core.request_id();
+                }
+                let account = request.account().to_string();
+                let call = Call { account: Some(&account), kind: Kind::$kind, deadline_ms: self.deadline_ms };
+                self.core
+                    .call(call, request, |channel, request| async move {
+                        $service::new(channel)
+                            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+                            .$method(request)
+                            .await
+                    })
+                    .await
+            }
+        )*}
+    };
+}
+
+methods! {
+    /// Starts a view if the account's stream limit lets it. An empty request id is filled in and kept over all attempts, here
+    /// and in every other write.
+    Write CollectionServiceClient start_view(StartViewRequest) -> StartViewResponse;
+    /// Says where a view is.
+    Write CollectionServiceClient report_progress(ReportProgressRequest) -> ReportProgressResponse;
+    /// Ends a view with its last report; the next title may start in the same step.
+    Write CollectionServiceClient stop_view(StopViewRequest) -> StopViewResponse;
+    /// Ends a view of another device.
+    Write CollectionServiceClient end_view(EndViewRequest) -> EndViewResponse;
+    /// One view.
+    Read CollectionServiceClient get_view(GetViewRequest) -> GetViewResponse;
+    /// What is being watched on the account right now.
+    Read CollectionServiceClient list_active_views(ListActiveViewsRequest) -> ListActiveViewsResponse;
+    /// Where a profile left off in one title.
+    Read ProgressServiceClient get_resume_point(GetResumePointRequest) -> GetResumePointResponse;
+    /// The same for up to 1,000 titles, as of one moment.
+    Read ProgressServiceClient batch_get_resume_points(BatchGetResumePointsRequest) -> BatchGetResumePointsResponse;
+    /// One page of what a profile can go on watching.
+    Read ProgressServiceClient list_continue_watching(ListContinueWatchingRequest) -> ListContinueWatchingResponse;
+    /// One page of what a profile has watched.
+    Read HistoryServiceClient list_history(ListHistoryRequest) -> ListHistoryResponse;
+    /// Adds up to 1,000 plays with their own times.
+    Write HistoryServiceClient batch_import_history(BatchImportHistoryRequest) -> BatchImportHistoryResponse;
+    /// How many streams the account may have.
+    Read AccountServiceClient get_stream_policy(GetStreamPolicyRequest) -> GetStreamPolicyResponse;
+    /// Sets how many streams the account may have.
+    Write AccountServiceClient update_stream_policy(UpdateStreamPolicyRequest) -> UpdateStreamPolicyResponse;
+    /// The account's policy, profiles and active views.
+    Read AccountServiceClient get_account(GetAccountRequest) -> GetAccountResponse;
+}
