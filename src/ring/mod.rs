@@ -31,14 +31,19 @@
 //! shard over zones comes before balance. [`place`] costs a second or so at 1,000 nodes x 4,096 shards in a debug build;
 //! it is for changes of membership, not for requests, which only look a shard up.
 
+mod board;
+mod leaders;
 mod member;
 mod order;
 mod place;
 mod placement;
+#[cfg(test)]
+mod properties;
+mod share;
 mod token;
 
 pub use member::{InvalidRule, InvalidZone, Member, Replication, Rules, Slack, Weight, Zone};
 pub use order::{Ring, VNODES_PER_WEIGHT};
-pub use place::{PlaceError, place};
+pub use place::{MEMBERS_MAX, PlaceError, place};
 pub use placement::{Placement, Replicas};
 pub use token::{InvalidShardCount, ShardCount, Token, shard_of};

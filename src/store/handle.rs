@@ -226,6 +226,11 @@ impl StoreHandle {
     pub async fn space(&self) -> Result<Space, ReadError> {
         self.read(|store| store.space()).await.map_err(ReadError::Failed)?
     }
+
+    /// See [`Store::counters`].
+    pub async fn counters(&self) -> Result<Vec<(&'static str, u64)>, ReadError> {
+        self.read(|store| store.counters()).await.map_err(ReadError::Failed)
+    }
 }
 
 /// A snapshot on its way in; see [`Install`]. After an error, or a call that was not awaited to its end, it is of no use.

@@ -29,10 +29,15 @@
 
 mod error;
 mod handle;
+mod mem;
+mod rules;
+#[cfg(test)]
+mod suite;
 mod types;
 
 pub use error::{ExportError, ReadError, Retirement, WriteError};
 pub use handle::{ExportHandle, InstallHandle, Queues, StoreHandle, StoreThreads};
+pub use mem::{Fault, MemDisk, MemStore};
 pub use types::{
     Checkpoint, CheckpointRecord, Checkpointed, Chunk, CoolBudget, Cooled, Header, Key, Limits, Pair, ReplicaUsage,
     Scan, Space, Usage, Value, Verdict,
@@ -96,11 +101,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// How much room is left. When it is not [`Space::ample`] the owner refuses new writes, so that there is room for
     /// checkpoints of what it has taken already.
     fn space(&self) -> Result<Space, ReadError>;
+
+    /// What was done since the store was opened, by name: for metrics.
+    fn counters(&self) -> Vec<(&'static str, u64)>;
 }
 
 /// A snapshot on its way in. Dropping it without [`Install::finish`] leaves the replica as it was.
 pub trait Install: Send {
-    /// Takes in images and rows, in any order, each key once. Bounded by the chunk that the caller hands in.
+    /// Takes in some images, each key once, and some rows, whose keys ascend over all calls (as [`Export`] gives them).
+    /// Memory is bounded by what the caller hands in at once.
     fn put(&mut self, images: Vec<Pair>, rows: Vec<Pair>) -> Result<(), WriteError>;
 
     /// Makes what was put the replica's content, under this generation and header, durably. The generation need not be

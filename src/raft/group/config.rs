@@ -1,0 +1,160 @@
+//! The sizes and times of a group.
+
+use std::time::Duration;
+
+use openraft::SnapshotPolicy;
+
+/// What a group is run with. The defaults are meant for production; tests make the times shorter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupConfig {
+    /// Between two heartbeats, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// The shortest silence of a leader after which a follower stands for election, in milliseconds.
+    pub election_ms_min: u64,
+    /// The longest, exclusive, in milliseconds. Also the leader's lease.
+    pub election_ms_max: u64,
+    /// How long an appended entry's answer is waited for before the stream is begun anew, in milliseconds. Longer than a
+    /// slow fsync.
+    pub append_ms_max: u64,
+    /// How long one piece of a snapshot may take on the other side, in milliseconds.
+    pub snapshot_piece_ms_max: u64,
+    /// How long a snapshot may take to be installed after its last piece, in milliseconds.
+    pub snapshot_install_ms_max: u64,
+    /// How long the store lets a snapshot be read before a checkpoint goes ahead, in milliseconds.
+    pub snapshot_lease_ms: u64,
+    /// About how many bytes of a snapshot go into one piece.
+    pub snapshot_piece_bytes: usize,
+    /// Pieces of a snapshot on their way at once.
+    pub snapshot_pieces_in_flight: usize,
+    /// The most commands in one entry.
+    pub entry_commands_max: usize,
+    /// The most bytes of commands in one entry.
+    pub entry_bytes_max: usize,
+    /// The most commands that wait to be proposed.
+    pub queue_commands_max: usize,
+    /// The most bytes of commands that wait to be proposed.
+    pub queue_bytes_max: usize,
+    /// The most reads that wait for a quorum or a lease.
+    pub reads_max: usize,
+    /// The most entries in one append message.
+    pub append_entries_max: u64,
+    /// About how many bytes of entries go into one append message.
+    pub append_bytes_max: usize,
+    /// Append messages on their way to one follower at once.
+    pub appends_in_flight: usize,
+    /// Bytes of log since the last checkpoint after which another is made.
+    pub checkpoint_log_bytes: u64,
+    /// Time since the last checkpoint after which another is made if anything was applied, in milliseconds.
+    pub checkpoint_ms_max: u64,
+    /// Bytes of log that stay after a checkpoint, so that a follower that is a little behind needs no snapshot.
+    pub log_keep_bytes: u64,
+    /// The most bytes of decoded commands that wait to be applied; beyond them they are decoded again.
+    pub decoded_bytes_max: usize,
+}
+
+impl Default for GroupConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 100,
+            election_ms_min: 500,
+            election_ms_max: 1000,
+            append_ms_max: 2000,
+            snapshot_piece_ms_max: 10_000,
+            snapshot_install_ms_max: 120_000,
+            snapshot_lease_ms: 60_000,
+            snapshot_piece_bytes: 512 << 10,
+            snapshot_pieces_in_flight: 4,
+            entry_commands_max: 4096,
+            entry_bytes_max: 1 << 20,
+            queue_commands_max: 65_536,
+            queue_bytes_max: 16 << 20,
+            reads_max: 65_536,
+            append_entries_max: 256,
+            append_bytes_max: 1 << 20,
+            appends_in_flight: 16,
+            checkpoint_log_bytes: 16 << 20,
+            checkpoint_ms_max: 60_000,
+            log_keep_bytes: 4 << 20,
+            decoded_bytes_max: 2 << 20,
+        }
+    }
+}
+
+/// A setting that no group can be run with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {why}")]
+pub struct InvalidConfig {
+    /// Which.
+    pub setting: &'static str,
+    /// What is accepted.
+    pub why: String,
+}
+
+impl GroupConfig {
+    /// The silence after which a leader's lease has certainly run out.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.election_ms_max)
+    }
+
+    /// Checks that the settings fit together.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let at_least_one = [
+            ("entry_commands_max", self.entry_commands_max),
+            ("entry_bytes_max", self.entry_bytes_max),
+            ("queue_commands_max", self.queue_commands_max),
+            ("queue_bytes_max", self.queue_bytes_max),
+            ("reads_max", self.reads_max),
+            ("append_bytes_max", self.append_bytes_max),
+            ("appends_in_flight", self.appends_in_flight),
+            ("snapshot_piece_bytes", self.snapshot_piece_bytes),
+            ("snapshot_pieces_in_flight", self.snapshot_pieces_in_flight),
+        ];
+        for (setting, value) in at_least_one {
+            if value == 0 {
+                return Err(InvalidConfig { setting, why: "must be at least 1".to_string() });
+            }
+        }
+        self.openraft(String::new()).map(|_| ())
+    }
+
+    /// The settings as openraft takes them.
+    pub(crate) fn openraft(&self, name: String) -> Result<openraft::Config, InvalidConfig> {
+        let config = openraft::Config {
+            cluster_name: name,
+            heartbeat_interval: self.heartbeat_ms,
+            election_timeout_min: self.election_ms_min,
+            election_timeout_max: self.election_ms_max,
+            max_payload_entries: self.append_entries_max,
+            // Only ours decide when there is a snapshot and what of the log goes with it: see the checkpointer.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX / 2,
+            install_snapshot_timeout: self.snapshot_install_ms_max,
+            enable_pre_vote: Some(true),
+            // With the default a restarted leader goes on without an election, and a strong read can miss writes that
+            // were acknowledged: invariant R3.
+            enable_leader_restore: Some(false),
+            // A leader that lost its quorum stops its heartbeats in turns, so that followers which hear only it may elect.
+            quorum_loss_probe_interval: Some(self.election_ms_max.saturating_mul(2)),
+            backoff: format!("{}ms ...{}ms", self.heartbeat_ms.max(1), self.election_ms_max.max(2)),
+            api_channel_size: Some(4096),
+            notification_channel_size: Some(4096),
+            state_machine_channel_size: Some(1024),
+            ..openraft::Config::default()
+        };
+        config.validate().map_err(|e| InvalidConfig { setting: "times and sizes of consensus", why: e.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_accepted_and_contradictions_are_named() {
+        assert_eq!(GroupConfig::default().validate(), Ok(()));
+        let slow = GroupConfig { heartbeat_ms: 900, ..GroupConfig::default() };
+        assert!(slow.validate().is_err());
+        let none = GroupConfig { entry_commands_max: 0, ..GroupConfig::default() };
+        assert_eq!(none.validate().map_err(|e| e.setting), Err("entry_commands_max"));
+    }
+}

@@ -1,0 +1,101 @@
+//! What a group replicates, as a trait, and what carries it out.
+//!
+//! A [`Machine`] is pure: it takes commands and rows and gives answers and rows; it never waits. Around it stands the
+//! [`replica`](self) code that waits: it fetches the rows that a command needs before the command is applied, freezes the
+//! changed rows between two entries and hands them to the store, and restores the machine from what the store has.
+
+mod meta;
+mod shard;
+
+pub use meta::{MetaMachine, MetaState};
+pub use shard::ShardMachine;
+
+use crate::ids::Revision;
+use crate::store::{Key, Pair, Value};
+use crate::time::{LogicalMs, Stamp};
+
+/// Why a machine can't go on. Every replica with the same log stops at the same place; nothing is skipped, ever.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the state machine stops: {0}")]
+pub struct Stop(pub String);
+
+/// Rows that a command needs and that are not resident.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing<F> {
+    /// To be handed to [`Machine::admit`] with what the store says, which must be read after this.
+    pub fence: F,
+    /// The rows, at least one.
+    pub keys: Vec<Key>,
+}
+
+/// Everything that has changed since the checkpoint before, as the store takes it.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// The machine's own header: whatever [`Machine::restore`] needs besides images.
+    pub header: Vec<u8>,
+    /// Changed images; `None`: deleted.
+    pub images: Vec<(Key, Option<Value>)>,
+    /// Changed rows; `None`: deleted.
+    pub rows: Vec<(Key, Option<Value>)>,
+}
+
+/// A replicated state machine without waiting and without side effects.
+pub trait Machine: Send + Sync + Sized + 'static {
+    /// What is proposed.
+    type Command: Send + Sync + 'static;
+    /// What a command gives.
+    type Answer: Send + Sync + 'static;
+    /// A moment between two checkpoints.
+    type Fence: Copy + Send + 'static;
+    /// What was set aside for a checkpoint.
+    type Frozen: Send + Sync + 'static;
+
+    /// Appends the command's encoding to `out`.
+    fn encode(command: &Self::Command, out: &mut Vec<u8>);
+
+    /// Decodes what [`Machine::encode`] has written. An error stops every replica that has it in its log.
+    fn decode(bytes: &[u8]) -> Result<Self::Command, Stop>;
+
+    /// The rows that must be resident before `command` may be applied and are not; `None`: it may. May name more after these
+    /// are admitted.
+    fn missing(&self, stamp: Stamp, command: &Self::Command) -> Result<Option<Missing<Self::Fence>>, Stop>;
+
+    /// Makes a row resident, as the store has it. `false`: a checkpoint came between, ask again what is missing.
+    fn admit(&mut self, fence: Self::Fence, key: &[u8], value: Option<&[u8]>) -> bool;
+
+    /// Carries a command out. What it gives and does may depend on nothing but the commands and stamps before it.
+    fn apply(&mut self, stamp: Stamp, command: &Self::Command) -> Result<Self::Answer, Stop>;
+
+    /// The greatest logical time that was applied.
+    fn logical(&self) -> LogicalMs;
+
+    /// How many commands were applied.
+    fn revision(&self) -> Revision;
+
+    /// When the machine wants [`Machine::tick`]: at or before `now` means at once, later means not before; `None` never.
+    fn next_due(&mut self, now: LogicalMs) -> Option<LogicalMs>;
+
+    /// The command that lets time pass, if the machine has one.
+    fn tick() -> Option<Self::Command>;
+
+    /// Sets all changes since the last call aside; `None` while those of the last call are not yet durable.
+    fn freeze(&mut self) -> Option<Self::Frozen>;
+
+    /// What was set aside, as the store takes it. May take its time: it is called on a thread for such work.
+    fn changes(frozen: &Self::Frozen) -> Changes;
+
+    /// Says that what was frozen is durable.
+    fn thawed(&mut self);
+
+    /// About how many bytes wait for the next checkpoint.
+    fn dirty_bytes(&self) -> usize;
+
+    /// Lets go of what the store has as well, when more is held than should be. Changes no answer.
+    fn trim(&mut self);
+
+    /// The machine at its beginning, with the same rules as this one.
+    fn empty(&self) -> Self;
+
+    /// The machine as it was when it was frozen with `header`; `images` are all that the store has.
+    fn restore(&self, header: &[u8], images: Vec<Pair>) -> Result<Self, Stop>;
+}

@@ -1,0 +1,120 @@
+//! The machine of a shard: [`view::State`](crate::view::State).
+
+use std::sync::Arc;
+
+use super::{Changes, Machine, Missing, Stop};
+use crate::ids::Revision;
+use crate::store::{Key, Pair};
+use crate::time::{LogicalMs, Stamp};
+use crate::view::{Applied, Command, Envelope, Fence, Frozen, RowKey, Settings, State};
+
+/// About how many bytes of clean rows a shard keeps in memory.
+pub const CLEAN_ROWS_BYTES_MAX: usize = 8 << 20;
+
+/// A shard's state as a replicated machine.
+#[derive(Debug)]
+pub struct ShardMachine {
+    state: State,
+    settings: Settings,
+}
+
+impl ShardMachine {
+    /// An empty shard under these settings.
+    pub fn new(settings: Settings) -> Self {
+        Self { state: State::new(settings.clone()), settings }
+    }
+
+    /// The state, to be asked.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+}
+
+fn missing(missing: crate::view::Missing) -> Missing<Fence> {
+    Missing { fence: missing.fence, keys: missing.keys.iter().map(|key| key.as_bytes().to_vec()).collect() }
+}
+
+impl Machine for ShardMachine {
+    type Command = Envelope;
+    type Answer = Applied;
+    type Fence = Fence;
+    type Frozen = Arc<Frozen>;
+
+    fn encode(command: &Envelope, out: &mut Vec<u8>) {
+        command.encode_to(out);
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Envelope, Stop> {
+        Envelope::from_bytes(bytes).map_err(|e| Stop(e.to_string()))
+    }
+
+    fn missing(&self, stamp: Stamp, command: &Envelope) -> Result<Option<Missing<Fence>>, Stop> {
+        match self.state.missing(stamp, command) {
+            Ok(rows) => Ok(rows.map(missing)),
+            Err(e) => Err(Stop(e.to_string())),
+        }
+    }
+
+    fn admit(&mut self, fence: Fence, key: &[u8], value: Option<&[u8]>) -> bool {
+        self.state.admit(fence, RowKey::from_bytes(key), value)
+    }
+
+    fn apply(&mut self, stamp: Stamp, command: &Envelope) -> Result<Applied, Stop> {
+        self.state.apply(stamp, command).map_err(|e| Stop(e.to_string()))
+    }
+
+    fn logical(&self) -> LogicalMs {
+        self.state.logical()
+    }
+
+    fn revision(&self) -> Revision {
+        self.state.revision()
+    }
+
+    fn next_due(&mut self, now: LogicalMs) -> Option<LogicalMs> {
+        self.state.next_due(now)
+    }
+
+    fn tick() -> Option<Envelope> {
+        Some(Envelope::plain(Command::Tick))
+    }
+
+    fn freeze(&mut self) -> Option<Arc<Frozen>> {
+        self.state.freeze()
+    }
+
+    fn changes(frozen: &Arc<Frozen>) -> Changes {
+        let bytes = |value: &Option<Arc<[u8]>>| value.as_ref().map(|value| value.to_vec());
+        Changes {
+            header: frozen.header.clone(),
+            images: frozen.images.iter().map(|(key, value)| (key.clone(), bytes(value))).collect(),
+            rows: frozen.rows.iter().map(|(key, value)| (key.as_bytes().to_vec(), bytes(value))).collect(),
+        }
+    }
+
+    fn thawed(&mut self) {
+        self.state.thawed();
+    }
+
+    fn dirty_bytes(&self) -> usize {
+        self.state.dirty_bytes()
+    }
+
+    fn trim(&mut self) {
+        self.state.evict(CLEAN_ROWS_BYTES_MAX);
+    }
+
+    fn empty(&self) -> Self {
+        Self::new(self.settings.clone())
+    }
+
+    fn restore(&self, header: &[u8], images: Vec<Pair>) -> Result<Self, Stop> {
+        let state = State::restore(header, images).map_err(|e| Stop(e.to_string()))?;
+        Ok(Self { state, settings: self.settings.clone() })
+    }
+}
+
+/// A key as the store takes it.
+pub(crate) fn store_key(key: &RowKey) -> Key {
+    key.as_bytes().to_vec()
+}

@@ -1,0 +1,136 @@
+//! How proposals and reads end.
+
+use crate::ids::{NodeId, ReplicaId, Revision};
+use crate::time::{LogicalMs, WallMs};
+
+/// Where the leader is thought to be. A hint: it may have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaderHint {
+    /// The leading replica.
+    pub replica: ReplicaId,
+    /// The machine that it is on.
+    pub node: NodeId,
+}
+
+/// How one proposed command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome<A> {
+    /// It is in the state of the group for ever, and this is its answer.
+    Committed(A),
+    /// It was never proposed and never will be: doing it again is safe.
+    Rejected(Rejected),
+    /// It was proposed and may be committed or not, now or later. Only the same request id makes doing it again safe.
+    Unknown,
+}
+
+impl<A> Outcome<A> {
+    /// The answer of a command that was committed.
+    pub fn committed(self) -> Option<A> {
+        match self {
+            Self::Committed(answer) => Some(answer),
+            Self::Rejected(_) | Self::Unknown => None,
+        }
+    }
+}
+
+/// Why a command was not proposed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// This replica does not lead, or hands its lead over.
+    #[error("this replica does not lead its group")]
+    NotLeader {
+        /// Who may.
+        leader: Option<LeaderHint>,
+    },
+    /// Too many commands wait already.
+    #[error("too many commands wait in this group")]
+    Overloaded,
+    /// The deadline passed while it waited in the queue.
+    #[error("the deadline passed before it could be proposed")]
+    DeadlineExceeded,
+    /// One command alone is larger than an entry may be.
+    #[error("a command of {bytes} bytes: at most {max} are accepted")]
+    TooLarge {
+        /// As encoded.
+        bytes: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// The replica has stopped.
+    #[error("this replica has stopped")]
+    Stopped,
+}
+
+/// How fresh a read has to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ReadMode {
+    /// Linearizable, whatever clocks and machines do: a quorum is asked after the read came in.
+    #[default]
+    Strong,
+    /// Linearizable unless a machine was suspended or its clock ran wrong: the leader's lease is trusted.
+    Lease,
+    /// Whatever this replica has, in any role, also without a quorum.
+    Any,
+}
+
+/// In which role a replica answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It leads, or thinks so.
+    Leader,
+    /// It votes and follows.
+    Follower,
+    /// It asks for votes.
+    Candidate,
+    /// It has no vote.
+    Learner,
+    /// It takes part in nothing any more.
+    Stopped,
+}
+
+/// The moment of the state that an answer is from, and who gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AsOf {
+    /// Commands that the state had taken in.
+    pub revision: Revision,
+    /// The state's time: the stamp of the last command.
+    pub logical: LogicalMs,
+    /// The calendar of that stamp's leader, to be shown.
+    pub wall: WallMs,
+    /// Who answered.
+    pub replica: ReplicaId,
+    /// In which role.
+    pub role: Role,
+}
+
+/// An answer to a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered<R> {
+    /// What was asked for.
+    pub reply: R,
+    /// As of when.
+    pub as_of: AsOf,
+}
+
+/// Why a read has no answer. All but `Failed` may go away by asking again, here or at the leader.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// This replica does not lead, or hands its lead over.
+    #[error("this replica does not lead its group")]
+    NotLeader {
+        /// Who may.
+        leader: Option<LeaderHint>,
+    },
+    /// No quorum confirmed the lead, or the read could not be answered, before the deadline.
+    #[error("the read could not be answered before its deadline")]
+    DeadlineExceeded,
+    /// Too many reads wait already.
+    #[error("too many reads wait in this group")]
+    Overloaded,
+    /// The replica has stopped.
+    #[error("this replica has stopped")]
+    Stopped,
+    /// The store can't answer.
+    #[error("the store can't answer: {0}")]
+    Failed(String),
+}

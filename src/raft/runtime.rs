@@ -1,0 +1,65 @@
+//! The thread that groups run on.
+//!
+//! One current-thread runtime for all groups of a node: openraft spawns its tasks on the runtime that a group is started
+//! on, and with up to some tens of active groups one thread beats many (no stealing, no wake-ups across cores). Nothing on
+//! it may block; nothing on it calls the store or the disk.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// The thread of all groups of one node. Cheap to clone; ends with [`RaftThread::end`].
+#[derive(Clone, Debug)]
+pub struct RaftThread {
+    handle: Handle,
+    owner: Arc<Mutex<Option<Owner>>>,
+}
+
+#[derive(Debug)]
+struct Owner {
+    stop: oneshot::Sender<()>,
+    join: std::thread::JoinHandle<()>,
+}
+
+impl RaftThread {
+    /// Starts the thread under `name`.
+    pub fn spawn(name: &str) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let join = std::thread::Builder::new().name(name.to_string()).spawn(move || {
+            // Also ends when the owner is gone without having said so.
+            let _ = runtime.block_on(stopped);
+        })?;
+        Ok(Self { handle, owner: Arc::new(Mutex::new(Some(Owner { stop, join }))) })
+    }
+
+    /// Groups on the runtime that calls this: for simulations, where all is one thread.
+    pub fn current() -> Self {
+        Self { handle: Handle::current(), owner: Arc::new(Mutex::new(None)) }
+    }
+
+    /// The runtime.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Runs `work` on the thread and gives its result here; `None` when the thread has ended.
+    pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        self.handle.spawn(work).await.ok()
+    }
+
+    /// Ends the thread; what still runs on it is dropped. Blocks until it has ended: not for runtime threads.
+    pub fn end(&self) {
+        let owner = self.owner.lock().take();
+        if let Some(owner) = owner {
+            let _ = owner.stop.send(());
+            // A panic there was told where it happened.
+            let _ = owner.join.join();
+        }
+    }
+}
