@@ -1,1 +1,4 @@
 //! The node: its shards, the meta group, the router.
+
+pub mod config;
+pub mod folder;

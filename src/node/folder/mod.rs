@@ -1,0 +1,139 @@
+//! The data folder: who this node is, and that no other process is it at the same time.
+//!
+//! ```text
+//! DATA_DIR/
+//!   LOCK             held by the process (flock), never deleted
+//!   identity         node id, generation, founding record
+//!   peers            where the other nodes were last reached
+//!   endpoints.json   where this process listens, for scripts
+//!   log/ store/      the write-ahead log and the store
+//! ```
+//!
+//! **Contract.** [`DataFolder::open`] gives the folder to one process at a time; each opening raises the *generation*
+//! durably before it returns, so that whatever a node says can be told from what its earlier process said. The node id
+//! is made once. A node belongs to no cluster until it is given a [`Founding`]; it never changes its cluster after.
+//!
+//! **Caveats.** The lock is advisory and holds on one machine: a folder on a network file system may be opened twice. A
+//! copy of a folder is a second node with the same id: the link refuses the older generation, so don't start it.
+
+mod founding;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use crate::ids::{Generation, NodeId};
+
+pub use founding::{ClusterId, Founder, Founding, FoundingError};
+pub use record::{RecordError, read_record, write_record};
+
+/// Why the folder can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// Another process has it.
+    #[error("the data folder {} is in use by another process", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The file system said no.
+    #[error("the data folder {}: {what}", path.display())]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// One of our own files is not sound.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The node belongs to a cluster already.
+    #[error("this node belongs to the cluster {have} and can't take part in founding {new}")]
+    OtherCluster {
+        /// Its cluster.
+        have: ClusterId,
+        /// The one it was to join.
+        new: ClusterId,
+    },
+}
+
+/// What the file `identity` holds.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Identity {
+    /// The node, for ever.
+    #[n(0)]
+    pub node: NodeId,
+    /// How often a process has started on this folder, this one included.
+    #[n(1)]
+    pub generation: Generation,
+    /// The cluster's founding record; `None` before there is a cluster.
+    #[n(2)]
+    pub founding: Option<Founding>,
+}
+
+/// The folder, held by this process until dropped.
+#[derive(Debug)]
+pub struct DataFolder {
+    path: PathBuf,
+    identity: Identity,
+    _lock: File,
+}
+
+const IDENTITY: &str = "identity";
+const IDENTITY_MAGIC: &[u8; 8] = b"PLAYHDID";
+
+/// Node ids are made of 32 random bits: two nodes of one cluster with the same one are refused when they meet.
+fn node_id(random: u64) -> NodeId {
+    NodeId((random >> 32).max(1))
+}
+
+impl DataFolder {
+    /// Takes the folder, making it if needed, and begins a new generation. `random` makes the node id of a new folder.
+    pub fn open(path: &Path, random: u64) -> Result<Self, FolderError> {
+        let io = |what| move |source| FolderError::Io { path: path.to_path_buf(), what, source };
+        std::fs::create_dir_all(path).map_err(io("can't be made"))?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("LOCK"));
+        let lock = lock.map_err(io("its LOCK can't be opened"))?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(FolderError::InUse { path: path.to_path_buf() }),
+            Err(errno) => return Err(io("its LOCK can't be taken")(errno.into())),
+        }
+        let found: Option<Identity> = read_record(&path.join(IDENTITY), IDENTITY_MAGIC)?;
+        let mut identity =
+            found.unwrap_or_else(|| Identity { node: node_id(random), generation: Generation(0), founding: None });
+        identity.generation.0 += 1;
+        write_record(&path.join(IDENTITY), IDENTITY_MAGIC, &identity)?;
+        Ok(Self { path: path.to_path_buf(), identity, _lock: lock })
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the node one of this cluster, durably. The same record again changes nothing.
+    pub fn found(&mut self, founding: Founding) -> Result<(), FolderError> {
+        match &self.identity.founding {
+            Some(have) if *have == founding => return Ok(()),
+            Some(have) => {
+                return Err(FolderError::OtherCluster { have: have.cluster.clone(), new: founding.cluster });
+            }
+            None => {}
+        }
+        let identity = Identity { founding: Some(founding), ..self.identity.clone() };
+        write_record(&self.path.join(IDENTITY), IDENTITY_MAGIC, &identity)?;
+        self.identity = identity;
+        Ok(())
+    }
+}

@@ -1,0 +1,289 @@
+//! Every metric of a node, in one struct.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Metric, Registry};
+
+/// A call's name: `StartView`, `ReportProgress`, ...
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CallLabels {
+    /// The method, without its service.
+    pub method: &'static str,
+    /// gRPC's code of the answer, in words.
+    pub code: &'static str,
+}
+
+/// How something ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabels {
+    /// In one word; a fixed set for each metric.
+    pub outcome: &'static str,
+}
+
+/// A lane of the node link.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LaneLabels {
+    /// `control`, `append`, `snapshot` or `forward`.
+    pub lane: &'static str,
+}
+
+/// One line of the table in the documentation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// The whole name, as Prometheus shows it (without suffixes such as `_total`).
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of its labels.
+    pub labels: &'static str,
+    /// What it tells.
+    pub help: &'static str,
+}
+
+/// Buckets of everything that is a duration in seconds: 50 us to about 50 s, each twice the last.
+fn seconds() -> Histogram {
+    Histogram::new((0..21).map(|power| 50e-6 * f64::from(1_u32 << power)))
+}
+
+struct Builder {
+    registry: Registry,
+    table: Vec<Described>,
+}
+
+impl Builder {
+    fn add<M: Metric + Clone>(
+        &mut self,
+        metric: M,
+        kind: &'static str,
+        name: &str,
+        labels: &'static str,
+        help: &'static str,
+    ) -> M {
+        self.registry.register(name, help.trim_end_matches('.'), metric.clone());
+        self.table.push(Described { name: format!("playhead_{name}"), kind, labels, help });
+        metric
+    }
+
+    fn counter(&mut self, name: &str, help: &'static str) -> Counter {
+        self.add(Counter::default(), "counter", name, "", help)
+    }
+
+    fn gauge(&mut self, name: &str, help: &'static str) -> Gauge {
+        self.add(Gauge::default(), "gauge", name, "", help)
+    }
+
+    fn histogram(&mut self, name: &str, help: &'static str) -> Histogram {
+        self.add(seconds(), "histogram", name, "", help)
+    }
+}
+
+/// A family of counters by one kind of labels.
+type Counters<L> = Family<L, Counter>;
+
+/// Every metric of a node. Cheap to share by `Arc`; each part is counted with atomics.
+#[allow(missing_docs, reason = "each metric is documented once, where it is made")]
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    table: Vec<Described>,
+    pub calls: Counters<CallLabels>,
+    pub call_seconds: Histogram,
+    pub calls_in_flight: Gauge,
+    pub proposals: Counters<OutcomeLabels>,
+    pub queries: Counters<OutcomeLabels>,
+    pub forwards: Counters<OutcomeLabels>,
+    pub forwarded_items: Counter,
+    pub route_retries: Counter,
+    pub route_no_leader: Counter,
+    pub link_frames_sent: Counters<LaneLabels>,
+    pub link_messages_sent: Counters<LaneLabels>,
+    pub link_frames_received: Counters<LaneLabels>,
+    pub link_refused_full: Counters<LaneLabels>,
+    pub link_handshakes: Counters<OutcomeLabels>,
+    pub link_lanes_up: Gauge,
+    pub pulses_sent: Counter,
+    pub pulses_received: Counter,
+    pub groups_hosted: Gauge,
+    pub groups_led: Gauge,
+    pub groups_failed: Gauge,
+    pub meta_epoch: Gauge,
+    pub leader_transfers: Counters<OutcomeLabels>,
+    pub replica_steps: Counters<OutcomeLabels>,
+    pub uptime_seconds: Gauge,
+    pub process_resident_bytes: Gauge,
+    pub log_bytes: Gauge,
+    pub log_flushes: Gauge,
+    pub log_batches: Gauge,
+    pub log_appended_bytes: Gauge,
+    pub store_bytes: Gauge,
+    pub store_checkpoints: Gauge,
+    pub active_views: Gauge,
+}
+
+impl Metrics {
+    /// All metrics, at zero.
+    pub fn new() -> Self {
+        let mut b = Builder { registry: Registry::with_prefix("playhead"), table: Vec::new() };
+        let outcome = "outcome";
+        let lane = "lane";
+        Self {
+            calls: b.add(
+                Family::default(),
+                "counter",
+                "calls",
+                "method, code",
+                "Calls answered, by method and gRPC code.",
+            ),
+            call_seconds: b.histogram("call_seconds", "Time from a call's arrival to its answer."),
+            calls_in_flight: b.gauge("calls_in_flight", "Calls being worked on."),
+            proposals: b.add(
+                Family::default(),
+                "counter",
+                "proposals",
+                outcome,
+                "Commands that the router brought to an end: committed, rejected, unknown, no_leader.",
+            ),
+            queries: b.add(
+                Family::default(),
+                "counter",
+                "queries",
+                outcome,
+                "Queries that the router brought to an end: served, no_leader, timed_out.",
+            ),
+            forwards: b.add(
+                Family::default(),
+                "counter",
+                "forwards",
+                outcome,
+                "Forward frames sent to another node and how they ended: answered, unreachable, timed_out.",
+            ),
+            forwarded_items: b
+                .counter("forwarded_items", "Commands and queries inside the forward frames that were sent."),
+            route_retries: b
+                .counter("route_retries", "Attempts after the first, because a leader had moved or was missing."),
+            route_no_leader: b.counter("route_no_leader", "Calls that ended without a leader within their deadline."),
+            link_frames_sent: b.add(
+                Family::default(),
+                "counter",
+                "link_frames_sent",
+                lane,
+                "Frames sent to other nodes.",
+            ),
+            link_messages_sent: b.add(
+                Family::default(),
+                "counter",
+                "link_messages_sent",
+                lane,
+                "gRPC messages that carried them.",
+            ),
+            link_frames_received: b.add(
+                Family::default(),
+                "counter",
+                "link_frames_received",
+                lane,
+                "Frames received from other nodes.",
+            ),
+            link_refused_full: b.add(
+                Family::default(),
+                "counter",
+                "link_refused_full",
+                lane,
+                "Frames not taken because the queue was full.",
+            ),
+            link_handshakes: b.add(
+                Family::default(),
+                "counter",
+                "link_handshakes",
+                outcome,
+                "Handshakes answered: welcome, wire_version, wrong_cluster, wrong_node, old_generation, bad_hello.",
+            ),
+            link_lanes_up: b
+                .gauge("link_lanes_up", "Lanes to other nodes that are connected; four for each other node."),
+            pulses_sent: b.counter("pulses_sent", "Pulses sent to other nodes."),
+            pulses_received: b.counter("pulses_received", "Pulses received from other nodes."),
+            groups_hosted: b.gauge("groups_hosted", "Replicas that run on this node, the meta group's included."),
+            groups_led: b.gauge("groups_led", "Of these, the leaders."),
+            groups_failed: b
+                .gauge("groups_failed", "Replicas that stopped, or could not be opened, and wait to be replaced."),
+            meta_epoch: b.gauge("meta_epoch", "The epoch of the placement that this node has applied."),
+            leader_transfers: b.add(
+                Family::default(),
+                "counter",
+                "leader_transfers",
+                outcome,
+                "Leaders handed over: preferred, stopping, failed.",
+            ),
+            replica_steps: b.add(
+                Family::default(),
+                "counter",
+                "replica_steps",
+                outcome,
+                "Steps of replacing a replica: learner_added, membership_changed, recorded, failed.",
+            ),
+            uptime_seconds: b.gauge("uptime_seconds", "Seconds since the process began."),
+            process_resident_bytes: b.gauge("process_resident_bytes", "Resident memory of the process."),
+            log_bytes: b.gauge("log_bytes", "Bytes of the log's segments on disk."),
+            log_flushes: b.gauge("log_flushes", "fdatasync calls of the log since the process began."),
+            log_batches: b.gauge("log_batches", "Batches the log has written since the process began."),
+            log_appended_bytes: b.gauge("log_appended_bytes", "Bytes appended to the log since the process began."),
+            store_bytes: b.gauge("store_bytes", "Bytes of the store's files on disk."),
+            store_checkpoints: b.gauge("store_checkpoints", "Checkpoints of shards since the process began."),
+            active_views: b.gauge("active_views", "Active views in the shards that this node leads."),
+            registry: b.registry,
+            table: b.table,
+        }
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string doesn't fail");
+        text
+    }
+
+    /// Every metric, in the order of the table.
+    pub fn table(&self) -> &[Described] {
+        &self.table
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_lists_exactly_the_metrics_of_the_registry() {
+        let mut table = String::from("| metric | kind | labels | what it tells |\n|---|---|---|---|\n");
+        for line in Metrics::new().table() {
+            table.push_str(&format!("| `{}` | {} | {} | {} |\n", line.name, line.kind, line.labels, line.help));
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        let document = std::fs::read_to_string(path).unwrap();
+        let begin = document.find("| metric |").unwrap();
+        assert_eq!(
+            document[begin..].trim_end(),
+            table.trim_end(),
+            "docs/metrics.md should end with this table:\n{table}"
+        );
+    }
+
+    #[test]
+    fn what_is_counted_is_scraped_under_its_documented_name() {
+        let metrics = Metrics::new();
+        metrics.pulses_sent.inc();
+        metrics.calls.get_or_create(&CallLabels { method: "StartView", code: "OK" }).inc();
+        let text = metrics.encode();
+        assert!(text.contains("playhead_pulses_sent_total 1"), "{text}");
+        assert!(text.contains("playhead_calls_total{method=\"StartView\",code=\"OK\"} 1"), "{text}");
+    }
+}
