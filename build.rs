@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     bare.file.iter_mut().for_each(|f| f.source_code_info = None);
     fs::write(out.join("playhead.fds"), bare.encode_to_vec())?;
 
-    tonic_prost_build::configure().include_file("packages.rs").compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".playhead.link.v1").include_file("packages.rs").compile_fds(descriptors)?;
     Ok(())
 }
 

@@ -1,0 +1,113 @@
+//! Where the other nodes were last reached.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use parking_lot::RwLock;
+use tokio::sync::Notify;
+
+use crate::ids::{Generation, NodeId};
+use crate::node::folder::{RecordError, read_record, write_record};
+
+const MAGIC: &[u8; 8] = b"PLAYHDPR";
+/// The most nodes that are remembered.
+const NODES_MAX: usize = 1024;
+/// The most bytes of an address.
+pub(crate) const ADDRESS_BYTES_MAX: usize = 270;
+
+/// Where a node listens, each `host:port`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Endpoints {
+    /// For other nodes.
+    #[n(0)]
+    pub link: String,
+    /// For clients.
+    #[n(1)]
+    pub client: String,
+    /// For operators.
+    #[n(2)]
+    pub admin: String,
+}
+
+impl Endpoints {
+    /// Whether every address has an acceptable length and no control character.
+    pub fn is_sound(&self) -> bool {
+        let sound = |text: &String| text.len() <= ADDRESS_BYTES_MAX && !text.chars().any(char::is_control);
+        [&self.link, &self.client, &self.admin].into_iter().all(sound) && !self.link.is_empty()
+    }
+}
+
+/// What is known of a node.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Known {
+    /// Its newest process that was heard.
+    #[n(0)]
+    pub generation: Generation,
+    /// Where that listens.
+    #[n(1)]
+    pub endpoints: Endpoints,
+}
+
+/// All that is known, kept in the data folder.
+#[derive(Debug)]
+pub struct Book {
+    path: PathBuf,
+    known: RwLock<BTreeMap<NodeId, Known>>,
+    changed: Notify,
+}
+
+impl Book {
+    /// Reads what an earlier process knew.
+    pub fn open(path: PathBuf) -> Result<Self, RecordError> {
+        let known = read_record(&path, MAGIC)?.unwrap_or_default();
+        Ok(Self { path, known: RwLock::new(known), changed: Notify::new() })
+    }
+
+    /// Takes in what a node says of itself; whatever an older process of it said is ignored. Answers whether it was news.
+    pub fn learn(&self, node: NodeId, generation: Generation, endpoints: &Endpoints) -> bool {
+        if !endpoints.is_sound() {
+            return false;
+        }
+        let same = |known: &Known| known.generation > generation || (known.generation == generation && known.endpoints == *endpoints);
+        if self.known.read().get(&node).is_some_and(same) {
+            return false;
+        }
+        let mut known = self.known.write();
+        if known.len() >= NODES_MAX && !known.contains_key(&node) {
+            return false;
+        }
+        known.insert(node, Known { generation, endpoints: endpoints.clone() });
+        drop(known);
+        self.changed.notify_one();
+        true
+    }
+
+    /// What is known of a node.
+    pub fn get(&self, node: NodeId) -> Option<Known> {
+        self.known.read().get(&node).cloned()
+    }
+
+    /// Where a node's link listens.
+    pub fn link_address(&self, node: NodeId) -> Option<String> {
+        self.known.read().get(&node).map(|known| known.endpoints.link.clone())
+    }
+
+    /// The newest generation of a node that was heard.
+    pub fn generation(&self, node: NodeId) -> Option<Generation> {
+        self.known.read().get(&node).map(|known| known.generation)
+    }
+
+    /// Writes every change to disk, until dropped. A change is lost if the process dies within moments; it will be heard
+    /// again.
+    pub async fn save_changes(self: std::sync::Arc<Self>) {
+        loop {
+            self.changed.notified().await;
+            let known = self.known.read().clone();
+            let path = self.path.clone();
+            let written = tokio::task::spawn_blocking(move || write_record(&path, MAGIC, &known)).await;
+            if let Ok(Err(error)) = written {
+                tracing::warn!(%error, "the addresses of other nodes can't be kept on disk");
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The dialling side of one lane to one node.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rand::{Rng, SeedableRng};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+use crate::ids::{Generation, NodeId};
+use crate::proto::link::v1 as wire;
+use crate::raft::LinkError;
+use crate::telemetry::Metrics;
+
+use super::transport::{CONNECT_TIMEOUT, chain, connect};
+use super::{Book, Lane, LinkConfig};
+
+/// Bytes that may wait on one lane to one node.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Frames and bytes after which a message is full.
+const MESSAGE_FRAMES_MAX: usize = 1024;
+const MESSAGE_BYTES: usize = 1 << 20;
+/// Waits before connecting again: from, to.
+const BACKOFF_MS: (u64, u64) = (50, 1000);
+
+/// Why an answer will not come.
+type Broken = Arc<str>;
+
+/// Something to be sent.
+pub(super) struct Outgoing {
+    pub(super) frame: Bytes,
+    /// Where the answer goes; `None` when there is none.
+    pub(super) answer: Option<oneshot::Sender<Result<Bytes, Broken>>>,
+}
+
+/// What waits to be sent on a lane.
+pub(super) struct Queue {
+    sender: mpsc::Sender<Outgoing>,
+    bytes: AtomicUsize,
+    up: AtomicBool,
+}
+
+pub(super) fn queue(frames_max: usize) -> (Arc<Queue>, mpsc::Receiver<Outgoing>) {
+    let (sender, receiver) = mpsc::channel(frames_max);
+    (Arc::new(Queue { sender, bytes: AtomicUsize::new(0), up: AtomicBool::new(false) }), receiver)
+}
+
+impl Queue {
+    pub(super) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn push(&self, to: NodeId, outgoing: Outgoing) -> Result<(), LinkError> {
+        if !self.is_up() {
+            return Err(LinkError::Unreachable { node: to, why: "the lane is not connected".to_string() });
+        }
+        let bytes = outgoing.frame.len();
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(LinkError::Overloaded { node: to });
+        }
+        self.sender.try_send(outgoing).map_err(|error| {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            match error {
+                mpsc::error::TrySendError::Full(_) => LinkError::Overloaded { node: to },
+                mpsc::error::TrySendError::Closed(_) => {
+                    LinkError::Unreachable { node: to, why: "the lane is closed".to_string() }
+                }
+            }
+        })
+    }
+}
+
+/// Requests that wait for their answers.
+type Pending = Mutex<HashMap<u64, oneshot::Sender<Result<Bytes, Broken>>>>;
+
+/// Keeps one lane connected.
+pub(super) struct Dialer {
+    pub(super) config: LinkConfig,
+    pub(super) book: Arc<Book>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) node: NodeId,
+    pub(super) lane: Lane,
+    pub(super) queue: Arc<Queue>,
+}
+
+/// A lane after its handshake.
+struct Open {
+    sender: mpsc::Sender<wire::LaneMessage>,
+    answers: Streaming<wire::LaneMessage>,
+}
+
+impl Dialer {
+    /// Connects, carries, and connects again, until stopped.
+    pub(super) async fn run(self, mut receiver: mpsc::Receiver<Outgoing>, stop: CancellationToken) {
+        let seed = self.config.seed ^ self.node.0.rotate_left(16) ^ self.lane as u64;
+        let mut random = rand::rngs::SmallRng::seed_from_u64(seed);
+        let mut failures: u32 = 0;
+        let mut told = String::new();
+        while !stop.is_cancelled() {
+            let opened = tokio::select! {
+                () = stop.cancelled() => break,
+                opened = self.open() => opened,
+            };
+            let why = match opened {
+                Ok(open) => {
+                    failures = 0;
+                    told.clear();
+                    self.carry_until_broken(open, &mut receiver, &stop).await
+                }
+                Err(why) => why,
+            };
+            if self.lane == Lane::Control && !stop.is_cancelled() && told != why {
+                tracing::info!(to = %self.node, %why, "no link to another node; it is tried again and again");
+                told = why;
+            }
+            let (least, most) = BACKOFF_MS;
+            let wait = (least << failures.min(6)).min(most);
+            failures += 1;
+            let wait = Duration::from_millis(random.random_range(wait / 2..=wait));
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        receiver.close();
+        self.drop_waiting(&mut receiver, &Arc::from("the link stops"));
+    }
+
+    async fn open(&self) -> Result<Open, String> {
+        let address = self.book.link_address(self.node).ok_or("its address is not known")?;
+        let mut client = connect(&address, self.config.tls.as_ref()).await?;
+        let (sender, receiver) = mpsc::channel(2);
+        let hello = self.config.me.hello(self.node, self.lane);
+        let first = wire::LaneMessage { hello: Some(hello), ..Default::default() };
+        sender.try_send(first).map_err(|_| "a new channel has room")?;
+        let call = async {
+            let mut answers = client.lane(ReceiverStream::new(receiver)).await?.into_inner();
+            let first = answers.message().await?;
+            Ok::<_, tonic::Status>((answers, first))
+        };
+        let answered = tokio::time::timeout(CONNECT_TIMEOUT, call).await;
+        let answered = answered.map_err(|_| format!("{address} didn't answer the handshake in time"))?;
+        let (answers, first) = answered.map_err(|status| format!("{address}: {}", chain(&status)))?;
+        let first = first.unwrap_or_default();
+        if let Some(refusal) = first.refusal {
+            return Err(format!("{address} refused: {}", refusal.detail.chars().take(300).collect::<String>()));
+        }
+        let welcome = first.welcome.ok_or_else(|| format!("{address} didn't answer the handshake"))?;
+        if welcome.node_id != self.node.0 {
+            return Err(format!("{address} is node {} now", welcome.node_id));
+        }
+        if self.book.generation(self.node).is_some_and(|known| known > Generation(welcome.generation)) {
+            return Err(format!("{address} is an older process of node {}", self.node));
+        }
+        Ok(Open { sender, answers })
+    }
+
+    /// Gives the reason why the lane broke.
+    async fn carry_until_broken(
+        &self,
+        open: Open,
+        receiver: &mut mpsc::Receiver<Outgoing>,
+        stop: &CancellationToken,
+    ) -> String {
+        let pending: Pending = Mutex::default();
+        self.queue.up.store(true, Ordering::Relaxed);
+        self.metrics.link_lanes_up.inc();
+        let why = tokio::select! {
+            () = stop.cancelled() => "the link stops".to_string(),
+            why = self.write(open.sender, receiver, &pending) => why,
+            why = self.read(open.answers, &pending) => why,
+        };
+        self.queue.up.store(false, Ordering::Relaxed);
+        self.metrics.link_lanes_up.dec();
+        let broken: Broken = Arc::from(format!("the lane broke: {why}"));
+        for (_, answer) in pending.lock().drain() {
+            let _ = answer.send(Err(broken.clone()));
+        }
+        self.drop_waiting(receiver, &broken);
+        why
+    }
+
+    fn drop_waiting(&self, receiver: &mut mpsc::Receiver<Outgoing>, why: &Broken) {
+        while let Ok(outgoing) = receiver.try_recv() {
+            self.queue.bytes.fetch_sub(outgoing.frame.len(), Ordering::Relaxed);
+            if let Some(answer) = outgoing.answer {
+                let _ = answer.send(Err(why.clone()));
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        sender: mpsc::Sender<wire::LaneMessage>,
+        receiver: &mut mpsc::Receiver<Outgoing>,
+        pending: &Pending,
+    ) -> String {
+        let frames_sent = self.metrics.link_frames_sent.get_or_create_owned(&self.lane.labels());
+        let messages_sent = self.metrics.link_messages_sent.get_or_create_owned(&self.lane.labels());
+        let mut waiting = Vec::with_capacity(MESSAGE_FRAMES_MAX);
+        let mut next_id: u64 = 1;
+        loop {
+            if receiver.recv_many(&mut waiting, MESSAGE_FRAMES_MAX).await == 0 {
+                return "the link stops".to_string();
+            }
+            let mut waiting = waiting.drain(..).peekable();
+            while waiting.peek().is_some() {
+                let mut message = wire::LaneMessage::default();
+                let mut bytes = 0;
+                {
+                    let mut pending = pending.lock();
+                    while let Some(outgoing) = waiting.next_if(|o| bytes == 0 || bytes + o.frame.len() <= MESSAGE_BYTES) {
+                        bytes += outgoing.frame.len();
+                        let id = match outgoing.answer {
+                            // A caller that has gone away already is not worth sending for.
+                            Some(answer) if answer.is_closed() => {
+                                continue;
+                            }
+                            Some(answer) => {
+                                next_id += 1;
+                                pending.insert(next_id, answer);
+                                next_id
+                            }
+                            None => 0,
+                        };
+                        message.frames.push(wire::Frame { id, payload: outgoing.frame });
+                    }
+                }
+                frames_sent.inc_by(message.frames.len() as u64);
+                messages_sent.inc();
+                let sent = message.frames.is_empty() || sender.send(message).await.is_ok();
+                self.queue.bytes.fetch_sub(bytes, Ordering::Relaxed);
+                if !sent {
+                    return "the connection is gone".to_string();
+                }
+            }
+        }
+    }
+
+    async fn read(&self, mut answers: Streaming<wire::LaneMessage>, pending: &Pending) -> String {
+        loop {
+            match answers.message().await {
+                Ok(Some(message)) => {
+                    let mut pending = pending.lock();
+                    for frame in message.frames {
+                        if let Some(answer) = pending.remove(&frame.id) {
+                            let _ = answer.send(Ok(frame.payload));
+                        }
+                    }
+                }
+                Ok(None) => return "the other node closed it".to_string(),
+                Err(status) => return chain(&status),
+            }
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Who may speak: pure decisions on a lane's first message.
+
+use crate::ids::{Generation, NodeId};
+use crate::node::folder::ClusterId;
+use crate::proto::link::v1 as wire;
+
+use super::{Endpoints, Lane, Peer};
+
+/// The version of everything that is said on the link. A node speaks one.
+pub const WIRE_VERSION: u32 = 1;
+
+/// What a node says of itself.
+#[derive(Debug)]
+pub struct Me {
+    /// The node.
+    pub node: NodeId,
+    /// This process of it.
+    pub generation: Generation,
+    /// What people call it.
+    pub name: String,
+    /// What it fails together with.
+    pub zone: String,
+    /// Its share.
+    pub weight: u32,
+    /// Where it listens.
+    pub endpoints: Endpoints,
+    /// Its cluster, once it has one.
+    pub cluster: std::sync::OnceLock<ClusterId>,
+}
+
+impl Me {
+    fn cluster_text(&self) -> String {
+        self.cluster.get().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// The first message of a lane to `to`.
+    pub fn hello(&self, to: NodeId, lane: Lane) -> wire::Hello {
+        wire::Hello {
+            wire_version: WIRE_VERSION,
+            cluster_id: self.cluster_text(),
+            node_id: self.node.0,
+            generation: self.generation.0,
+            lane: lane as i32,
+            to_node_id: to.0,
+            addresses: Some(addresses(&self.endpoints)),
+        }
+    }
+
+    /// What is told to whoever asks.
+    pub fn card(&self) -> wire::NodeCard {
+        wire::NodeCard {
+            node_id: self.node.0,
+            generation: self.generation.0,
+            name: self.name.clone(),
+            zone: self.zone.clone(),
+            weight: self.weight,
+            addresses: Some(addresses(&self.endpoints)),
+        }
+    }
+}
+
+fn addresses(endpoints: &Endpoints) -> wire::Addresses {
+    let Endpoints { link, client, admin } = endpoints.clone();
+    wire::Addresses { link, client, admin }
+}
+
+pub(super) fn endpoints(addresses: Option<wire::Addresses>) -> Endpoints {
+    let wire::Addresses { link, client, admin } = addresses.unwrap_or_default();
+    Endpoints { link, client, admin }
+}
+
+/// Why a lane was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The nodes speak different versions.
+    #[error("wire version {theirs} is not {ours}")]
+    WireVersion {
+        /// The caller's.
+        theirs: u32,
+        /// The called node's.
+        ours: u32,
+    },
+    /// The nodes are of different clusters.
+    #[error("cluster {theirs:?} is not {ours:?}")]
+    WrongCluster {
+        /// The caller's.
+        theirs: String,
+        /// The called node's; empty when it has none.
+        ours: String,
+    },
+    /// Another node listens here.
+    #[error("this is node {ours}, not node {meant}")]
+    WrongNode {
+        /// Whom the caller meant.
+        meant: NodeId,
+        /// Who listens.
+        ours: NodeId,
+    },
+    /// A newer process of the caller was heard.
+    #[error("generation {theirs} is older than {seen}, which was heard before")]
+    OldGeneration {
+        /// The caller's.
+        theirs: Generation,
+        /// The newest that was heard.
+        seen: Generation,
+    },
+    /// The first message makes no sense.
+    #[error("the first message is not a sound hello: {what}")]
+    BadHello {
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+impl Refused {
+    /// As metrics count it.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::WireVersion { .. } => "wire_version",
+            Self::WrongCluster { .. } => "wrong_cluster",
+            Self::WrongNode { .. } => "wrong_node",
+            Self::OldGeneration { .. } => "old_generation",
+            Self::BadHello { .. } => "bad_hello",
+        }
+    }
+
+    pub(super) fn to_wire(&self) -> wire::Refusal {
+        use wire::refusal::Reason;
+        let reason = match self {
+            Self::WireVersion { .. } => Reason::WireVersion,
+            Self::WrongCluster { .. } => Reason::WrongCluster,
+            Self::WrongNode { .. } => Reason::WrongNode,
+            Self::OldGeneration { .. } => Reason::OldGeneration,
+            Self::BadHello { .. } => Reason::BadHello,
+        };
+        wire::Refusal { reason: reason.into(), detail: self.to_string() }
+    }
+}
+
+/// Whether `hello` may open a lane to `me`, when `seen` is the newest generation heard of the caller's node.
+pub fn judge(
+    me: &Me,
+    seen: impl Fn(NodeId) -> Option<Generation>,
+    hello: &wire::Hello,
+) -> Result<(Peer, Lane, Endpoints), Refused> {
+    if hello.wire_version != WIRE_VERSION {
+        return Err(Refused::WireVersion { theirs: hello.wire_version, ours: WIRE_VERSION });
+    }
+    if hello.node_id == 0 {
+        return Err(Refused::BadHello { what: "no node id" });
+    }
+    let lane = Lane::ALL.into_iter().find(|lane| *lane as i32 == hello.lane);
+    let lane = lane.ok_or(Refused::BadHello { what: "no known lane" })?;
+    let endpoints = endpoints(hello.addresses.clone());
+    if !endpoints.is_sound() {
+        return Err(Refused::BadHello { what: "no sound addresses" });
+    }
+    let ours = me.cluster_text();
+    if ours.is_empty() || hello.cluster_id != ours {
+        let theirs = hello.cluster_id.chars().take(ClusterId::BYTES_MAX).collect();
+        return Err(Refused::WrongCluster { theirs, ours });
+    }
+    if hello.to_node_id != me.node.0 {
+        return Err(Refused::WrongNode { meant: NodeId(hello.to_node_id), ours: me.node });
+    }
+    let peer = Peer { node: NodeId(hello.node_id), generation: Generation(hello.generation) };
+    if peer.node == me.node {
+        return Err(Refused::BadHello { what: "it carries this node's own id" });
+    }
+    match seen(peer.node) {
+        Some(seen) if seen > peer.generation => Err(Refused::OldGeneration { theirs: peer.generation, seen }),
+        _ => Ok((peer, lane, endpoints)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn me(node: u64, cluster: Option<u64>) -> Me {
+        let at = |port: &str| format!("127.0.0.1:{node}{port}");
+        let me = Me {
+            node: NodeId(node),
+            generation: Generation(3),
+            name: format!("n{node}"),
+            zone: "default".to_string(),
+            weight: 1,
+            endpoints: Endpoints { link: at("1"), client: at("2"), admin: at("3") },
+            cluster: std::sync::OnceLock::new(),
+        };
+        if let Some(cluster) = cluster {
+            me.cluster.set(ClusterId::from_random(cluster, 0)).unwrap();
+        }
+        me
+    }
+
+    #[test]
+    fn a_node_of_the_same_cluster_is_welcome_on_the_lane_it_names() {
+        let hello = me(2, Some(9)).hello(NodeId(1), Lane::Append);
+        let (peer, lane, endpoints) = judge(&me(1, Some(9)), |_| Some(Generation(3)), &hello).unwrap();
+        assert_eq!((peer.node, peer.generation, lane), (NodeId(2), Generation(3), Lane::Append));
+        assert_eq!(endpoints.link, "127.0.0.1:21");
+    }
+
+    #[test]
+    fn everybody_else_is_refused_with_the_reason() {
+        let hello = me(2, Some(9)).hello(NodeId(1), Lane::Control);
+        let refuse = |me: &Me, seen, hello: &wire::Hello| judge(me, |_| seen, hello).unwrap_err().label();
+        let one = me(1, Some(9));
+        assert_eq!(refuse(&one, None, &wire::Hello { wire_version: 7, ..hello.clone() }), "wire_version");
+        assert_eq!(refuse(&me(1, Some(8)), None, &hello), "wrong_cluster");
+        assert_eq!(refuse(&me(1, None), None, &wire::Hello { cluster_id: String::new(), ..hello.clone() }), "wrong_cluster");
+        assert_eq!(refuse(&me(3, Some(9)), None, &hello), "wrong_node");
+        assert_eq!(refuse(&one, Some(Generation(4)), &hello), "old_generation");
+        assert_eq!(refuse(&one, None, &wire::Hello::default()), "wire_version");
+        assert_eq!(refuse(&one, None, &wire::Hello { lane: 0, ..hello.clone() }), "bad_hello");
+        assert_eq!(refuse(&one, None, &wire::Hello { addresses: None, ..hello.clone() }), "bad_hello");
+        assert_eq!(refuse(&one, None, &wire::Hello { node_id: 1, ..hello.clone() }), "bad_hello");
+    }
+}

@@ -1,0 +1,281 @@
+//! The node link: what carries frames between the nodes of one cluster.
+//!
+//! Each node keeps four *lanes* to every other node, each a bidirectional gRPC stream on a connection of its own, so that
+//! none waits for a bigger one: **control** (votes, heartbeats, pulses), **append**, **snapshot** and **forward** (the router's
+//! calls). The node that dials sends requests, the dialled one answers on the same stream; so a request and its answer
+//! share their fate, and a broken lane answers all that was on it at once. Whatever waits is sent as one message of many
+//! frames.
+//!
+//! # Contract
+//!
+//! - [`Link::call`] and [`Link::cast`] queue and return; they never block. Frames of a lane arrive in the order in which they were
+//!   queued, or the lane breaks. Without a connection they fail at once.
+//! - A stream carries frames only after its handshake: both sides know the other's node id and generation, and that both are of
+//!   one cluster and speak one wire version. A refusal says why ([`handshake`]).
+//! - Addresses are hints. They come from handshakes and pulses, are kept on disk, and are never part of a decision:
+//!   who answers is told by the handshake.
+//!
+//! # Invariants
+//!
+//! - Frames are handed on only under the identity that the handshake gave; a node's older process is refused once a newer
+//!   one was heard (L2 in `docs/invariants.md`).
+//! - Every queue is bounded, in frames and in bytes; a full one answers [`LinkError::Overloaded`] and nothing was sent.
+//!
+//! # Caveats
+//!
+//! - Nothing is encrypted unless `link.tls` is set; whoever can reach the port and knows the cluster id can speak.
+//! - A caller that drops an answer doesn't take its frame back.
+
+mod book;
+mod dial;
+pub mod handshake;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::RwLock;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ids::{Generation, NodeId};
+use crate::raft::{LinkError, Lane as RaftLane};
+use crate::telemetry::{LaneLabels, Metrics};
+
+use super::config::TlsFiles;
+use super::folder::Founding;
+
+pub use book::{Book, Endpoints, Known};
+pub use handshake::{Me, Refused, WIRE_VERSION};
+pub use serve::service;
+pub use transport::{Introduction, ask_to_found, introduce};
+
+use dial::Outgoing;
+
+/// Which of the streams between two nodes a frame takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Lane {
+    /// Votes, heartbeats, pulses.
+    Control = 1,
+    /// Appended entries.
+    Append = 2,
+    /// Pieces of snapshots.
+    Snapshot = 3,
+    /// Forwarded commands and queries.
+    Forward = 4,
+}
+
+impl Lane {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Control, Self::Append, Self::Snapshot, Self::Forward];
+
+    /// As metrics and log lines call it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Append => "append",
+            Self::Snapshot => "snapshot",
+            Self::Forward => "forward",
+        }
+    }
+
+    pub(super) fn labels(self) -> LaneLabels {
+        LaneLabels { lane: self.label() }
+    }
+}
+
+impl From<RaftLane> for Lane {
+    fn from(lane: RaftLane) -> Self {
+        match lane {
+            RaftLane::Control => Self::Control,
+            RaftLane::Append => Self::Append,
+            RaftLane::Snapshot => Self::Snapshot,
+        }
+    }
+}
+
+/// Another node's process, as its handshake told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Which node.
+    pub node: NodeId,
+    /// Which of its processes.
+    pub generation: Generation,
+}
+
+/// What a node does with what arrives. Nothing here may block.
+pub trait Receive: Send + Sync + 'static {
+    /// A request; the future gives the answer. Called in the order of arrival.
+    fn serve(&self, from: Peer, lane: Lane, frame: Bytes) -> BoxFuture<'static, Bytes>;
+
+    /// Something that is not answered.
+    fn cast(&self, from: Peer, lane: Lane, frame: Bytes);
+
+    /// The founding record that this node holds.
+    fn founding(&self) -> Option<Founding>;
+
+    /// Takes part in founding a cluster; an error says why not.
+    fn found(&self, founding: Founding) -> BoxFuture<'static, Result<(), String>>;
+}
+
+/// Everything that the link is made of.
+#[derive(Clone, Debug)]
+pub struct LinkConfig {
+    /// Who this node is.
+    pub me: Arc<Me>,
+    /// Mutual TLS, when it is switched on.
+    pub tls: Option<TlsFiles>,
+    /// Frames that may wait on one lane to one node.
+    pub queue_frames_max: usize,
+    /// For the jitter of reconnects.
+    pub seed: u64,
+}
+
+struct Shared {
+    config: LinkConfig,
+    book: Arc<Book>,
+    metrics: Arc<Metrics>,
+    lanes: RwLock<BTreeMap<NodeId, Lanes>>,
+    runtime: tokio::runtime::Handle,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The four lanes to one node.
+struct Lanes {
+    queues: [Arc<dial::Queue>; 4],
+    stop: CancellationToken,
+}
+
+/// The handle to all lanes. Cheap to clone.
+#[derive(Clone)]
+pub struct Link {
+    shared: Arc<Shared>,
+}
+
+impl Link {
+    /// A link without lanes yet; its tasks run on the calling runtime.
+    pub fn new(config: LinkConfig, book: Arc<Book>, metrics: Arc<Metrics>) -> Self {
+        let shared = Shared {
+            config,
+            book,
+            metrics,
+            lanes: RwLock::default(),
+            runtime: tokio::runtime::Handle::current(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Who this node is.
+    pub fn me(&self) -> &Arc<Me> {
+        &self.shared.config.me
+    }
+
+    /// Where the other nodes are.
+    pub fn book(&self) -> &Arc<Book> {
+        &self.shared.book
+    }
+
+    /// Keeps lanes to exactly these nodes (never to this one).
+    pub fn keep(&self, nodes: &BTreeSet<NodeId>) {
+        let mut lanes = self.shared.lanes.write();
+        let gone: Vec<NodeId> = lanes.keys().filter(|node| !nodes.contains(node)).copied().collect();
+        for node in gone {
+            if let Some(lanes) = lanes.remove(&node) {
+                lanes.stop.cancel();
+            }
+        }
+        for node in nodes {
+            if *node != self.shared.config.me.node && !lanes.contains_key(node) && !self.shared.stop.is_cancelled() {
+                lanes.insert(*node, self.open(*node));
+            }
+        }
+    }
+
+    fn open(&self, node: NodeId) -> Lanes {
+        let stop = self.shared.stop.child_token();
+        let queues = Lane::ALL.map(|lane| {
+            let (queue, receiver) = dial::queue(self.shared.config.queue_frames_max);
+            let dialer = dial::Dialer {
+                config: self.shared.config.clone(),
+                book: self.shared.book.clone(),
+                metrics: self.shared.metrics.clone(),
+                node,
+                lane,
+                queue: queue.clone(),
+            };
+            let stop = stop.clone();
+            self.shared.tasks.spawn_on(async move { dialer.run(receiver, stop).await }, &self.shared.runtime);
+            queue
+        });
+        Lanes { queues, stop }
+    }
+
+    /// The nodes that lanes are kept to.
+    pub fn peers(&self) -> Vec<NodeId> {
+        self.shared.lanes.read().keys().copied().collect()
+    }
+
+    /// Whether the lane to `node` is connected.
+    pub fn is_up(&self, node: NodeId, lane: Lane) -> bool {
+        self.queue(node, lane).is_some_and(|queue| queue.is_up())
+    }
+
+    fn queue(&self, node: NodeId, lane: Lane) -> Option<Arc<dial::Queue>> {
+        self.shared.lanes.read().get(&node).map(|lanes| lanes.queues[lane as usize - 1].clone())
+    }
+
+    /// Sends a request; the future gives the answer.
+    pub fn call(&self, to: NodeId, lane: Lane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
+        let Some(queue) = self.queue(to, lane) else {
+            let why = "it is not a node of this cluster".to_string();
+            return futures::future::ready(Err(LinkError::Unreachable { node: to, why })).boxed();
+        };
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        if let Err(error) = queue.push(to, Outgoing { frame, answer: Some(sender) }) {
+            self.refused(lane, &error);
+            return futures::future::ready(Err(error)).boxed();
+        }
+        async move {
+            let broken = || LinkError::Unreachable { node: to, why: "the lane broke".to_string() };
+            receiver.await.map_err(|_| broken())?.map_err(|why| LinkError::Unreachable { node: to, why: why.to_string() })
+        }
+        .boxed()
+    }
+
+    /// Sends something that is not answered.
+    pub fn cast(&self, to: NodeId, lane: Lane, frame: Bytes) -> Result<(), LinkError> {
+        let Some(queue) = self.queue(to, lane) else {
+            return Err(LinkError::Unreachable { node: to, why: "it is not a node of this cluster".to_string() });
+        };
+        queue.push(to, Outgoing { frame, answer: None }).inspect_err(|error| self.refused(lane, error))
+    }
+
+    fn refused(&self, lane: Lane, error: &LinkError) {
+        if matches!(error, LinkError::Overloaded { .. }) {
+            self.shared.metrics.link_refused_full.get_or_create(&lane.labels()).inc();
+        }
+    }
+
+    /// Closes all lanes and waits for their tasks.
+    pub async fn stop(&self) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
+
+impl crate::raft::Link for Link {
+    fn call(&self, to: NodeId, lane: RaftLane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
+        Self::call(self, to, lane.into(), frame)
+    }
+}
