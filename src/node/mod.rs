@@ -2,3 +2,5 @@
 
 pub mod config;
 pub mod folder;
+pub mod link;
+pub mod meta;

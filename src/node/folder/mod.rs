@@ -11,12 +11,12 @@
 //!
 //! **Contract.** [`DataFolder::open`] gives the folder to one process at a time; each opening raises the *generation*
 //! durably before it returns, so that whatever a node says can be told from what its earlier process said. The node id
-//! is made once. A node belongs to no cluster until it is given a [`Founding`]; it never changes its cluster after.
+//! is made once. A node belongs to no cluster until it is given a [`Charter`]; it never changes its cluster after.
 //!
 //! **Caveats.** The lock is advisory and holds on one machine: a folder on a network file system may be opened twice. A
 //! copy of a folder is a second node with the same id: the link refuses the older generation, so don't start it.
 
-mod founding;
+mod charter;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::{Generation, NodeId};
 
-pub use founding::{ClusterId, Founder, Founding, FoundingError};
+pub use charter::{ClusterId, Founder, Charter, CharterError};
 pub use record::{RecordError, read_record, write_record};
 
 /// Why the folder can't be used.
@@ -73,7 +73,7 @@ pub struct Identity {
     pub generation: Generation,
     /// The cluster's founding record; `None` before there is a cluster.
     #[n(2)]
-    pub founding: Option<Founding>,
+    pub charter: Option<Charter>,
 }
 
 /// The folder, held by this process until dropped.
@@ -106,7 +106,7 @@ impl DataFolder {
         }
         let found: Option<Identity> = read_record(&path.join(IDENTITY), IDENTITY_MAGIC)?;
         let mut identity =
-            found.unwrap_or_else(|| Identity { node: node_id(random), generation: Generation(0), founding: None });
+            found.unwrap_or_else(|| Identity { node: node_id(random), generation: Generation(0), charter: None });
         identity.generation.0 += 1;
         write_record(&path.join(IDENTITY), IDENTITY_MAGIC, &identity)?;
         Ok(Self { path: path.to_path_buf(), identity, _lock: lock })
@@ -123,15 +123,15 @@ impl DataFolder {
     }
 
     /// Makes the node one of this cluster, durably. The same record again changes nothing.
-    pub fn found(&mut self, founding: Founding) -> Result<(), FolderError> {
-        match &self.identity.founding {
-            Some(have) if *have == founding => return Ok(()),
+    pub fn found(&mut self, charter: Charter) -> Result<(), FolderError> {
+        match &self.identity.charter {
+            Some(have) if *have == charter => return Ok(()),
             Some(have) => {
-                return Err(FolderError::OtherCluster { have: have.cluster.clone(), new: founding.cluster });
+                return Err(FolderError::OtherCluster { have: have.cluster.clone(), new: charter.cluster });
             }
             None => {}
         }
-        let identity = Identity { founding: Some(founding), ..self.identity.clone() };
+        let identity = Identity { charter: Some(charter), ..self.identity.clone() };
         write_record(&self.path.join(IDENTITY), IDENTITY_MAGIC, &identity)?;
         self.identity = identity;
         Ok(())

@@ -2,7 +2,7 @@ use super::*;
 use crate::ids::ReplicaId;
 use crate::ring::{Rules, ShardCount, Weight, Zone};
 
-fn founding(cluster: u64, nodes: &[u64]) -> Founding {
+fn founding(cluster: u64, nodes: &[u64]) -> Charter {
     let founder = |id: &u64| Founder {
         node: NodeId(*id),
         name: format!("n{id}"),
@@ -11,7 +11,7 @@ fn founding(cluster: u64, nodes: &[u64]) -> Founding {
         link: format!("127.0.0.1:{id}"),
     };
     let founders = nodes.iter().map(founder).collect();
-    Founding::new(ClusterId::from_random(cluster, 0), ShardCount::DEFAULT, Rules::default(), founders).unwrap()
+    Charter::new(ClusterId::from_random(cluster, 0), ShardCount::DEFAULT, Rules::default(), founders).unwrap()
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_node_keeps_its_first_cluster() {
     assert!(matches!(folder.found(founding(2, &[1, 2, 3])), Err(FolderError::OtherCluster { .. })));
     drop(folder);
     let again = DataFolder::open(dir.path(), 1 << 32).unwrap();
-    assert_eq!(again.identity().founding, Some(founding(1, &[1, 2, 3])));
+    assert_eq!(again.identity().charter, Some(founding(1, &[1, 2, 3])));
 }
 
 #[test]
@@ -80,6 +80,6 @@ fn a_node_given_twice_is_refused() {
         weight: Weight::default(),
         link: "x:1".to_string(),
     });
-    let refused = Founding::new(ClusterId::from_random(1, 1), ShardCount::DEFAULT, Rules::default(), twice.to_vec());
-    assert!(matches!(refused, Err(FoundingError::SameNode { .. })));
+    let refused = Charter::new(ClusterId::from_random(1, 1), ShardCount::DEFAULT, Rules::default(), twice.to_vec());
+    assert!(matches!(refused, Err(CharterError::SameNode { .. })));
 }

@@ -30,8 +30,6 @@ mod book;
 mod dial;
 pub mod handshake;
 mod serve;
-#[cfg(test)]
-mod tests;
 mod transport;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +47,7 @@ use crate::raft::{LinkError, Lane as RaftLane};
 use crate::telemetry::{LaneLabels, Metrics};
 
 use super::config::TlsFiles;
-use super::folder::Founding;
+use super::folder::Charter;
 
 pub use book::{Book, Endpoints, Known};
 pub use handshake::{Me, Refused, WIRE_VERSION};
@@ -119,10 +117,10 @@ pub trait Receive: Send + Sync + 'static {
     fn cast(&self, from: Peer, lane: Lane, frame: Bytes);
 
     /// The founding record that this node holds.
-    fn founding(&self) -> Option<Founding>;
+    fn founding(&self) -> Option<Charter>;
 
     /// Takes part in founding a cluster; an error says why not.
-    fn found(&self, founding: Founding) -> BoxFuture<'static, Result<(), String>>;
+    fn found(&self, founding: Charter) -> BoxFuture<'static, Result<(), String>>;
 }
 
 /// Everything that the link is made of.

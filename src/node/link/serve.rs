@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::node::folder::Founding;
+use crate::node::folder::Charter;
 use crate::proto::link::v1 as wire;
 use crate::proto::link::v1::link_service_server::{LinkService, LinkServiceServer};
 use crate::telemetry::{Metrics, OutcomeLabels};
@@ -74,7 +74,7 @@ impl<R: Receive> LinkService for Service<R> {
         if request.node_id != self.me.node.0 {
             return Err(Status::failed_precondition(format!("this is node {}", self.me.node)));
         }
-        let founding: Founding = minicbor::decode(&request.founding)
+        let founding: Charter = minicbor::decode(&request.founding)
             .map_err(|e| Status::invalid_argument(format!("founding: is not a founding record: {e}")))?;
         self.receive.found(founding).await.map_err(Status::failed_precondition)?;
         Ok(Response::new(wire::FoundResponse {}))

@@ -6,7 +6,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use crate::ids::NodeId;
 use crate::node::config::TlsFiles;
-use crate::node::folder::{ClusterId, Founding};
+use crate::node::folder::{ClusterId, Charter};
 use crate::proto::link::v1 as wire;
 use crate::proto::link::v1::link_service_client::LinkServiceClient;
 use crate::ring::{Weight, Zone};
@@ -95,7 +95,7 @@ pub struct Introduction {
     /// Its cluster, if any.
     pub cluster: Option<ClusterId>,
     /// Its founding record, if any.
-    pub founding: Option<Founding>,
+    pub founding: Option<Charter>,
 }
 
 /// Asks who listens at `address`. An error says what is wrong, for people.
@@ -125,7 +125,7 @@ pub async fn introduce(address: &str, tls: Option<&TlsFiles>) -> Result<Introduc
 }
 
 /// Hands a founding record to the node at `address`. An error says what is wrong, for people.
-pub async fn ask_to_found(address: &str, node: NodeId, founding: &Founding, tls: Option<&TlsFiles>) -> Result<(), String> {
+pub async fn ask_to_found(address: &str, node: NodeId, founding: &Charter, tls: Option<&TlsFiles>) -> Result<(), String> {
     let mut client = connect(address, tls).await?;
     let founding = minicbor::to_vec(founding).expect("writing to a vector doesn't fail").into();
     let call = client.found(wire::FoundRequest { wire_version: WIRE_VERSION, node_id: node.0, founding });

@@ -66,7 +66,7 @@ pub struct Founder {
 
 /// Everything that the first nodes must agree on. Written to each of them before any opens its meta replica; the same on all.
 #[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-pub struct Founding {
+pub struct Charter {
     /// The cluster.
     #[n(0)]
     pub cluster: ClusterId,
@@ -83,7 +83,7 @@ pub struct Founding {
 
 /// Why nodes can't found a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FoundingError {
+pub enum CharterError {
     /// There must be at least one.
     #[error("no node: 1 to {max} are accepted")]
     NoNode {
@@ -115,24 +115,24 @@ pub(crate) const FOUNDERS_MAX: usize = 64;
 /// The most voters of the meta group.
 const META_VOTERS_MAX: usize = 5;
 
-impl Founding {
+impl Charter {
     /// A record of these nodes, in any order.
     pub fn new(
         cluster: ClusterId,
         shards: ShardCount,
         rules: Rules,
         mut founders: Vec<Founder>,
-    ) -> Result<Self, FoundingError> {
+    ) -> Result<Self, CharterError> {
         founders.sort_by_key(|founder| founder.node);
         if founders.is_empty() {
-            return Err(FoundingError::NoNode { max: FOUNDERS_MAX });
+            return Err(CharterError::NoNode { max: FOUNDERS_MAX });
         }
         if founders.len() > FOUNDERS_MAX {
-            return Err(FoundingError::TooMany { got: founders.len(), max: FOUNDERS_MAX });
+            return Err(CharterError::TooMany { got: founders.len(), max: FOUNDERS_MAX });
         }
         if let Some(pair) = founders.windows(2).find(|pair| pair[0].node == pair[1].node) {
             let (a, b) = (pair[0].link.clone(), pair[1].link.clone());
-            return Err(FoundingError::SameNode { node: pair[0].node, a, b });
+            return Err(CharterError::SameNode { node: pair[0].node, a, b });
         }
         Ok(Self { cluster, shards, rules, founders })
     }

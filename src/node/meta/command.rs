@@ -1,0 +1,201 @@
+//! What the meta group can be told.
+
+use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
+use crate::node::folder::Charter;
+use crate::plan::{Membership, MembershipId};
+use crate::ring::{Placement, Weight, Zone};
+use crate::view::Settings;
+
+use super::Intent;
+
+/// A command. Tags are for ever; a node that meets one it doesn't know stops its meta replica.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum Command {
+    /// The cluster begins: its first nodes, its placement, every group's first replica set.
+    #[n(0)]
+    Found {
+        /// What the nodes agreed on.
+        #[n(0)]
+        charter: Charter,
+        /// Computed by the proposer, so that no version of the placing code matters here.
+        #[n(1)]
+        placement: Placement,
+    },
+    /// A group's committed membership, told by its leader.
+    #[n(1)]
+    RecordMembership {
+        /// Which group.
+        #[n(0)]
+        group: GroupId,
+        /// Its membership.
+        #[n(1)]
+        membership: Membership,
+    },
+    /// A fresh replica id on a node.
+    #[n(2)]
+    Allot {
+        /// Which group.
+        #[n(0)]
+        group: GroupId,
+        /// The version of its record that the planner saw.
+        #[n(1)]
+        version: u64,
+        /// Where.
+        #[n(2)]
+        node: NodeId,
+    },
+    /// A replica is in no committed membership any more and never will be.
+    #[n(3)]
+    Dismiss {
+        /// Which group.
+        #[n(0)]
+        group: GroupId,
+        /// The version of its record that the planner saw.
+        #[n(1)]
+        version: u64,
+        /// Which replica.
+        #[n(2)]
+        replica: ReplicaId,
+        /// The recorded membership that it is missing in.
+        #[n(3)]
+        missing_in: MembershipId,
+    },
+    /// A dismissed replica was destroyed.
+    #[n(4)]
+    Forget {
+        /// Which group.
+        #[n(0)]
+        group: GroupId,
+        /// Which replica.
+        #[n(1)]
+        replica: ReplicaId,
+    },
+    /// Another placement.
+    #[n(5)]
+    Place {
+        /// The epoch that it was computed from.
+        #[n(0)]
+        from: Epoch,
+        /// The placement.
+        #[n(1)]
+        placement: Placement,
+    },
+    /// A node is let in.
+    #[n(6)]
+    AddNode {
+        /// The node.
+        #[n(0)]
+        node: NodeId,
+        /// What people call it.
+        #[n(1)]
+        name: String,
+        /// What it fails together with.
+        #[n(2)]
+        zone: Zone,
+        /// Its share.
+        #[n(3)]
+        weight: Weight,
+    },
+    /// Something else is wanted of a node.
+    #[n(7)]
+    SetIntent {
+        /// The node.
+        #[n(0)]
+        node: NodeId,
+        /// What is wanted.
+        #[n(1)]
+        intent: Intent,
+    },
+    /// All nodes know the commands and rules of this version.
+    #[n(8)]
+    RaiseVersion {
+        /// The version.
+        #[n(0)]
+        version: u32,
+    },
+    /// The shards should have other settings.
+    #[n(9)]
+    SetSettings {
+        /// The settings; their version must be the next.
+        #[n(0)]
+        settings: Settings,
+    },
+}
+
+/// What a command gave.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum Answer {
+    /// It was done.
+    #[n(0)]
+    Done {
+        /// The epoch after it.
+        #[n(0)]
+        epoch: Epoch,
+        /// The replica id that it gave out, if it gave out one.
+        #[n(1)]
+        replica: Option<ReplicaId>,
+    },
+    /// It was so already.
+    #[n(1)]
+    Unchanged {
+        /// The epoch.
+        #[n(0)]
+        epoch: Epoch,
+    },
+    /// It doesn't fit.
+    #[n(2)]
+    Refused {
+        /// Why.
+        #[n(0)]
+        why: Refusal,
+        /// The epoch.
+        #[n(1)]
+        epoch: Epoch,
+    },
+}
+
+/// Why a command doesn't fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
+pub enum Refusal {
+    /// There is a cluster already, another one.
+    #[error("the cluster was founded by another charter")]
+    #[n(0)]
+    OtherCluster,
+    /// There is no cluster yet.
+    #[error("there is no cluster yet")]
+    #[n(1)]
+    NoCluster,
+    /// What it was decided on has changed.
+    #[error("it was decided on something that has changed since")]
+    #[n(2)]
+    Outdated,
+    /// There is no such group.
+    #[error("there is no such group")]
+    #[n(3)]
+    UnknownGroup,
+    /// There is no such node, or it may not take replicas.
+    #[error("there is no such node, or it may not take replicas")]
+    #[n(4)]
+    UnknownNode,
+    /// There is no such replica.
+    #[error("there is no such replica")]
+    #[n(5)]
+    UnknownReplica,
+    /// The replica is in the recorded membership, or not dismissed yet.
+    #[error("the replica is still needed")]
+    #[n(6)]
+    StillNeeded,
+    /// A node's intent can't become this.
+    #[error("what is wanted of a node can't become this")]
+    #[n(7)]
+    IllegalIntent,
+    /// Another node has this name.
+    #[error("another node has this name")]
+    #[n(8)]
+    NameTaken,
+    /// The placement doesn't fit the cluster.
+    #[error("the placement doesn't fit the cluster")]
+    #[n(9)]
+    UnfitPlacement,
+}

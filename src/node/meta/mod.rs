@@ -1,0 +1,214 @@
+//! The meta group's state: what the cluster itself is, replicated like everything else.
+//!
+//! Nodes, zones, weights and what an operator wants of each; the placement and its epoch; which replica ids were given out and
+//! to whom; each group's first replica set and the newest of its memberships that was recorded; the settings that shards
+//! should have. Not here: who leads what and who lives, which is gossip in the pulses.
+//!
+//! # Contract
+//!
+//! [`MetaState::apply`] is a pure function of the state and a [`Command`]. It never fails: a command that no longer fits is
+//! refused or changes nothing, and says which. Every node holds a copy ([`Machine::watch`]), which may be old: it is
+//! compared by its epoch, never trusted to be new.
+//!
+//! # Invariants
+//!
+//! - A replica id is given out once; `next_replica` only grows (M1).
+//! - A group's first replica set is written once, with one founder (M2).
+//! - The recorded membership of a group only goes forward (M3).
+//! - A replica is dismissed only when a recorded membership is without it, and forgotten only when dismissed (M4).
+//! - The epoch grows with every change of placement or of a group's replicas (M5).
+//! - What a planner decides is fenced by the version of the group's record that it saw (M6).
+//!
+//! # Caveats
+//!
+//! Encodings are our own data: tags are never reused, fields are added at the end.
+
+mod apply;
+mod command;
+mod machine;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
+use crate::plan::Recorded;
+use crate::ring::{Member, Placement, Replicas, Rules, ShardCount, Weight, Zone};
+use crate::view::Settings;
+
+use super::folder::ClusterId;
+
+pub use command::{Answer, Command, Refusal};
+pub use machine::Machine;
+
+/// What an operator wants of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
+pub enum Intent {
+    /// It was let in and holds nothing yet.
+    #[n(0)]
+    Joining,
+    /// It carries its share.
+    #[n(1)]
+    Active,
+    /// It shall be empty.
+    #[n(2)]
+    Draining,
+    /// It is gone for good.
+    #[n(3)]
+    Removed,
+}
+
+impl Intent {
+    /// The legal transitions, all of them.
+    pub const fn may_become(self, next: Self) -> bool {
+        matches!(
+            (self, next),
+            (Self::Joining, Self::Active | Self::Removed)
+                | (Self::Active, Self::Draining)
+                | (Self::Draining, Self::Active | Self::Removed)
+        )
+    }
+
+    /// Whether the placement may use the node.
+    pub const fn takes_replicas(self) -> bool {
+        matches!(self, Self::Active)
+    }
+}
+
+/// A node, as the cluster knows it.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct NodeRecord {
+    /// What people call it; unique in the cluster.
+    #[n(0)]
+    pub name: String,
+    /// What it fails together with.
+    #[n(1)]
+    pub zone: Zone,
+    /// Its share.
+    #[n(2)]
+    pub weight: Weight,
+    /// What an operator wants of it.
+    #[n(3)]
+    pub intent: Intent,
+}
+
+/// A group, as the cluster knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct GroupRecord {
+    /// Counts the changes of this record: what a planner saw.
+    #[n(0)]
+    pub version: u64,
+    /// What was decided and recorded.
+    #[n(1)]
+    pub recorded: Recorded,
+}
+
+/// The meta group's state.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct MetaState {
+    /// The cluster; `None` until its charter is applied.
+    #[n(0)]
+    pub cluster: Option<ClusterId>,
+    /// The version of the placement and of the groups' replicas.
+    #[n(1)]
+    pub epoch: Epoch,
+    /// The version of commands and rules that all nodes have agreed on.
+    #[n(2)]
+    pub cluster_version: u32,
+    /// The next replica id to be given out.
+    #[n(3)]
+    pub next_replica: ReplicaId,
+    /// How replicas are placed.
+    #[n(4)]
+    pub rules: Rules,
+    /// The nodes.
+    #[n(5)]
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    /// The wanted nodes of every shard.
+    #[n(6)]
+    pub placement: Option<Placement>,
+    /// The wanted voters of the meta group.
+    #[n(7)]
+    pub meta_wanted: Replicas,
+    /// What was decided and recorded of every group; the meta group's among them.
+    #[n(8)]
+    pub groups: BTreeMap<GroupId, GroupRecord>,
+    /// The settings that every shard should have.
+    #[n(9)]
+    pub settings: Settings,
+    /// How many commands were applied.
+    #[n(10)]
+    pub revision: u64,
+    /// The number of shards; written once.
+    #[n(11)]
+    pub shard_count: Option<ShardCount>,
+}
+
+impl Default for MetaState {
+    fn default() -> Self {
+        Self {
+            cluster: None,
+            epoch: Epoch(0),
+            cluster_version: 1,
+            next_replica: ReplicaId(1),
+            rules: Rules::default(),
+            nodes: BTreeMap::new(),
+            placement: None,
+            meta_wanted: Replicas::default(),
+            groups: BTreeMap::new(),
+            settings: Settings::default(),
+            revision: 0,
+            shard_count: None,
+        }
+    }
+}
+
+impl MetaState {
+    /// The nodes that the placement may use, as members of the ring.
+    pub fn members(&self) -> Vec<Member> {
+        let usable = self.nodes.iter().filter(|(_, record)| record.intent.takes_replicas());
+        usable.map(|(node, r)| Member { node: *node, zone: r.zone.clone(), weight: r.weight }).collect()
+    }
+
+    /// The nodes that a group should have replicas on, and which should lead.
+    pub fn wanted(&self, group: GroupId) -> Option<&Replicas> {
+        match group.shard() {
+            None => Some(&self.meta_wanted),
+            Some(shard) => self.placement.as_ref()?.get(shard),
+        }
+    }
+
+    /// A node's name; its number where it has none.
+    pub fn name_of(&self, node: NodeId) -> String {
+        self.nodes.get(&node).map_or_else(|| format!("node-{node}"), |record| record.name.clone())
+    }
+
+    /// The node with this name.
+    pub fn node_named(&self, name: &str) -> Option<NodeId> {
+        self.nodes.iter().find(|(_, record)| record.name == name).map(|(node, _)| *node)
+    }
+
+    /// The replicas that were given out to a node and are not dismissed: what it should run, and in which group.
+    pub fn hosted_by(&self, node: NodeId) -> impl Iterator<Item = (GroupId, ReplicaId)> + '_ {
+        self.groups.iter().flat_map(move |(group, record)| {
+            let here = record.recorded.replicas.iter();
+            let here = here.filter(move |(_, allotted)| allotted.node == node && allotted.dismissed_by.is_none());
+            here.map(|(replica, _)| (*group, *replica))
+        })
+    }
+
+    /// The replicas on a node that are dismissed: what it should destroy and have forgotten.
+    pub fn dismissed_on(&self, node: NodeId) -> impl Iterator<Item = (GroupId, ReplicaId)> + '_ {
+        self.groups.iter().flat_map(move |(group, record)| {
+            let here = record.recorded.replicas.iter();
+            let here = here.filter(move |(_, allotted)| allotted.node == node && allotted.dismissed_by.is_some());
+            here.map(|(replica, _)| (*group, *replica))
+        })
+    }
+
+    /// The node that a replica was given to.
+    pub fn node_of(&self, group: GroupId, replica: ReplicaId) -> Option<NodeId> {
+        self.groups.get(&group)?.recorded.replicas.get(&replica).map(|allotted| allotted.node)
+    }
+}

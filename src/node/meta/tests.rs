@@ -1,0 +1,184 @@
+use tokio::sync::watch;
+
+use super::*;
+use crate::ids::ShardId;
+use crate::node::folder::{Charter, Founder};
+use crate::plan::{Membership, MembershipId};
+use crate::raft::Machine as _;
+use crate::ring::place;
+use crate::time::Stamp;
+
+fn charter(nodes: &[u64]) -> Charter {
+    let founder = |id: &u64| Founder {
+        node: NodeId(*id),
+        name: format!("n{id}"),
+        zone: Zone::default(),
+        weight: Weight::default(),
+        link: format!("127.0.0.1:{id}"),
+    };
+    let shards = ShardCount::new(8).unwrap();
+    Charter::new(ClusterId::from_random(1, 2), shards, Rules::default(), nodes.iter().map(founder).collect()).unwrap()
+}
+
+fn founding(nodes: &[u64]) -> Command {
+    let charter = charter(nodes);
+    let empty = Placement::empty(charter.shards);
+    let placement = place(&charter.members(), charter.shards, charter.rules, &empty).unwrap();
+    Command::Found { charter, placement }
+}
+
+fn founded() -> MetaState {
+    let mut state = MetaState::default();
+    assert!(matches!(state.apply(founding(&[10, 20, 30])), Answer::Done { epoch: Epoch(1), .. }));
+    state
+}
+
+fn membership(index: u64, voters: &[u64]) -> Membership {
+    Membership {
+        id: MembershipId { index, term: 1 },
+        voters: voters.iter().copied().map(ReplicaId).collect(),
+        leaving: None,
+        learners: Default::default(),
+    }
+}
+
+fn refused(answer: Answer) -> Refusal {
+    match answer {
+        Answer::Refused { why, .. } => why,
+        other => panic!("{other:?} is no refusal"),
+    }
+}
+
+#[test]
+fn a_cluster_is_founded_once() {
+    let mut state = founded();
+    let after = state.clone();
+    assert_eq!(state.apply(founding(&[10, 20, 30])), Answer::Unchanged { epoch: Epoch(1) });
+    let other = match founding(&[10, 20, 30]) {
+        Command::Found { mut charter, placement } => {
+            charter.cluster = ClusterId::from_random(7, 7);
+            Command::Found { charter, placement }
+        }
+        _ => unreachable!(),
+    };
+    assert_eq!(refused(state.apply(other)), Refusal::OtherCluster);
+    assert_eq!(MetaState { revision: after.revision, ..state }, after);
+}
+
+#[test]
+fn every_replica_of_the_founding_has_an_id_of_its_own() {
+    let state = founded();
+    let ids: Vec<ReplicaId> = state.groups.values().flat_map(|r| r.recorded.replicas.keys().copied()).collect();
+    assert_eq!(ids.len(), 3 + 8 * 3);
+    assert_eq!(ids, (1..=27).map(ReplicaId).collect::<Vec<_>>());
+    assert_eq!(state.next_replica, ReplicaId(28));
+    for (group, record) in &state.groups {
+        let founding = record.recorded.founding.as_ref().unwrap();
+        assert_eq!(founding.voters.len(), 3);
+        let on = state.node_of(*group, founding.founder);
+        assert_eq!(on, state.wanted(*group).unwrap().leader, "the preferred leader begins {group}");
+    }
+    assert_eq!(state.hosted_by(NodeId(10)).count(), 9);
+}
+
+#[test]
+fn replica_ids_are_never_given_out_twice_and_only_for_the_record_that_was_seen() {
+    let mut state = founded();
+    let group = GroupId::from(ShardId(0));
+    let allot = |version| Command::Allot { group, version, node: NodeId(10) };
+    let first = state.apply(allot(1));
+    assert_eq!(first, Answer::Done { epoch: Epoch(2), replica: Some(ReplicaId(28)) });
+    assert_eq!(refused(state.apply(allot(1))), Refusal::Outdated);
+    assert_eq!(state.apply(allot(2)), Answer::Done { epoch: Epoch(3), replica: Some(ReplicaId(29)) });
+    assert_eq!(refused(state.apply(Command::Allot { group, version: 3, node: NodeId(99) })), Refusal::UnknownNode);
+}
+
+#[test]
+fn a_replica_is_dismissed_only_after_a_recorded_membership_without_it() {
+    let mut state = founded();
+    let group = GroupId::from(ShardId(0));
+    let voters: Vec<u64> = state.groups[&group].recorded.replicas.keys().map(|r| r.0).collect();
+    let gone = ReplicaId(voters[0]);
+    let dismiss = |version, index| Command::Dismiss {
+        group,
+        version,
+        replica: gone,
+        missing_in: MembershipId { index, term: 1 },
+    };
+    assert_eq!(refused(state.apply(dismiss(1, 5))), Refusal::StillNeeded);
+    state.apply(Command::RecordMembership { group, membership: membership(5, &voters) });
+    assert_eq!(refused(state.apply(dismiss(2, 5))), Refusal::StillNeeded);
+    state.apply(Command::RecordMembership { group, membership: membership(9, &voters[1..]) });
+    assert_eq!(refused(state.apply(dismiss(3, 5))), Refusal::Outdated);
+    assert_eq!(refused(state.apply(Command::Forget { group, replica: gone })), Refusal::StillNeeded);
+    assert!(matches!(state.apply(dismiss(3, 9)), Answer::Done { .. }));
+    let node = state.node_of(group, gone).unwrap();
+    assert_eq!(state.dismissed_on(node).collect::<Vec<_>>(), [(group, gone)]);
+    assert!(matches!(state.apply(Command::Forget { group, replica: gone }), Answer::Done { .. }));
+    assert_eq!(state.node_of(group, gone), None);
+}
+
+#[test]
+fn a_recorded_membership_never_goes_back() {
+    let mut state = founded();
+    let group = GroupId::from(ShardId(3));
+    state.apply(Command::RecordMembership { group, membership: membership(9, &[1]) });
+    let answer = state.apply(Command::RecordMembership { group, membership: membership(5, &[2]) });
+    assert!(matches!(answer, Answer::Unchanged { .. }));
+    assert_eq!(state.groups[&group].recorded.membership, Some(membership(9, &[1])));
+}
+
+#[test]
+fn a_placement_is_taken_only_from_the_present_epoch_and_only_on_active_nodes() {
+    let mut state = founded();
+    let placement = state.placement.clone().unwrap();
+    let two = state.members()[..2].to_vec();
+    let fewer = place(&two, ShardCount::new(8).unwrap(), Rules::default(), &placement).unwrap();
+    let to = |from| Command::Place { from: Epoch(from), placement: fewer.clone() };
+    assert_eq!(refused(state.apply(to(0))), Refusal::Outdated);
+    state.apply(Command::SetIntent { node: NodeId(10), intent: Intent::Draining });
+    assert_eq!(refused(state.apply(Command::Place { from: Epoch(1), placement: Placement::empty(ShardCount::new(8).unwrap()) })), Refusal::UnfitPlacement);
+    assert!(matches!(state.apply(to(1)), Answer::Done { epoch: Epoch(2), .. }));
+}
+
+#[test]
+fn what_is_wanted_of_a_node_changes_only_as_the_table_says() {
+    let mut state = founded();
+    let set = |intent| Command::SetIntent { node: NodeId(20), intent };
+    assert_eq!(refused(state.apply(set(Intent::Removed))), Refusal::IllegalIntent);
+    assert!(matches!(state.apply(set(Intent::Draining)), Answer::Done { .. }));
+    assert!(matches!(state.apply(set(Intent::Removed)), Answer::Done { .. }));
+    assert_eq!(refused(state.apply(set(Intent::Active))), Refusal::IllegalIntent);
+}
+
+#[test]
+fn a_frozen_machine_restores_to_the_same_state_and_writes_only_changed_groups_again() {
+    let (sender, receiver) = watch::channel(Default::default());
+    let mut machine = Machine::new(sender);
+    machine.apply(Stamp::default(), founding(&[10, 20, 30])).unwrap();
+    let first = machine.freeze().unwrap();
+    assert_eq!(first.images.len(), 9);
+    let group = GroupId::from(ShardId(2));
+    machine.apply(Stamp::default(), Command::Allot { group, version: 1, node: NodeId(10) }).unwrap();
+    let second = machine.freeze().unwrap();
+    assert_eq!(second.images.len(), 1);
+    let mut images: std::collections::BTreeMap<_, _> = first.images.into_iter().collect();
+    images.extend(second.images);
+    let images = images.into_iter().map(|(key, value)| (key, value.unwrap())).collect();
+    let before = receiver.borrow().clone();
+    let restored = machine.restore(&second.header, images).unwrap();
+    assert_eq!(*receiver.borrow(), before);
+    assert_eq!(restored.revision(), machine.revision());
+}
+
+#[test]
+fn commands_survive_their_encoding() {
+    let command = founding(&[1, 2, 3]);
+    let mut bytes = Vec::new();
+    Machine::encode(&command, &mut bytes);
+    Machine::encode(&Command::RaiseVersion { version: 2 }, &mut bytes);
+    let (first, taken) = Machine::decode(&bytes).unwrap();
+    assert_eq!(first, command);
+    assert_eq!(Machine::decode(&bytes[taken..]).unwrap().0, Command::RaiseVersion { version: 2 });
+    assert!(Machine::decode(&[0x82, 0x18, 0xff, 0x80]).is_err());
+}
