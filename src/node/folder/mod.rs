@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::{Generation, NodeId};
 
-pub use charter::{ClusterId, Founder, Charter, CharterError};
+pub use charter::{Charter, CharterError, ClusterId, Founder};
 pub use record::{RecordError, read_record, write_record};
 
 /// Why the folder can't be used.

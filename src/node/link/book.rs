@@ -68,7 +68,9 @@ impl Book {
         if !endpoints.is_sound() {
             return false;
         }
-        let same = |known: &Known| known.generation > generation || (known.generation == generation && known.endpoints == *endpoints);
+        let same = |known: &Known| {
+            known.generation > generation || (known.generation == generation && known.endpoints == *endpoints)
+        };
         if self.known.read().get(&node).is_some_and(same) {
             return false;
         }

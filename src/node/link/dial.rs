@@ -216,7 +216,8 @@ impl Dialer {
                 let mut bytes = 0;
                 {
                     let mut pending = pending.lock();
-                    while let Some(outgoing) = waiting.next_if(|o| bytes == 0 || bytes + o.frame.len() <= MESSAGE_BYTES) {
+                    while let Some(outgoing) = waiting.next_if(|o| bytes == 0 || bytes + o.frame.len() <= MESSAGE_BYTES)
+                    {
                         bytes += outgoing.frame.len();
                         let id = match outgoing.answer {
                             // A caller that has gone away already is not worth sending for.

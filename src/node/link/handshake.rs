@@ -209,7 +209,10 @@ mod tests {
         let one = me(1, Some(9));
         assert_eq!(refuse(&one, None, &wire::Hello { wire_version: 7, ..hello.clone() }), "wire_version");
         assert_eq!(refuse(&me(1, Some(8)), None, &hello), "wrong_cluster");
-        assert_eq!(refuse(&me(1, None), None, &wire::Hello { cluster_id: String::new(), ..hello.clone() }), "wrong_cluster");
+        assert_eq!(
+            refuse(&me(1, None), None, &wire::Hello { cluster_id: String::new(), ..hello.clone() }),
+            "wrong_cluster"
+        );
         assert_eq!(refuse(&me(3, Some(9)), None, &hello), "wrong_node");
         assert_eq!(refuse(&one, Some(Generation(4)), &hello), "old_generation");
         assert_eq!(refuse(&one, None, &wire::Hello::default()), "wire_version");

@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ids::{Generation, NodeId};
-use crate::raft::{LinkError, Lane as RaftLane};
+use crate::raft::{Lane as RaftLane, LinkError};
 use crate::telemetry::{LaneLabels, Metrics};
 
 use super::config::TlsFiles;
@@ -245,7 +245,10 @@ impl Link {
         }
         async move {
             let broken = || LinkError::Unreachable { node: to, why: "the lane broke".to_string() };
-            receiver.await.map_err(|_| broken())?.map_err(|why| LinkError::Unreachable { node: to, why: why.to_string() })
+            receiver
+                .await
+                .map_err(|_| broken())?
+                .map_err(|why| LinkError::Unreachable { node: to, why: why.to_string() })
         }
         .boxed()
     }

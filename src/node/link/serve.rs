@@ -52,10 +52,7 @@ struct Service<R> {
 
 #[tonic::async_trait]
 impl<R: Receive> LinkService for Service<R> {
-    async fn introduce(
-        &self,
-        _: Request<wire::IntroduceRequest>,
-    ) -> Result<Response<wire::IntroduceResponse>, Status> {
+    async fn introduce(&self, _: Request<wire::IntroduceRequest>) -> Result<Response<wire::IntroduceResponse>, Status> {
         let founding = self.receive.founding();
         let encoded = |founding| minicbor::to_vec(founding).expect("writing to a vector doesn't fail");
         Ok(Response::new(wire::IntroduceResponse {
@@ -82,10 +79,7 @@ impl<R: Receive> LinkService for Service<R> {
 
     type LaneStream = Pin<Box<dyn Stream<Item = Result<wire::LaneMessage, Status>> + Send>>;
 
-    async fn lane(
-        &self,
-        request: Request<Streaming<wire::LaneMessage>>,
-    ) -> Result<Response<Self::LaneStream>, Status> {
+    async fn lane(&self, request: Request<Streaming<wire::LaneMessage>>) -> Result<Response<Self::LaneStream>, Status> {
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(HELLO_TIMEOUT, requests.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no hello in time"))??.unwrap_or_default();

@@ -6,7 +6,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use crate::ids::NodeId;
 use crate::node::config::TlsFiles;
-use crate::node::folder::{ClusterId, Charter};
+use crate::node::folder::{Charter, ClusterId};
 use crate::proto::link::v1 as wire;
 use crate::proto::link::v1::link_service_client::LinkServiceClient;
 use crate::ring::{Weight, Zone};
@@ -102,7 +102,8 @@ pub struct Introduction {
 pub async fn introduce(address: &str, tls: Option<&TlsFiles>) -> Result<Introduction, String> {
     let mut client = connect(address, tls).await?;
     let call = client.introduce(wire::IntroduceRequest { wire_version: WIRE_VERSION });
-    let answer = tokio::time::timeout(CONNECT_TIMEOUT, call).await.map_err(|_| format!("{address} didn't answer in time"))?;
+    let answer =
+        tokio::time::timeout(CONNECT_TIMEOUT, call).await.map_err(|_| format!("{address} didn't answer in time"))?;
     let answer = answer.map_err(|status| format!("{address}: {}", status.message()))?.into_inner();
     if answer.wire_version != WIRE_VERSION {
         return Err(format!("{address} speaks wire version {}, this node {WIRE_VERSION}", answer.wire_version));
@@ -125,7 +126,12 @@ pub async fn introduce(address: &str, tls: Option<&TlsFiles>) -> Result<Introduc
 }
 
 /// Hands a founding record to the node at `address`. An error says what is wrong, for people.
-pub async fn ask_to_found(address: &str, node: NodeId, founding: &Charter, tls: Option<&TlsFiles>) -> Result<(), String> {
+pub async fn ask_to_found(
+    address: &str,
+    node: NodeId,
+    founding: &Charter,
+    tls: Option<&TlsFiles>,
+) -> Result<(), String> {
     let mut client = connect(address, tls).await?;
     let founding = minicbor::to_vec(founding).expect("writing to a vector doesn't fail").into();
     let call = client.found(wire::FoundRequest { wire_version: WIRE_VERSION, node_id: node.0, founding });

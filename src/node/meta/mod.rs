@@ -7,7 +7,7 @@
 //! # Contract
 //!
 //! [`MetaState::apply`] is a pure function of the state and a [`Command`]. It never fails: a command that no longer fits is
-//! refused or changes nothing, and says which. Every node holds a copy ([`Machine::watch`]), which may be old: it is
+//! refused or changes nothing, and says which. Every node holds a copy ([`Replicated`]), which may be old: it is
 //! compared by its epoch, never trusted to be new.
 //!
 //! # Invariants
@@ -39,7 +39,7 @@ use crate::view::Settings;
 use super::folder::ClusterId;
 
 pub use command::{Answer, Command, Refusal};
-pub use machine::Machine;
+pub use machine::Replicated;
 
 /// What an operator wants of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]

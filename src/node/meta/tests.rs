@@ -1,10 +1,8 @@
-use tokio::sync::watch;
-
 use super::*;
 use crate::ids::ShardId;
 use crate::node::folder::{Charter, Founder};
 use crate::plan::{Membership, MembershipId};
-use crate::raft::Machine as _;
+use crate::raft::MetaState as _;
 use crate::ring::place;
 use crate::time::Stamp;
 
@@ -132,12 +130,17 @@ fn a_recorded_membership_never_goes_back() {
 fn a_placement_is_taken_only_from_the_present_epoch_and_only_on_active_nodes() {
     let mut state = founded();
     let placement = state.placement.clone().unwrap();
-    let two = state.members()[..2].to_vec();
+    let two = state.members()[1..].to_vec();
     let fewer = place(&two, ShardCount::new(8).unwrap(), Rules::default(), &placement).unwrap();
     let to = |from| Command::Place { from: Epoch(from), placement: fewer.clone() };
     assert_eq!(refused(state.apply(to(0))), Refusal::Outdated);
     state.apply(Command::SetIntent { node: NodeId(10), intent: Intent::Draining });
-    assert_eq!(refused(state.apply(Command::Place { from: Epoch(1), placement: Placement::empty(ShardCount::new(8).unwrap()) })), Refusal::UnfitPlacement);
+    assert_eq!(
+        refused(
+            state.apply(Command::Place { from: Epoch(1), placement: Placement::empty(ShardCount::new(8).unwrap()) })
+        ),
+        Refusal::UnfitPlacement
+    );
     assert!(matches!(state.apply(to(1)), Answer::Done { epoch: Epoch(2), .. }));
 }
 
@@ -152,33 +155,19 @@ fn what_is_wanted_of_a_node_changes_only_as_the_table_says() {
 }
 
 #[test]
-fn a_frozen_machine_restores_to_the_same_state_and_writes_only_changed_groups_again() {
-    let (sender, receiver) = watch::channel(Default::default());
-    let mut machine = Machine::new(sender);
-    machine.apply(Stamp::default(), founding(&[10, 20, 30])).unwrap();
-    let first = machine.freeze().unwrap();
-    assert_eq!(first.images.len(), 9);
+fn an_encoded_state_decodes_to_the_same() {
+    let mut replicated = Replicated::default();
+    replicated.apply(Stamp::default(), &founding(&[10, 20, 30]).to_bytes()).unwrap();
     let group = GroupId::from(ShardId(2));
-    machine.apply(Stamp::default(), Command::Allot { group, version: 1, node: NodeId(10) }).unwrap();
-    let second = machine.freeze().unwrap();
-    assert_eq!(second.images.len(), 1);
-    let mut images: std::collections::BTreeMap<_, _> = first.images.into_iter().collect();
-    images.extend(second.images);
-    let images = images.into_iter().map(|(key, value)| (key, value.unwrap())).collect();
-    let before = receiver.borrow().clone();
-    let restored = machine.restore(&second.header, images).unwrap();
-    assert_eq!(*receiver.borrow(), before);
-    assert_eq!(restored.revision(), machine.revision());
+    let answer =
+        replicated.apply(Stamp::default(), &Command::Allot { group, version: 1, node: NodeId(10) }.to_bytes()).unwrap();
+    assert_eq!(Answer::from_bytes(&answer).unwrap(), Answer::Done { epoch: Epoch(2), replica: Some(ReplicaId(28)) });
+    assert_eq!(Replicated::decode(&replicated.encode()).unwrap().state(), replicated.state());
 }
 
 #[test]
-fn commands_survive_their_encoding() {
-    let command = founding(&[1, 2, 3]);
-    let mut bytes = Vec::new();
-    Machine::encode(&command, &mut bytes);
-    Machine::encode(&Command::RaiseVersion { version: 2 }, &mut bytes);
-    let (first, taken) = Machine::decode(&bytes).unwrap();
-    assert_eq!(first, command);
-    assert_eq!(Machine::decode(&bytes[taken..]).unwrap().0, Command::RaiseVersion { version: 2 });
-    assert!(Machine::decode(&[0x82, 0x18, 0xff, 0x80]).is_err());
+fn bytes_that_are_no_command_of_this_build_stop_the_replica() {
+    let mut replicated = Replicated::default();
+    assert!(replicated.apply(Stamp::default(), &[0x82, 0x18, 0xff, 0x80]).is_err());
+    assert_eq!(**replicated.state(), MetaState::default());
 }
