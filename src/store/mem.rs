@@ -389,16 +389,16 @@ impl Install for MemInstall {
     }
 
     fn finish(mut self: Box<Self>, generation: u64, header: Vec<u8>) -> Result<Checkpointed, WriteError> {
-        rules::check_checkpoint(
-            self.replica,
-            &Checkpoint { generation, header: header.clone(), ..Checkpoint::default() },
-            None,
-        )?;
-        let done =
-            self.content.apply(self.replica, &Checkpoint { generation, header, images: Vec::new(), rows: Vec::new() });
         let mut disk = self.store.disk.disk.lock();
-        let replica = alive(&mut disk, self.store.life)?.entry(self.replica).or_default();
-        sound(self.replica, replica)?;
+        let replicas = alive(&mut disk, self.store.life)?;
+        if let Some(there) = replicas.get(&self.replica) {
+            sound(self.replica, there)?;
+        }
+        let last = replicas.get(&self.replica).and_then(|there| there.content.header.as_ref()).map(|h| h.generation);
+        let new = Checkpoint { generation, header, ..Checkpoint::default() };
+        rules::check_checkpoint(self.replica, &new, last)?;
+        let done = self.content.apply(self.replica, &new);
+        let replica = replicas.entry(self.replica).or_default();
         *replica = Replica { content: self.content, ..Replica::default() };
         add(&self.store.counters.installs, 1);
         Ok(done)

@@ -27,6 +27,7 @@
 //! - Rot is found where it lies: a header and the images when the store is opened, a row when it is read
 //!   ([`ReadError::Corrupt`]). Either way the replica is retired.
 
+mod disk;
 mod error;
 mod handle;
 mod mem;
@@ -35,6 +36,7 @@ mod rules;
 mod suite;
 mod types;
 
+pub use disk::{DiskStore, OpenError, Opened, Options, rewrite};
 pub use error::{ExportError, ReadError, Retirement, WriteError};
 pub use handle::{ExportHandle, InstallHandle, Queues, StoreHandle, StoreThreads};
 pub use mem::{Fault, MemDisk, MemStore};
@@ -112,8 +114,9 @@ pub trait Install: Send {
     /// Memory is bounded by what the caller hands in at once.
     fn put(&mut self, images: Vec<Pair>, rows: Vec<Pair>) -> Result<(), WriteError>;
 
-    /// Makes what was put the replica's content, under this generation and header, durably. The generation need not be
-    /// greater than the one before.
+    /// Makes what was put the replica's content, under this generation and header, durably. The generation is this
+    /// replica's own count and greater than that of its last checkpoint, whatever the snapshot's was where it came from:
+    /// otherwise a crash before the checkpoint record is written would look like a store that went back.
     fn finish(self: Box<Self>, generation: u64, header: Vec<u8>) -> Result<Checkpointed, WriteError>;
 }
 

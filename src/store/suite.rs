@@ -319,18 +319,25 @@ pub(super) fn an_install_shows_all_or_nothing(rig: &mut impl Rig) {
         if replica == A {
             assert_eq!(all_rows(&*store, A), vec![pair("old", "1"), pair("r1", "old")]);
         }
-        let done = install.finish(4, key("installed")).unwrap();
-        assert_eq!(done.generation, 4);
+        if replica == A {
+            let stale = install.finish(9, key("installed"));
+            assert!(matches!(stale, Err(WriteError::StaleGeneration { given: 9, last: 9, .. })), "{stale:?}");
+            install = store.begin_install(replica).unwrap();
+            install.put(vec![pair("i2", "y"), pair("i1", "x")], vec![pair("r1", "1")]).unwrap();
+            install.put(vec![], vec![pair("r2", "2"), pair("r3", "3")]).unwrap();
+        }
+        let done = install.finish(10, key("installed")).unwrap();
+        assert_eq!(done.generation, 10);
     }
     let check = |store: &dyn Store, replica| {
         assert_eq!(all_rows(store, replica), vec![pair("r1", "1"), pair("r2", "2"), pair("r3", "3")]);
         assert_eq!(all_images(store, replica), vec![pair("i1", "x"), pair("i2", "y")]);
         assert_eq!(store.get(replica, &[key("r2"), key("old")]), Ok(vec![Some(key("2")), None]));
-        assert_eq!(store.header(replica).unwrap().map(|h| (h.generation, h.bytes)), Some((4, key("installed"))));
+        assert_eq!(store.header(replica).unwrap().map(|h| (h.generation, h.bytes)), Some((10, key("installed"))));
     };
     check(&*store, A);
     check(&*store, B);
-    write(&*store, B, rows(5, vec![(key("r2"), None), put("r4", "4")])).unwrap();
+    write(&*store, B, rows(11, vec![(key("r2"), None), put("r4", "4")])).unwrap();
     let known = [A, B].map(|replica| {
         let header = store.header(replica).unwrap().unwrap();
         CheckpointRecord { replica, generation: header.generation, checksum: header.checksum }

@@ -1,0 +1,312 @@
+//! The suite on sled, and what only the store on disk can show.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::store::suite::{Rig, TestClock, conformance};
+use crate::store::{CheckpointRecord, Verdict};
+
+struct DiskRig {
+    folder: TempDir,
+    clock: Arc<TestClock>,
+}
+
+impl DiskRig {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), clock: Arc::default() }
+    }
+
+    fn options(&self) -> Options {
+        Options { reserve_bytes: 0, cool_after_checkpoints: 2, ..Options::new(self.folder.path().join("a/store")) }
+    }
+}
+
+impl Rig for DiskRig {
+    fn open(&mut self, known: &[CheckpointRecord]) -> (Arc<dyn Store>, Vec<(ReplicaId, Verdict)>) {
+        let opened = DiskStore::open(self.options(), self.clock.clone(), known).unwrap();
+        (Arc::new(opened.store), opened.verdicts)
+    }
+
+    fn clock(&self) -> Arc<TestClock> {
+        self.clock.clone()
+    }
+}
+
+conformance!(DiskRig::new());
+
+fn open(rig: &DiskRig, known: &[CheckpointRecord]) -> (DiskStore, BTreeMap<ReplicaId, Verdict>) {
+    let opened = DiskStore::open(rig.options(), rig.clock.clone(), known).unwrap();
+    (opened.store, opened.verdicts.into_iter().collect())
+}
+
+const A: ReplicaId = ReplicaId(1);
+const B: ReplicaId = ReplicaId(2);
+
+fn checkpoint(store: &DiskStore, replica: ReplicaId, generation: u64, rows: std::ops::Range<u32>) -> CheckpointRecord {
+    let rows = rows.map(|n| (format!("row{n:06}").into_bytes(), Some(vec![n as u8; 100]))).collect();
+    let images = vec![(b"image".to_vec(), Some(generation.to_be_bytes().to_vec()))];
+    let new = Checkpoint { generation, header: b"header".to_vec(), images, rows };
+    let done = store.checkpoint(vec![(replica, Arc::new(new))]).remove(0).unwrap();
+    CheckpointRecord { replica, generation: done.generation, checksum: done.checksum }
+}
+
+/// Checkpoints and cools until all rows are in the archive only.
+fn cool_all(store: &DiskStore, replica: ReplicaId, from: u64) -> CheckpointRecord {
+    for generation in from..from + 5 {
+        store.cool(replica, CoolBudget::default()).unwrap();
+        checkpoint(store, replica, generation, 0..0);
+    }
+    checkpoint(store, replica, from + 5, 0..0)
+}
+
+fn raw(tree: &sled::Tree, class: u8) -> Vec<(Vec<u8>, Vec<u8>)> {
+    tree.scan_prefix([class]).map(|pair| pair.unwrap()).map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+}
+
+fn trees(store: &DiskStore, replica: ReplicaId) -> (sled::Tree, Option<sled::Tree>) {
+    let replica = store.inner.sound(replica).unwrap();
+    let view = replica.view.read();
+    (view.live.sled.clone(), view.archive.as_ref().map(|tree| tree.sled.clone()))
+}
+
+fn retired(verdict: &Verdict) -> &Retirement {
+    match verdict {
+        Verdict::Retired(reason) => reason,
+        Verdict::Sound { .. } => panic!("expected to be retired"),
+    }
+}
+
+#[test]
+fn cooled_rows_leave_live_and_fill_pages() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    store.create(A).unwrap();
+    checkpoint(&store, A, 1, 0..2000);
+    store.cool(A, CoolBudget::default()).unwrap();
+    let (live, archive) = trees(&store, A);
+    assert_eq!((raw(&live, codec::CLASS_ROW).len(), archive.is_some()), (2000, false));
+    cool_all(&store, A, 2);
+    let (live, archive) = trees(&store, A);
+    assert_eq!(raw(&live, codec::CLASS_ROW).len(), 0);
+    let pages = raw(&archive.unwrap(), codec::CLASS_ROW);
+    let usage = store.usage().unwrap().replicas[&A];
+    assert_eq!(usage.archived_rows, 2000);
+    assert!(pages.iter().all(|(_, page)| page.len() < 4300), "{} pages", pages.len());
+    assert!(pages.len() < 2000 * 117 / 2048, "{} pages", pages.len());
+    // A row that changes is live again, and the archive's stays hidden.
+    checkpoint(&store, A, 20, 7..8);
+    assert_eq!(raw(&live, codec::CLASS_ROW).len(), 1);
+}
+
+#[test]
+fn long_values_leave_no_pieces_and_no_files_behind() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    store.create(A).unwrap();
+    for generation in 1..40_u64 {
+        let rows = (0..40_u64).map(|n| {
+            let len = usize::try_from((n * 7919 + generation * 104_729) % 30_000).unwrap();
+            (n.to_be_bytes().to_vec(), (len % 5 != 0).then(|| vec![n as u8; len]))
+        });
+        let new = Checkpoint { generation, rows: rows.collect(), ..Checkpoint::default() };
+        store.checkpoint(vec![(A, Arc::new(new))]).remove(0).unwrap();
+        store.cool(A, CoolBudget::default()).unwrap();
+    }
+    for database in ["live", "archive"] {
+        assert_eq!(fs::read_dir(rig.options().path.join(database).join("blobs")).unwrap().count(), 0);
+    }
+    let (live, _) = trees(&store, A);
+    let expected = Writer::load(&Tree { sled: live.clone() }).unwrap();
+    assert!(!raw(&live, codec::CLASS_PIECE).is_empty());
+    let none = (0..40_u64).map(|n| (n.to_be_bytes().to_vec(), Some(vec![]))).collect();
+    store.checkpoint(vec![(A, Arc::new(Checkpoint { generation: 40, rows: none, ..Checkpoint::default() }))]);
+    assert_eq!(raw(&live, codec::CLASS_PIECE), vec![], "{expected:?}");
+}
+
+#[test]
+fn a_rotten_row_is_found_when_it_is_read_and_retires_its_replica_only() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    for replica in [A, B] {
+        store.create(replica).unwrap();
+        checkpoint(&store, replica, 1, 0..10);
+    }
+    let (live, _) = trees(&store, A);
+    let key = codec::physical(codec::CLASS_ROW, b"row000003");
+    let mut value = live.get(&key).unwrap().unwrap().to_vec();
+    value[20] ^= 1;
+    live.insert(key, value).unwrap();
+    assert!(store.get(A, &[b"row000002".to_vec()]).is_ok());
+    assert!(matches!(store.get(A, &[b"row000003".to_vec()]), Err(ReadError::Corrupt { replica: A, .. })));
+    assert!(matches!(store.get(A, &[b"row000002".to_vec()]), Err(ReadError::Retired { replica: A, .. })));
+    assert_eq!(store.scan(B, b"", b"", 100).unwrap().rows.len(), 10);
+    checkpoint(&store, B, 2, 0..1);
+    store.drop_replica(A).unwrap();
+    assert_eq!(store.inner.live.sled().tree_names().len(), 2);
+}
+
+#[test]
+fn a_rotten_image_is_found_when_the_store_is_opened() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    store.create(A).unwrap();
+    store.create(B).unwrap();
+    let known = [checkpoint(&store, A, 1, 0..3), checkpoint(&store, B, 1, 0..3)];
+    let (live, _) = trees(&store, A);
+    let key = codec::physical(codec::CLASS_IMAGE, b"image");
+    // Sound by its own checksum, but not the one that the header tells of.
+    live.insert(&*key, codec::encode(&key, 1, Some(b"other")).value).unwrap();
+    drop((store, live));
+    let (store, verdicts) = open(&rig, &known);
+    assert!(matches!(retired(&verdicts[&A]), Retirement::Corrupt(_)), "{verdicts:?}");
+    assert_eq!(verdicts[&B], Verdict::Sound { generation: Some(1) });
+    assert!(matches!(store.header(A), Err(ReadError::Retired { .. })));
+    assert_eq!(fs::read_dir(rig.options().path.join("evidence")).unwrap().count(), 1);
+    store.drop_replica(A).unwrap();
+    drop(store);
+    let (_store, verdicts) = open(&rig, &known[1..]);
+    assert_eq!(verdicts.into_keys().collect::<Vec<_>>(), vec![B]);
+    assert_eq!(fs::read_dir(rig.options().path.join("evidence")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_database_that_is_gone_or_empty_is_missed() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    store.create(A).unwrap();
+    store.create(B).unwrap();
+    checkpoint(&store, A, 1, 0..50);
+    let known = [cool_all(&store, A, 2), checkpoint(&store, B, 1, 0..3)];
+    drop(store);
+    fs::remove_dir_all(rig.options().path.join("archive")).unwrap();
+    let (store, verdicts) = open(&rig, &known);
+    assert_eq!(*retired(&verdicts[&A]), Retirement::ArchiveOlder { found: 0, relied_on: 1 });
+    assert_eq!(verdicts[&B], Verdict::Sound { generation: Some(1) });
+    drop(store);
+    fs::remove_dir_all(rig.options().path.join("live")).unwrap();
+    let (_store, verdicts) = open(&rig, &known);
+    assert_eq!(*retired(&verdicts[&A]), Retirement::Missing { recorded: 7 });
+    assert_eq!(*retired(&verdicts[&B]), Retirement::Missing { recorded: 1 });
+}
+
+#[test]
+fn a_damaged_database_is_moved_aside_and_retires_what_was_in_it() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    store.create(A).unwrap();
+    let known = [checkpoint(&store, A, 1, 0..5000)];
+    drop(store);
+    let mut outcomes = 0;
+    for damage in 0..6_usize {
+        let folder = rig.options().path.join("live");
+        let kept = fs::read(folder.join("db")).unwrap();
+        let snap = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        let snap =
+            snap.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("snap")).collect::<Vec<_>>();
+        let snaps: Vec<_> = snap.iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+        let mut bytes = kept.clone();
+        match damage {
+            0 => bytes.truncate(bytes.len() / 2 + 11),
+            1 => bytes.iter_mut().for_each(|byte| *byte = 0xff),
+            2 => bytes.iter_mut().skip(100).step_by(1000).for_each(|byte| *byte ^= 0x55),
+            3 => bytes.truncate(0),
+            4 => snap.iter().for_each(|path| fs::write(path, b"rubbish").unwrap()),
+            _ => fs::write(folder.join("conf"), b"rubbish that is long enough").unwrap(),
+        }
+        fs::write(folder.join("db"), bytes).unwrap();
+        let (store, verdicts) = open(&rig, &known);
+        // Whatever sled makes of it, the node runs, and either the replica is whole or it is retired.
+        match &verdicts[&A] {
+            Verdict::Sound { .. } => match store.scan(A, b"", b"", 10_000) {
+                Ok(scan) => assert_eq!(scan.rows.len(), 5000),
+                Err(error) => assert!(matches!(error, ReadError::Corrupt { .. }), "{error}"),
+            },
+            Verdict::Retired(_) => outcomes += 1,
+        }
+        store.create(B).unwrap();
+        checkpoint(&store, B, 1, 0..3);
+        drop(store);
+        fs::remove_dir_all(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("db"), kept).unwrap();
+        for (path, bytes) in snaps {
+            fs::write(path, bytes).unwrap();
+        }
+        let (_store, verdicts) = open(&rig, &known);
+        assert_eq!(verdicts[&A], Verdict::Sound { generation: Some(1) }, "restored after damage {damage}");
+    }
+    assert!(outcomes >= 3, "{outcomes}");
+}
+
+#[test]
+fn what_an_interrupted_install_left_is_swept() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    store.create(A).unwrap();
+    checkpoint(&store, A, 1, 0..3);
+    let row = |n: u32| (n.to_be_bytes().to_vec(), vec![1; 500]);
+    let mut install = store.begin_install(A).unwrap();
+    install.put(vec![], (0..100).map(row).collect()).unwrap();
+    assert_eq!(store.inner.live.sled().tree_names().len(), 3);
+    drop(install);
+    store.begin_install(B).unwrap().finish(1, vec![]).unwrap();
+    assert_eq!(store.inner.live.sled().tree_names().len(), 3);
+    // As a crash leaves it: nothing says that it was given up.
+    let mut install = store.begin_install(A).unwrap();
+    install.put(vec![], (0..100).map(row).collect()).unwrap();
+    std::mem::forget(install.put(vec![], vec![]));
+    store.inner.sync(&store.inner.archive).unwrap();
+    drop(install);
+    drop(store);
+    let (store, _) = open(&rig, &[]);
+    assert_eq!(store.inner.live.sled().tree_names().len(), 3);
+    assert_eq!(store.inner.archive.sled().tree_names().len(), 2);
+    assert_eq!(store.scan(A, b"", b"", 100).unwrap().rows.len(), 3);
+}
+
+#[test]
+fn a_store_that_another_has_open_is_left_alone() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    store.create(A).unwrap();
+    checkpoint(&store, A, 1, 0..3);
+    let second = DiskStore::open(rig.options(), rig.clock.clone(), &[]);
+    assert_eq!(second.err(), Some(OpenError::InUse));
+    checkpoint(&store, A, 2, 0..3);
+    assert!(!rig.options().path.join("live.damaged").exists());
+}
+
+#[test]
+fn a_rewrite_keeps_everything_and_returns_what_was_deleted() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    store.create(A).unwrap();
+    store.create(B).unwrap();
+    checkpoint(&store, A, 1, 0..20_000);
+    checkpoint(&store, B, 1, 0..20_000);
+    cool_all(&store, B, 2);
+    store.drop_replica(B).unwrap();
+    let known = [cool_all(&store, A, 2)];
+    let rows = store.scan(A, b"", b"", 1000).unwrap();
+    drop(store);
+    fs::create_dir(rig.options().path.join("live.rewrite")).unwrap();
+    let (before, after) = rewrite(&rig.options()).unwrap();
+    assert!(after < before, "{before} -> {after}");
+    let (store, verdicts) = open(&rig, &known);
+    assert_eq!(verdicts.into_iter().collect::<Vec<_>>(), vec![(A, Verdict::Sound { generation: Some(7) })]);
+    assert_eq!(store.scan(A, b"", b"", 1000).unwrap(), rows);
+    assert!(!rig.options().path.join("live.rewrite").exists());
+}
+
+#[test]
+fn too_little_room_is_said_before_anything_is_changed() {
+    let rig = DiskRig::new();
+    let options = Options { reserve_bytes: u64::MAX, ..rig.options() };
+    let store = DiskStore::open(options, rig.clock.clone(), &[]).unwrap().store;
+    let space = store.space().unwrap();
+    assert!(!space.ample() && space.free_bytes > 0);
+    let room = store.inner.room_for(usize::MAX);
+    assert!(matches!(room, Err(WriteError::NoSpace { .. })), "{room:?}");
+}
