@@ -2,5 +2,9 @@
 
 pub mod config;
 pub mod folder;
+pub mod gossip;
+pub mod leaders;
 pub mod link;
 pub mod meta;
+pub mod router;
+pub mod shards;

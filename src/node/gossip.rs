@@ -1,0 +1,224 @@
+//! Pulses: what each node tells the others several times a second.
+//!
+//! A *pulse* says that the node is there, where it listens, which epoch it has applied, and what it leads. A *report*, once a
+//! second, says how each of its replicas is. Both are hearsay for routing, planning and people: nothing's safety rests on
+//! them. A pulse is sent only while the thread of the node's groups answers, so that a node that hangs falls silent.
+
+use std::collections::BTreeMap;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::health::{self, Change, Health, Liveness};
+use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
+use crate::time::{Clock, MonotonicMs, WallMs};
+
+use super::leaders::Leaders;
+use super::link::{Book, Endpoints, Peer};
+
+/// What a node says.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum Gossip {
+    /// It is there.
+    #[n(0)]
+    Pulse(#[n(0)] Pulse),
+    /// How its replicas are.
+    #[n(1)]
+    Report(#[n(0)] Report),
+}
+
+/// A sign of life.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Pulse {
+    /// The placement that it has applied.
+    #[n(0)]
+    pub epoch: Epoch,
+    /// Where it listens.
+    #[n(1)]
+    pub endpoints: Endpoints,
+    /// What it leads: group, term, replica. `None`: as it said before.
+    #[n(2)]
+    pub led: Option<Vec<(GroupId, u64, ReplicaId)>>,
+}
+
+/// How a replica is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
+pub enum ReplicaRole {
+    /// It leads.
+    #[n(0)]
+    Leader,
+    /// It votes and follows.
+    #[n(1)]
+    Follower,
+    /// It asks for votes.
+    #[n(2)]
+    Candidate,
+    /// It has no vote.
+    #[n(3)]
+    Learner,
+    /// It has stopped by itself.
+    #[n(4)]
+    Stopped,
+    /// It could not be opened, and is tried again.
+    #[n(5)]
+    Failed,
+    /// It is retired: it must not vote again and waits to be replaced.
+    #[n(6)]
+    Retired,
+}
+
+/// One replica.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct ReplicaReport {
+    /// Its group.
+    #[n(0)]
+    pub group: GroupId,
+    /// Which.
+    #[n(1)]
+    pub replica: ReplicaId,
+    /// Its role.
+    #[n(2)]
+    pub role: ReplicaRole,
+    /// Its term.
+    #[n(3)]
+    pub term: u64,
+    /// The index of its last entry.
+    #[n(4)]
+    pub last_log: u64,
+    /// The index of the last entry in its state.
+    #[n(5)]
+    pub applied: u64,
+    /// The index that its newest checkpoint holds.
+    #[n(6)]
+    pub checkpointed: u64,
+    /// Bytes of log since that checkpoint.
+    #[n(7)]
+    pub log_bytes: u64,
+    /// Commands in its state.
+    #[n(8)]
+    pub revision: u64,
+    /// Whether it votes, by its own log.
+    #[n(9)]
+    pub voter: bool,
+    /// Active views in its state.
+    #[n(10)]
+    pub active_views: u64,
+}
+
+/// All replicas of a node, and the node in a few numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Report {
+    /// Its replicas.
+    #[n(0)]
+    pub replicas: Vec<ReplicaReport>,
+    /// When its process began, by its own calendar.
+    #[n(1)]
+    pub started: WallMs,
+    /// The version of its program.
+    #[n(2)]
+    pub version: String,
+    /// Bytes of its log on disk.
+    #[n(3)]
+    pub log_bytes: u64,
+    /// Bytes of its store on disk.
+    #[n(4)]
+    pub store_bytes: u64,
+    /// Commands that it has acknowledged since it started.
+    #[n(5)]
+    pub acknowledged: u64,
+}
+
+/// What was heard of a node.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// When its last pulse came.
+    pub at: WallMs,
+    /// The epoch in it.
+    pub epoch: Epoch,
+    /// Its last report, and when it came.
+    pub report: Option<(WallMs, Report)>,
+}
+
+/// What this node has heard of the others.
+#[derive(Debug)]
+pub struct Ear {
+    health: Mutex<Health>,
+    heard: RwLock<BTreeMap<NodeId, Heard>>,
+}
+
+impl Ear {
+    /// Nothing heard yet. A node is suspect after four silent pulses and dead after fifty, but not within moments.
+    pub fn new(pulse_ms: u64) -> Self {
+        let limits = health::Limits {
+            suspect_after_ms: (4 * pulse_ms).max(300),
+            dead_after_ms: (50 * pulse_ms).max(3000),
+            own_stall_ms: (3 * pulse_ms).max(200),
+        };
+        Self { health: Mutex::new(Health::new(limits)), heard: RwLock::default() }
+    }
+
+    /// Listens for these nodes only.
+    pub fn keep(&self, nodes: impl Iterator<Item = NodeId>, now: MonotonicMs) {
+        let nodes: std::collections::BTreeSet<NodeId> = nodes.collect();
+        let mut health = self.health.lock();
+        let gone: Vec<NodeId> = health.iter().map(|(node, _)| node).filter(|node| !nodes.contains(node)).collect();
+        gone.into_iter().for_each(|node| health.forget(node));
+        nodes.into_iter().for_each(|node| health.watch(node, now));
+    }
+
+    /// Takes in what a node says.
+    pub fn hear(&self, from: Peer, gossip: Gossip, book: &Book, leaders: &Leaders, clock: &dyn Clock) -> Option<Change> {
+        let wall = clock.wall();
+        match gossip {
+            Gossip::Pulse(pulse) => {
+                book.learn(from.node, from.generation, &pulse.endpoints);
+                let mut heard = self.heard.write();
+                let known = heard.entry(from.node).or_insert(Heard { at: wall, epoch: pulse.epoch, report: None });
+                known.at = wall;
+                known.epoch = pulse.epoch;
+                drop(heard);
+                if let Some(led) = pulse.led {
+                    leaders.hear(from.node, led);
+                }
+                self.health.lock().pulse(from.node, from.generation, clock.monotonic())
+            }
+            Gossip::Report(report) => {
+                if let Some(known) = self.heard.write().get_mut(&from.node) {
+                    known.report = Some((wall, report));
+                }
+                None
+            }
+        }
+    }
+
+    /// Lets time pass; answers whose liveness changed.
+    pub fn tick(&self, now: MonotonicMs) -> Vec<Change> {
+        self.health.lock().tick(now)
+    }
+
+    /// What is thought of a node; `None` when it is not listened for.
+    pub fn liveness(&self, node: NodeId) -> Option<Liveness> {
+        self.health.lock().of(node)
+    }
+
+    /// All nodes that are listened for and alive.
+    pub fn alive(&self) -> Vec<NodeId> {
+        self.health.lock().iter().filter(|(_, liveness)| *liveness == Liveness::Alive).map(|(node, _)| node).collect()
+    }
+
+    /// What was heard of a node.
+    pub fn heard(&self, node: NodeId) -> Option<Heard> {
+        self.heard.read().get(&node).cloned()
+    }
+
+    /// What each node that has reported says of a group's replicas.
+    pub fn replicas_of(&self, group: GroupId) -> Vec<(NodeId, WallMs, ReplicaReport)> {
+        let heard = self.heard.read();
+        let reports = heard.iter().filter_map(|(node, heard)| heard.report.as_ref().map(|(at, r)| (*node, *at, r)));
+        let of_group = reports.flat_map(|(node, at, report)| {
+            let replicas = report.replicas.iter().filter(|replica| replica.group == group);
+            replicas.map(move |replica| (node, at, replica.clone()))
+        });
+        of_group.collect()
+    }
+}

@@ -1,0 +1,269 @@
+//! What routers say to each other on the forward lane.
+
+use minicbor::{Decode, Encode};
+
+use crate::ids::{Epoch, GroupId, NodeId, ReplicaId, Revision};
+use crate::node::leaders::Lead;
+use crate::raft::{AsOf, ReadMode, Role};
+use crate::telemetry::trace::TraceId;
+use crate::time::{LogicalMs, WallMs};
+use crate::view::{Answer, Envelope, Query, Reply};
+
+/// To whom, by which map, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Route {
+    /// The epoch of the caller's map.
+    #[n(0)]
+    pub(super) epoch: Epoch,
+    /// The group.
+    #[n(1)]
+    pub(super) group: GroupId,
+    /// The replica that is meant; `None`: any.
+    #[n(2)]
+    pub(super) replica: Option<ReplicaId>,
+    /// What is left of the caller's time, in milliseconds.
+    #[n(3)]
+    pub(super) timeout_ms: u32,
+    /// The id of the call in log lines.
+    #[n(4)]
+    pub(super) trace: TraceId,
+}
+
+/// A request of one router to another. Tags are for ever within a wire version.
+#[derive(Clone, Debug, PartialEq, Eq, Decode)]
+pub(super) enum Ask {
+    /// Commands for a shard's leader.
+    #[n(0)]
+    Propose(#[n(0)] Route, #[n(1)] Vec<Envelope>),
+    /// A query.
+    #[n(1)]
+    Query(#[n(0)] Route, #[n(1)] Query, #[n(2)] u8),
+    /// A command for the meta group's leader.
+    #[n(2)]
+    Meta(#[n(0)] Route, #[cbor(n(1), with = "minicbor::bytes")] Vec<u8>),
+    /// Whoever leads shall hand the lead over.
+    #[n(3)]
+    Transfer(#[n(0)] Route, #[n(1)] ReplicaId),
+}
+
+/// [`Ask::Propose`] without owning the commands, so that they need not be copied to be sent.
+pub(super) fn encode_propose(route: &Route, envelopes: &[&Envelope]) -> Vec<u8> {
+    let mut encoder = minicbor::Encoder::new(Vec::with_capacity(256 * envelopes.len().max(1)));
+    let mut write = || {
+        encoder.array(2)?.u32(0)?.array(2)?.encode(route)?.array(envelopes.len() as u64)?;
+        envelopes.iter().try_for_each(|envelope| encoder.encode(envelope).map(|_| ()))
+    };
+    let written: Result<(), minicbor::encode::Error<std::convert::Infallible>> = write();
+    written.expect("writing to a vector doesn't fail");
+    encoder.into_writer()
+}
+
+/// [`Ask::Query`].
+pub(super) fn encode_query(route: &Route, query: &Query, mode: ReadMode) -> Vec<u8> {
+    encode(1, (route, query, mode_tag(mode)))
+}
+
+/// [`Ask::Meta`].
+pub(super) fn encode_meta(route: &Route, command: &[u8]) -> Vec<u8> {
+    encode(2, (route, minicbor::bytes::ByteSlice::from(command)))
+}
+
+/// [`Ask::Transfer`].
+pub(super) fn encode_transfer(route: &Route, to: ReplicaId) -> Vec<u8> {
+    encode(3, (route, to))
+}
+
+fn encode(tag: u32, fields: impl Encode<()>) -> Vec<u8> {
+    minicbor::to_vec((tag, fields)).expect("writing to a vector doesn't fail")
+}
+
+fn mode_tag(mode: ReadMode) -> u8 {
+    match mode {
+        ReadMode::Strong => 0,
+        ReadMode::Lease => 1,
+        ReadMode::Any => 2,
+    }
+}
+
+/// What is unknown is read as the strictest.
+pub(super) fn mode_of(tag: u8) -> ReadMode {
+    match tag {
+        1 => ReadMode::Lease,
+        2 => ReadMode::Any,
+        _ => ReadMode::Strong,
+    }
+}
+
+/// How one forwarded command ended.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) enum Ended {
+    /// Committed.
+    #[n(0)]
+    Committed(#[n(0)] Answer, #[n(1)] Revision),
+    /// Not proposed: this replica doesn't lead (any more).
+    #[n(1)]
+    NotLeader,
+    /// Not proposed: too much waits.
+    #[n(2)]
+    Overloaded,
+    /// Not proposed: too late.
+    #[n(3)]
+    DeadlineExceeded,
+    /// Not proposed: too large.
+    #[n(4)]
+    TooLarge(#[n(0)] u64, #[n(1)] u64),
+    /// Nobody knows.
+    #[n(5)]
+    Unknown,
+}
+
+/// From when an answer is.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct WireAsOf {
+    #[n(0)]
+    revision: Revision,
+    #[n(1)]
+    logical: LogicalMs,
+    #[n(2)]
+    wall: WallMs,
+    #[n(3)]
+    replica: ReplicaId,
+    #[n(4)]
+    role: u8,
+}
+
+impl From<&AsOf> for WireAsOf {
+    fn from(as_of: &AsOf) -> Self {
+        let role = match as_of.role {
+            Role::Leader => 0,
+            Role::Follower => 1,
+            Role::Candidate => 2,
+            Role::Learner => 3,
+            Role::Stopped => 4,
+        };
+        let AsOf { revision, logical, wall, replica, .. } = *as_of;
+        Self { revision, logical, wall, replica, role }
+    }
+}
+
+impl From<WireAsOf> for AsOf {
+    fn from(wire: WireAsOf) -> Self {
+        let role = match wire.role {
+            0 => Role::Leader,
+            1 => Role::Follower,
+            2 => Role::Candidate,
+            3 => Role::Learner,
+            _ => Role::Stopped,
+        };
+        let WireAsOf { revision, logical, wall, replica, .. } = wire;
+        Self { revision, logical, wall, replica, role }
+    }
+}
+
+/// Why a forwarded query has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) enum Unanswered {
+    /// This replica doesn't lead (any more), or has stopped.
+    #[n(0)]
+    NotLeader,
+    /// Too late.
+    #[n(1)]
+    DeadlineExceeded,
+    /// Too much waits.
+    #[n(2)]
+    Overloaded,
+    /// The store can't answer.
+    #[n(3)]
+    Failed(#[n(0)] String),
+}
+
+/// An answer of one router to another.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) enum Told {
+    /// How each command ended.
+    #[n(0)]
+    Proposed(#[n(0)] Vec<Ended>),
+    /// The query's answer.
+    #[n(1)]
+    Replied(#[n(0)] Reply, #[n(1)] WireAsOf),
+    /// The query has none.
+    #[n(2)]
+    Unanswered(#[n(0)] Unanswered),
+    /// What the meta group answered.
+    #[n(3)]
+    Meta(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// STALE_ROUTE: the replica that is meant doesn't lead, or isn't here. Nothing was done.
+    #[n(4)]
+    Stale {
+        /// The epoch of the answering node's map.
+        #[n(0)]
+        epoch: Epoch,
+        /// Who leads, as far as it knows.
+        #[n(1)]
+        lead: Option<Lead>,
+    },
+    /// A single command of the meta group, or a transfer, ended like this.
+    #[n(5)]
+    Ended(#[n(0)] Ended),
+    /// The lead was handed over, or not.
+    #[n(6)]
+    Transferred(#[n(0)] Result<(), String>),
+    /// The frame makes no sense to this node.
+    #[n(7)]
+    Malformed(#[n(0)] String),
+}
+
+impl Told {
+    pub(super) fn to_bytes(&self) -> bytes::Bytes {
+        minicbor::to_vec(self).expect("writing to a vector doesn't fail").into()
+    }
+}
+
+/// Who served a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// The node.
+    pub node: NodeId,
+    /// Whether the call had to be forwarded to it.
+    pub forwarded: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::AccountId;
+    use crate::view::Command;
+
+    fn route() -> Route {
+        Route {
+            epoch: Epoch(3),
+            group: GroupId(9),
+            replica: Some(ReplicaId(17)),
+            timeout_ms: 250,
+            trace: TraceId::from_random(1),
+        }
+    }
+
+    #[test]
+    fn what_is_written_by_hand_is_read_by_the_derive() {
+        let envelopes = [Envelope::plain(Command::Tick), Envelope::plain(Command::Tick)];
+        let by_reference: Vec<&Envelope> = envelopes.iter().collect();
+        let read: Ask = minicbor::decode(&encode_propose(&route(), &by_reference)).unwrap();
+        assert_eq!(read, Ask::Propose(route(), envelopes.to_vec()));
+        let query = Query::GetAccount(AccountId::new("a").unwrap());
+        let read: Ask = minicbor::decode(&encode_query(&route(), &query, ReadMode::Any)).unwrap();
+        assert_eq!(read, Ask::Query(route(), query, 2));
+        let read: Ask = minicbor::decode(&encode_meta(&route(), &[1, 2, 3])).unwrap();
+        assert_eq!(read, Ask::Meta(route(), vec![1, 2, 3]));
+        let read: Ask = minicbor::decode(&encode_transfer(&route(), ReplicaId(4))).unwrap();
+        assert_eq!(read, Ask::Transfer(route(), ReplicaId(4)));
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_never_a_panic() {
+        for bytes in [&[][..], &[0xff], &[0x82, 0x00], &[0x82, 0x18, 0x63, 0x80], &[0x9b; 40]] {
+            assert!(minicbor::decode::<Ask>(bytes).is_err());
+            assert!(minicbor::decode::<Told>(bytes).is_err());
+        }
+    }
+}

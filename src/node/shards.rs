@@ -1,0 +1,454 @@
+//! The replicas that run on this node.
+//!
+//! # Contract
+//!
+//! What runs here follows from the meta state: every replica that was given to this node and is not dismissed is opened (made,
+//! if neither log nor store know it); one that is dismissed is stopped, its log and store are destroyed, and meta is asked
+//! to forget it. Nothing else makes or destroys a replica.
+//!
+//! # Invariants
+//!
+//! - No replica is opened until one election timeout has passed since the process began: a restarted follower has
+//!   forgotten the lease that it granted (N1).
+//! - A group is initialized only by the founder that meta names, and only while meta has recorded no membership (N2).
+//! - A replica is destroyed only when meta says that it is dismissed (N3).
+//! - A replica that log or store call retired is never opened; it is reported, and replaced by whoever leads its group (N4).
+//!
+//! # Caveats
+//!
+//! The meta state that a starting node has may be old: it may name replicas that were destroyed since. The log
+//! remembers every id that is used up, and those are skipped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures::StreamExt;
+use parking_lot::Mutex;
+
+use crate::ids::{GroupId, NodeId, ReplicaId};
+use crate::raft::{
+    Group, GroupConfig, GroupParts, GroupStatus, LeaderHint, MetaMachine, RaftThread, Role, ShardMachine, StartError,
+    Switchboard, TransferError,
+};
+use crate::store::StoreHandle;
+use crate::time::{Clock, MonotonicMs};
+use crate::wal::Wal;
+
+use super::gossip::{ReplicaReport, ReplicaRole};
+use super::meta::{MetaState, Replicated};
+
+/// How many replicas are opened or destroyed at once.
+const OPENING_MAX: usize = 8;
+/// How long after a failure a replica is tried again.
+const RETRY_MS: u64 = 5000;
+
+/// A shard's group.
+pub type ShardGroup = Group<ShardMachine>;
+/// The meta group.
+pub type MetaGroup = Group<MetaMachine<Replicated>>;
+
+/// A replica that runs.
+pub struct Hosted {
+    /// Its group.
+    pub group: GroupId,
+    /// Which.
+    pub replica: ReplicaId,
+    machine: Handle,
+}
+
+enum Handle {
+    Shard(ShardGroup),
+    Meta(MetaGroup),
+}
+
+/// Does the same with either kind of group.
+macro_rules! either {
+    ($hosted:expr, $group:ident => $what:expr) => {
+        match &$hosted.machine {
+            Handle::Shard($group) => $what,
+            Handle::Meta($group) => $what,
+        }
+    };
+}
+
+impl Hosted {
+    /// The group, when it is a shard's.
+    pub fn shard(&self) -> Option<&ShardGroup> {
+        match &self.machine {
+            Handle::Shard(group) => Some(group),
+            Handle::Meta(_) => None,
+        }
+    }
+
+    /// The group, when it is the meta group.
+    pub fn meta(&self) -> Option<&MetaGroup> {
+        match &self.machine {
+            Handle::Meta(group) => Some(group),
+            Handle::Shard(_) => None,
+        }
+    }
+
+    /// Role, term and leader now.
+    pub fn leadership(&self) -> (Role, u64, Option<LeaderHint>) {
+        either!(self, group => group.leadership())
+    }
+
+    /// Whether it leads.
+    pub fn leads(&self) -> bool {
+        self.leadership().0 == Role::Leader
+    }
+
+    /// What it is like now.
+    pub fn status(&self) -> GroupStatus {
+        either!(self, group => group.status())
+    }
+
+    /// Stands for election.
+    pub async fn elect(&self) {
+        either!(self, group => group.elect().await);
+    }
+
+    /// Hands the lead over.
+    pub async fn transfer_leader(&self, to: ReplicaId, timeout: Duration) -> Result<(), TransferError> {
+        either!(self, group => group.transfer_leader(to, timeout).await)
+    }
+
+    /// Adds a listener; see [`Group::add_learner`].
+    pub async fn add_learner(
+        &self,
+        replica: ReplicaId,
+        node: NodeId,
+        after: crate::raft::MembershipId,
+    ) -> Result<(), crate::raft::ChangeError> {
+        either!(self, group => group.add_learner(replica, node, after).await.map(|_| ()))
+    }
+
+    /// Changes the voters; see [`Group::change_voters`].
+    pub async fn change_voters(
+        &self,
+        voters: Vec<ReplicaId>,
+        after: crate::raft::MembershipId,
+    ) -> Result<(), crate::raft::ChangeError> {
+        either!(self, group => group.change_voters(voters, after).await.map(|_| ()))
+    }
+
+    /// Removes a listener; see [`Group::remove_learner`].
+    pub async fn remove_learner(
+        &self,
+        replica: ReplicaId,
+        after: crate::raft::MembershipId,
+    ) -> Result<(), crate::raft::ChangeError> {
+        either!(self, group => group.remove_learner(replica, after).await.map(|_| ()))
+    }
+
+    /// As the other nodes are told.
+    pub fn report(&self) -> ReplicaReport {
+        let status = self.status();
+        let role = match (&status.stopped, status.role) {
+            (Some(_), _) | (None, Role::Stopped) => ReplicaRole::Stopped,
+            (None, Role::Leader) => ReplicaRole::Leader,
+            (None, Role::Follower) => ReplicaRole::Follower,
+            (None, Role::Candidate) => ReplicaRole::Candidate,
+            (None, Role::Learner) => ReplicaRole::Learner,
+        };
+        ReplicaReport {
+            group: self.group,
+            replica: self.replica,
+            role,
+            term: status.term,
+            last_log: status.last_log.unwrap_or(0),
+            applied: status.applied.unwrap_or(0),
+            checkpointed: status.checkpointed.unwrap_or(0),
+            log_bytes: status.log_bytes,
+            revision: status.revision.0,
+            voter: status.members.is_voter(self.replica),
+            active_views: 0,
+        }
+    }
+}
+
+/// A replica that doesn't run, though it should.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// Its group.
+    pub group: GroupId,
+    /// Whether it is retired: never to be opened again.
+    pub retired: bool,
+    /// Why.
+    pub why: String,
+    /// When it may be tried again.
+    retry: MonotonicMs,
+}
+
+#[derive(Clone, Default)]
+struct Table {
+    open: BTreeMap<GroupId, Vec<Arc<Hosted>>>,
+    failed: BTreeMap<ReplicaId, Failed>,
+}
+
+/// What replicas are made of.
+pub struct Parts {
+    /// This node.
+    pub node: NodeId,
+    /// Sizes and times of groups.
+    pub config: Arc<GroupConfig>,
+    /// Their thread.
+    pub thread: RaftThread,
+    /// Where frames go to them.
+    pub switchboard: Arc<Switchboard>,
+    /// The node's log.
+    pub wal: Wal,
+    /// The node's store.
+    pub store: StoreHandle,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// When the process began.
+    pub started: MonotonicMs,
+}
+
+/// The replicas of this node.
+pub struct Shards {
+    parts: Parts,
+    table: ArcSwap<Table>,
+    /// Only one change of the table at a time.
+    changing: Mutex<()>,
+    /// The thread of the groups is told to run nothing new.
+    stopping: std::sync::atomic::AtomicBool,
+}
+
+/// What the meta state asks of this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// To be run, with their groups.
+    pub run: BTreeMap<ReplicaId, GroupId>,
+    /// To be destroyed, with their groups.
+    pub destroy: BTreeMap<ReplicaId, GroupId>,
+}
+
+impl Wanted {
+    /// What the meta state wants of `node`, and the meta replica that the charter gives it.
+    pub fn of(meta: &MetaState, node: NodeId, first_meta: Option<ReplicaId>) -> Self {
+        let run: BTreeMap<ReplicaId, GroupId> = meta.hosted_by(node).map(|(group, replica)| (replica, group)).collect();
+        let destroy: BTreeMap<ReplicaId, GroupId> =
+            meta.dismissed_on(node).map(|(group, replica)| (replica, group)).collect();
+        let mut wanted = Self { run, destroy };
+        // Before the meta state says anything, the charter does.
+        if meta.cluster.is_none() {
+            wanted.run.extend(first_meta.map(|replica| (replica, GroupId::META)));
+        }
+        wanted
+    }
+}
+
+impl Shards {
+    /// Nothing runs yet.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, table: ArcSwap::default(), changing: Mutex::new(()), stopping: false.into() }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Table)) {
+        let _one = self.changing.lock();
+        let mut table = (**self.table.load()).clone();
+        change(&mut table);
+        self.table.store(Arc::new(table));
+    }
+
+    /// The running replica of a group that can best answer for it: the one that leads, else the newest.
+    pub fn get(&self, group: GroupId) -> Option<Arc<Hosted>> {
+        let table = self.table.load();
+        let replicas = table.open.get(&group)?;
+        match replicas.as_slice() {
+            [one] => Some(one.clone()),
+            many => many.iter().find(|hosted| hosted.leads()).or(many.last()).cloned(),
+        }
+    }
+
+    /// Exactly this replica, if it runs.
+    pub fn exactly(&self, group: GroupId, replica: ReplicaId) -> Option<Arc<Hosted>> {
+        let table = self.table.load();
+        table.open.get(&group)?.iter().find(|hosted| hosted.replica == replica).cloned()
+    }
+
+    /// All that run.
+    pub fn all(&self) -> Vec<Arc<Hosted>> {
+        self.table.load().open.values().flatten().cloned().collect()
+    }
+
+    /// All that lead, with their terms.
+    pub fn led(&self) -> Vec<(Arc<Hosted>, u64)> {
+        let led = |hosted: Arc<Hosted>| match hosted.leadership() {
+            (Role::Leader, term, _) => Some((hosted, term)),
+            _ => None,
+        };
+        self.all().into_iter().filter_map(led).collect()
+    }
+
+    /// Those that should run and don't.
+    pub fn failed(&self) -> BTreeMap<ReplicaId, Failed> {
+        self.table.load().failed.clone()
+    }
+
+    /// Every replica, as the other nodes are told.
+    pub fn reports(&self) -> Vec<ReplicaReport> {
+        let table = self.table.load();
+        let failed = table.failed.iter().map(|(replica, failed)| ReplicaReport {
+            group: failed.group,
+            replica: *replica,
+            role: if failed.retired { ReplicaRole::Retired } else { ReplicaRole::Failed },
+            term: 0,
+            last_log: 0,
+            applied: 0,
+            checkpointed: 0,
+            log_bytes: 0,
+            revision: 0,
+            voter: false,
+            active_views: 0,
+        });
+        table.open.values().flatten().map(|hosted| hosted.report()).chain(failed).collect()
+    }
+
+    /// Opens what is wanted and doesn't run. `meta` gives the founders that initialize their groups.
+    pub async fn open(&self, wanted: &Wanted, meta: &MetaState) {
+        self.wait_for_leases().await;
+        let table = self.table.load_full();
+        let running: BTreeSet<ReplicaId> = table.open.values().flatten().map(|hosted| hosted.replica).collect();
+        let now = self.parts.clock.monotonic();
+        let waits = |replica: &ReplicaId| table.failed.get(replica).is_some_and(|f| f.retired || f.retry > now);
+        let missing = wanted.run.iter().filter(|(replica, _)| !running.contains(replica) && !waits(replica));
+        let missing = missing.filter(|(replica, _)| !self.parts.wal.is_forgotten(**replica));
+        let opening = missing.map(|(replica, group)| self.open_one(*group, *replica, meta));
+        // The futures are collected first: opening runs on the groups' thread, a few at a time.
+        let opening: Vec<_> = opening.collect();
+        futures::stream::iter(opening).buffer_unordered(OPENING_MAX).collect::<Vec<()>>().await;
+    }
+
+    async fn wait_for_leases(&self) {
+        let since = self.parts.clock.monotonic().since(self.parts.started);
+        let lease_ms = self.parts.config.election_ms_max;
+        if since < lease_ms {
+            tokio::time::sleep(Duration::from_millis(lease_ms - since)).await;
+        }
+    }
+
+    async fn open_one(&self, group: GroupId, replica: ReplicaId, meta: &MetaState) {
+        let parts = GroupParts {
+            group,
+            replica,
+            node: self.parts.node,
+            config: self.parts.config.clone(),
+            thread: self.parts.thread.clone(),
+            switchboard: self.parts.switchboard.clone(),
+            wal: self.parts.wal.clone(),
+            store: self.parts.store.clone(),
+            clock: self.parts.clock.clone(),
+        };
+        if self.is_stopping() {
+            return;
+        }
+        let started = match group {
+            GroupId::META => Group::start(parts, MetaMachine::new(Replicated::default())).await.map(Handle::Meta),
+            _ => Group::start(parts, ShardMachine::new(meta.settings.clone())).await.map(Handle::Shard),
+        };
+        match started {
+            Ok(machine) => {
+                let hosted = Arc::new(Hosted { group, replica, machine });
+                if self.is_stopping() {
+                    either!(hosted, group => group.stop().await);
+                    return;
+                }
+                self.change(|table| {
+                    table.failed.remove(&replica);
+                    table.open.entry(group).or_default().push(hosted);
+                });
+            }
+            Err(error) => self.not_opened(group, replica, &error),
+        }
+    }
+
+    fn not_opened(&self, group: GroupId, replica: ReplicaId, error: &StartError) {
+        let retired = matches!(error, StartError::Retired { .. });
+        let shard = group.shard().map(|shard| shard.0);
+        if retired {
+            tracing::warn!(%group, shard, %replica, %error, "a replica is retired; it will be replaced from its quorum");
+        } else {
+            tracing::error!(%group, shard, %replica, %error, "a replica can't be opened");
+        }
+        let retry = self.parts.clock.monotonic().plus(RETRY_MS);
+        let failed = Failed { group, retired, why: error.to_string(), retry };
+        self.change(|table| {
+            table.failed.insert(replica, failed);
+        });
+    }
+
+    /// Initializes the groups whose founder is here and which have no membership yet.
+    pub async fn initialize(&self, meta: &MetaState) {
+        for (group, record) in &meta.groups {
+            let recorded = &record.recorded;
+            let (Some(founding), None) = (&recorded.founding, &recorded.membership) else { continue };
+            let nodes = |replica: &ReplicaId| recorded.replicas.get(replica).map(|allotted| (*replica, allotted.node));
+            let voters: BTreeMap<ReplicaId, NodeId> = founding.voters.iter().filter_map(nodes).collect();
+            self.initialize_one(*group, founding.founder, voters).await;
+        }
+    }
+
+    /// Initializes a group, if its founder runs here and its log is empty.
+    pub async fn initialize_one(&self, group: GroupId, founder: ReplicaId, voters: BTreeMap<ReplicaId, NodeId>) {
+        let Some(hosted) = self.exactly(group, founder) else { return };
+        let status = hosted.status();
+        if status.last_log.is_some() || !status.members.nodes.is_empty() {
+            return;
+        }
+        let done = either!(hosted, group => group.initialize(voters).await);
+        if let Err(error) = done {
+            tracing::warn!(%group, shard = group.shard().map(|shard| shard.0), %error, "a group can't be initialized yet");
+        }
+    }
+
+    /// Stops and destroys what meta has dismissed; answers what is gone, to be forgotten by meta.
+    pub async fn destroy(&self, wanted: &Wanted) -> Vec<(GroupId, ReplicaId)> {
+        let mut gone = Vec::new();
+        for (replica, group) in &wanted.destroy {
+            if let Some(hosted) = self.exactly(*group, *replica) {
+                either!(hosted, group => group.stop().await);
+            }
+            self.change(|table| {
+                table.failed.remove(replica);
+                if let Some(replicas) = table.open.get_mut(group) {
+                    replicas.retain(|hosted| hosted.replica != *replica);
+                }
+                table.open.retain(|_, replicas| !replicas.is_empty());
+            });
+            match self.destroy_one(*replica).await {
+                Ok(()) => gone.push((*group, *replica)),
+                Err(why) => tracing::warn!(%group, %replica, why, "a dismissed replica can't be destroyed yet"),
+            }
+        }
+        gone
+    }
+
+    async fn destroy_one(&self, replica: ReplicaId) -> Result<(), String> {
+        let forgotten = self.parts.wal.forget(replica).map_err(|e| e.to_string())?;
+        forgotten.await.map_err(|e| e.to_string())?;
+        self.parts.store.drop_replica(replica).await.map_err(|e| e.to_string())
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Opens nothing from now on.
+    pub fn begin_stop(&self) {
+        self.stopping.store(true, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Stops all replicas.
+    pub async fn stop(&self) {
+        self.begin_stop();
+        let all = self.all();
+        let stopping = all.iter().map(|hosted| async move { either!(hosted, group => group.stop().await) });
+        futures::stream::iter(stopping.collect::<Vec<_>>()).buffer_unordered(64).collect::<Vec<()>>().await;
+        self.change(|table| *table = Table::default());
+    }
+}
