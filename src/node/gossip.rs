@@ -167,7 +167,14 @@ impl Ear {
     }
 
     /// Takes in what a node says.
-    pub fn hear(&self, from: Peer, gossip: Gossip, book: &Book, leaders: &Leaders, clock: &dyn Clock) -> Option<Change> {
+    pub fn hear(
+        &self,
+        from: Peer,
+        gossip: Gossip,
+        book: &Book,
+        leaders: &Leaders,
+        clock: &dyn Clock,
+    ) -> Option<Change> {
         let wall = clock.wall();
         match gossip {
             Gossip::Pulse(pulse) => {

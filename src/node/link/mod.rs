@@ -123,6 +123,24 @@ pub trait Receive: Send + Sync + 'static {
     fn found(&self, founding: Charter) -> BoxFuture<'static, Result<(), String>>;
 }
 
+/// Why a request has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// It was not sent: the other node has done nothing.
+    NotSent(LinkError),
+    /// The lane broke: the other node may have got it or not.
+    Broken(LinkError),
+}
+
+impl Lost {
+    /// The error itself.
+    pub fn into_error(self) -> LinkError {
+        match self {
+            Self::NotSent(error) | Self::Broken(error) => error,
+        }
+    }
+}
+
 /// Everything that the link is made of.
 #[derive(Clone, Debug)]
 pub struct LinkConfig {
@@ -232,23 +250,21 @@ impl Link {
         self.shared.lanes.read().get(&node).map(|lanes| lanes.queues[lane as usize - 1].clone())
     }
 
-    /// Sends a request; the future gives the answer.
-    pub fn call(&self, to: NodeId, lane: Lane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
+    /// Sends a request; the future gives the answer, or what was lost.
+    pub fn call(&self, to: NodeId, lane: Lane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, Lost>> {
         let Some(queue) = self.queue(to, lane) else {
             let why = "it is not a node of this cluster".to_string();
-            return futures::future::ready(Err(LinkError::Unreachable { node: to, why })).boxed();
+            return futures::future::ready(Err(Lost::NotSent(LinkError::Unreachable { node: to, why }))).boxed();
         };
         let (sender, receiver) = tokio::sync::oneshot::channel();
         if let Err(error) = queue.push(to, Outgoing { frame, answer: Some(sender) }) {
             self.refused(lane, &error);
-            return futures::future::ready(Err(error)).boxed();
+            return futures::future::ready(Err(Lost::NotSent(error))).boxed();
         }
         async move {
-            let broken = || LinkError::Unreachable { node: to, why: "the lane broke".to_string() };
-            receiver
-                .await
-                .map_err(|_| broken())?
-                .map_err(|why| LinkError::Unreachable { node: to, why: why.to_string() })
+            let broken = |why: String| Lost::Broken(LinkError::Unreachable { node: to, why });
+            let answered = receiver.await.map_err(|_| broken("the lane broke".to_string()))?;
+            answered.map_err(|why| broken(why.to_string()))
         }
         .boxed()
     }
@@ -277,6 +293,6 @@ impl Link {
 
 impl crate::raft::Link for Link {
     fn call(&self, to: NodeId, lane: RaftLane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
-        Self::call(self, to, lane.into(), frame)
+        Self::call(self, to, lane.into(), frame).map(|answer| answer.map_err(Lost::into_error)).boxed()
     }
 }

@@ -38,7 +38,7 @@ use bytes::Bytes;
 
 use crate::health::Liveness;
 use crate::ids::{AccountId, GroupId, NodeId, ReplicaId, RequestId, Revision, ShardId};
-use crate::raft::{AsOf, LinkError, Outcome, QueryError, ReadMode, Rejected, Role};
+use crate::raft::{AsOf, Outcome, QueryError, ReadMode, Rejected, Role};
 use crate::ring::Token;
 use crate::telemetry::trace::TraceId;
 use crate::telemetry::{Metrics, OutcomeLabels};
@@ -47,7 +47,7 @@ use crate::view::{AccountCommand, Answer, Command, Envelope, Query, Reply};
 
 use super::gossip::Ear;
 use super::leaders::{Lead, Leaders};
-use super::link::{Lane, Link};
+use super::link::{Lane, Link, Lost};
 use super::meta::{self, MetaState};
 use super::shards::{Hosted, Shards};
 
@@ -318,7 +318,13 @@ impl Router {
         envelope.issued_at.get_or_insert(self.parts().clock.wall());
     }
 
-    async fn propose_here(&self, hosted: &Hosted, envelopes: &[Envelope], open: &[usize], timeout: Duration) -> Vec<Step> {
+    async fn propose_here(
+        &self,
+        hosted: &Hosted,
+        envelopes: &[Envelope],
+        open: &[usize],
+        timeout: Duration,
+    ) -> Vec<Step> {
         let Some(group) = hosted.shard() else { return vec![Step::Again; open.len()] };
         let commands = open.iter().map(|i| envelopes[*i].clone()).collect();
         let by = Server { node: self.parts().node, forwarded: false };
@@ -374,11 +380,13 @@ impl Router {
                 count("answered");
                 minicbor::decode::<Told>(&bytes)
             }
-            Ok(Err(error)) => {
+            Ok(Err(lost)) => {
                 count("unreachable");
                 self.parts().leaders.doubt(group, lead);
-                let queued = matches!(&error, LinkError::Unreachable { why, .. } if why.starts_with("the lane broke"));
-                return if queued { Sent::Unknown } else { Sent::NothingDone };
+                return match lost {
+                    Lost::NotSent(_) => Sent::NothingDone,
+                    Lost::Broken(_) => Sent::Unknown,
+                };
             }
             Err(_) => {
                 count("timed_out");
@@ -432,7 +440,9 @@ impl Router {
                     break;
                 }
                 Err(Unanswered::NotLeader) => {}
-                Err(Unanswered::DeadlineExceeded) => last = RouteError::NoLeader { shard, retry_after_ms: RETRY_AFTER_MS },
+                Err(Unanswered::DeadlineExceeded) => {
+                    last = RouteError::NoLeader { shard, retry_after_ms: RETRY_AFTER_MS }
+                }
                 Err(Unanswered::Overloaded) => last = RouteError::Overloaded { retry_after_ms: RETRY_AFTER_MS },
                 Err(Unanswered::Failed(why)) => last = RouteError::Failed(why),
             }

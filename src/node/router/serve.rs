@@ -25,8 +25,10 @@ impl Router {
         let told = match minicbor::decode::<Ask>(&frame) {
             Ok(ask) => {
                 let span = {
-                    let (Ask::Propose(route, ..) | Ask::Query(route, ..) | Ask::Meta(route, ..) | Ask::Transfer(route, ..)) =
-                        &ask;
+                    let (Ask::Propose(route, ..)
+                    | Ask::Query(route, ..)
+                    | Ask::Meta(route, ..)
+                    | Ask::Transfer(route, ..)) = &ask;
                     let shard = route.group.shard().map(|shard| shard.0);
                     tracing::debug_span!("forwarded", request = %route.trace, from = %from.node, shard)
                 };

@@ -65,7 +65,7 @@ pub(super) fn encode_query(route: &Route, query: &Query, mode: ReadMode) -> Vec<
 
 /// [`Ask::Meta`].
 pub(super) fn encode_meta(route: &Route, command: &[u8]) -> Vec<u8> {
-    encode(2, (route, minicbor::bytes::ByteSlice::from(command)))
+    encode(2, (route, <&minicbor::bytes::ByteSlice>::from(command)))
 }
 
 /// [`Ask::Transfer`].
