@@ -1,0 +1,158 @@
+//! What the services stand on: the node's router, as far as they need it. Tests have a fake one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::Fault;
+use crate::ids::{Revision, ShardId};
+use crate::proto::v1;
+use crate::raft::{ReadMode, Role};
+use crate::ring::ShardCount;
+use crate::time::WallMs;
+use crate::view::{Answer, Envelope, Query, Reply};
+
+/// The cluster that the node belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// A hash of its id: tells its revisions from other clusters'.
+    pub tag: u32,
+    /// How many shards it has.
+    pub shards: ShardCount,
+}
+
+/// Where the next call of the same account is better sent to. Only when another node had to be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// The account's shard.
+    pub shard: ShardId,
+    /// Where its leader serves clients: `http://host:port`.
+    pub leader: Arc<str>,
+}
+
+/// A command that is committed: its answer, which may be a rejection by the rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The answer.
+    pub answer: Answer,
+    /// The shard.
+    pub shard: ShardId,
+    /// The shard's state with the command in it.
+    pub revision: Revision,
+    /// Set when another node leads.
+    pub hint: Option<Hint>,
+}
+
+/// A query that was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The answer.
+    pub reply: Reply,
+    /// Who gave it.
+    pub served: Served,
+    /// Set when another node leads.
+    pub hint: Option<Hint>,
+}
+
+/// Who answered a query, in which role, as of when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The node, by name.
+    pub node: Arc<str>,
+    /// Its role.
+    pub role: Role,
+    /// Calendar time of the state.
+    pub as_of: WallMs,
+    /// The shard.
+    pub shard: ShardId,
+    /// The shard's state.
+    pub revision: Revision,
+    /// It knows no leader, so the answer may be older than usual.
+    pub degraded: bool,
+}
+
+/// Why a command or query has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// No leader could be reached in time. Nothing was changed.
+    #[error("shard {shard} has no leader that can be reached")]
+    NoLeader {
+        /// The shard.
+        shard: ShardId,
+        /// Who may lead, if that is somebody else.
+        hint: Option<Hint>,
+    },
+    /// The shard is moving. Nothing was changed.
+    #[error("shard {0} is moving")]
+    Moving(ShardId),
+    /// Too much is waiting already. Nothing was changed.
+    #[error("the node has more to do than it can")]
+    Overloaded,
+    /// The time was over before anything was sent on. Nothing was changed.
+    #[error("the deadline passed before an answer came; nothing was changed")]
+    Deadline,
+    /// A command was sent on, and no answer came in time.
+    #[error("no answer came in time: the write may have happened, or may happen still")]
+    Unknown,
+    /// A command is larger than the log takes. Nothing was changed.
+    #[error("the request is too large")]
+    TooLarge,
+    /// The disk is nearly full. Nothing was changed.
+    #[error("the disk is nearly full: writes are refused until there is room")]
+    DiskFull,
+    /// The state has moved on in a way that the list cannot follow.
+    #[error("the list has changed under its reading: begin again")]
+    Raced,
+    /// The node belongs to no cluster yet.
+    #[error("this node belongs to no cluster yet: bootstrap one first")]
+    NoCluster,
+    /// A mistake of ours.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// The router, as the services for clients see it.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// The cluster; `None` before there is one.
+    fn cluster(&self) -> Option<Cluster>;
+
+    /// Whether the node can serve: it belongs to a cluster and is not stopping.
+    fn ready(&self) -> watch::Receiver<bool>;
+
+    /// Proposes commands of any accounts, and gives an outcome for each, in order, within `timeout`. Commands of one account
+    /// keep their order.
+    async fn propose(&self, envelopes: Vec<Envelope>, timeout: Duration) -> Vec<Result<Write, Failure>>;
+
+    /// Asks the account's shard, within `timeout`.
+    async fn query(&self, query: Query, mode: ReadMode, timeout: Duration) -> Result<Read, Failure>;
+}
+
+/// What operators can have done. Requests come checked.
+#[async_trait]
+pub trait Operations: Send + Sync + 'static {
+    /// See `AdminService`, as for all of these.
+    async fn bootstrap(&self, request: v1::BootstrapRequest) -> Result<v1::BootstrapResponse, Fault>;
+    /// The cluster and its nodes.
+    async fn cluster_status(&self) -> Result<v1::GetClusterStatusResponse, Fault>;
+    /// The shards from `first` on, at most `limit`; without replicas' own reports where those would have to be asked for.
+    async fn shards(&self, first: ShardId, limit: usize) -> Result<Vec<v1::ShardStatus>, Fault>;
+    /// One shard with all that its replicas say.
+    async fn shard(&self, shard: ShardId) -> Result<v1::ShardStatus, Fault>;
+    /// The ring.
+    async fn ring(&self, include_points: bool) -> Result<v1::GetRingResponse, Fault>;
+    /// Makes another replica the leader.
+    async fn transfer_leader(&self, shard: ShardId, to_node: &str) -> Result<v1::TransferLeaderResponse, Fault>;
+    /// Replaces a replica.
+    async fn replace_replica(&self, request: v1::ReplaceReplicaRequest) -> Result<v1::ReplaceReplicaResponse, Fault>;
+    /// The settings that every shard shall work by.
+    async fn settings(&self) -> Result<crate::view::Settings, Fault>;
+    /// Gives every shard these settings; answers how many have them. `version` is one more than the version they replace.
+    async fn update_settings(&self, settings: crate::view::Settings) -> Result<u32, Fault>;
+    /// The node that answers, by name.
+    fn name(&self) -> String;
+    /// How many shards there are; `None` before there is a cluster.
+    fn shard_count(&self) -> Option<ShardCount>;
+}

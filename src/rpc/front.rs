@@ -1,0 +1,170 @@
+//! What all services for clients share: the backend, the bounds, and how a command or query goes there and back.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::metadata::MetadataMap;
+use tonic::{Response, Status};
+
+use super::backend::{Backend, Cluster, Failure, Read, Served, Write};
+use super::convert;
+use super::fault::{self, Fault};
+use super::limits::Limits;
+use crate::ids::{AccountId, GroupId, RequestId, Revision, ShardId};
+use crate::proto::v1;
+use crate::raft::ReadMode;
+use crate::time::Clock;
+use crate::view::{AccountCommand, Answer, Command, Envelope, Query, Reply};
+
+/// Shared by the services for clients.
+pub(super) struct Front {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) limits: Limits,
+    pub(super) clock: Arc<dyn Clock>,
+    calls: Arc<Semaphore>,
+    random: Mutex<StdRng>,
+}
+
+/// A committed write whose answer is no rejection.
+pub(super) struct Done {
+    pub(super) answer: Answer,
+    pub(super) info: v1::WriteInfo,
+    hint: Option<super::Hint>,
+    cluster: Cluster,
+}
+
+impl Done {
+    /// The response, with the hint in its metadata.
+    pub(super) fn respond<M>(&self, message: M) -> Response<M> {
+        let mut response = Response::new(message);
+        if let Some(hint) = &self.hint {
+            fault::tell(response.metadata_mut(), hint, Some(self.cluster.shards));
+        }
+        response
+    }
+}
+
+/// An answered query.
+pub(super) struct Seen {
+    pub(super) reply: Reply,
+    pub(super) info: v1::ReadInfo,
+    hint: Option<super::Hint>,
+    cluster: Cluster,
+}
+
+impl Seen {
+    /// The response, with the hint in its metadata.
+    pub(super) fn respond<M>(&self, message: M) -> Response<M> {
+        let mut response = Response::new(message);
+        if let Some(hint) = &self.hint {
+            fault::tell(response.metadata_mut(), hint, Some(self.cluster.shards));
+        }
+        response
+    }
+}
+
+impl Front {
+    pub(super) fn new(backend: Arc<dyn Backend>, limits: Limits, clock: Arc<dyn Clock>, seed: u64) -> Self {
+        let calls = Arc::new(Semaphore::new(limits.calls));
+        Self { backend, limits, clock, calls, random: Mutex::new(StdRng::seed_from_u64(seed)) }
+    }
+
+    /// A place among the calls at work, or OVERLOADED.
+    fn place(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        self.calls.clone().try_acquire_owned().map_err(|_| Fault::overloaded("too many calls are at work on this node"))
+    }
+
+    fn cluster(&self) -> Result<Cluster, Fault> {
+        self.backend.cluster().ok_or_else(|| Failure::NoCluster.into())
+    }
+
+    fn fresh_request_id(&self) -> RequestId {
+        let id = format!("node-{:032x}", self.random.lock().random::<u128>());
+        RequestId::new(id).expect("hexadecimal digits are an id")
+    }
+
+    /// Has a command of an account done under its request id; one is made where the caller gave none.
+    pub(super) async fn write(
+        &self,
+        metadata: &MetadataMap,
+        asked: (AccountId, Option<RequestId>, AccountCommand),
+    ) -> Result<(AccountId, Done), Status> {
+        let (account, request_id, command) = asked;
+        let request_id = request_id.unwrap_or_else(|| self.fresh_request_id());
+        tracing::debug!(%account, %request_id, command = command_name(&command), "write");
+        let envelope = Envelope::request(request_id, account.clone(), command);
+        Ok((account, self.write_envelope(metadata, envelope).await?))
+    }
+
+    /// Has one envelope done.
+    pub(super) async fn write_envelope(&self, metadata: &MetadataMap, envelope: Envelope) -> Result<Done, Status> {
+        let _place = self.place()?;
+        let cluster = self.cluster()?;
+        let account = match &envelope.command {
+            Command::Account(account, _) => account.clone(),
+            Command::Tick | Command::UpdateSettings(_) => return Err(Fault::internal("no account's command").into()),
+        };
+        let outcomes = self.backend.propose(vec![envelope], self.limits.timeout(metadata)).await;
+        let outcome = outcomes.into_iter().next().unwrap_or(Err(Failure::Unknown));
+        let Write { answer, shard, revision, hint } =
+            outcome.map_err(|failure| Fault::from(failure).of(Some(cluster.shards)))?;
+        if let Answer::Rejected(rejection) = &answer {
+            return Err(Fault::rejected(&account, rejection).into());
+        }
+        let info = v1::WriteInfo { revision: revision_text(cluster, shard, revision), shard: shard.0 };
+        Ok(Done { answer, info, hint, cluster })
+    }
+
+    /// Asks the account's shard.
+    pub(super) async fn read(&self, metadata: &MetadataMap, query: Query, mode: ReadMode) -> Result<Seen, Status> {
+        let _place = self.place()?;
+        let cluster = self.cluster()?;
+        let read = self.backend.query(query, mode, self.limits.timeout(metadata)).await;
+        let Read { reply, served, hint } = read.map_err(|failure| Fault::from(failure).of(Some(cluster.shards)))?;
+        if let Reply::Invalid { field, accepted } = &reply {
+            return Err(Fault::field(field, accepted.to_string()).into());
+        }
+        let info = self.read_info(cluster, mode, &served);
+        Ok(Seen { reply, info, hint, cluster })
+    }
+
+    fn read_info(&self, cluster: Cluster, mode: ReadMode, served: &Served) -> v1::ReadInfo {
+        let as_of = match mode {
+            // Confirmed within this call: as new as now.
+            ReadMode::Strong | ReadMode::Lease => self.clock.wall(),
+            ReadMode::Any => served.as_of,
+        };
+        v1::ReadInfo {
+            served_by: served.node.to_string(),
+            role: convert::role(served.role).into(),
+            as_of_time: Some(convert::timestamp(as_of)),
+            revision: revision_text(cluster, served.shard, served.revision),
+            degraded: served.degraded,
+            shard: served.shard.0,
+        }
+    }
+}
+
+/// A revision on the wire: opaque to callers; it names cluster, group and count.
+pub(super) fn revision_text(cluster: Cluster, shard: ShardId, revision: Revision) -> String {
+    format!("{:08x}-{:x}-{:x}", cluster.tag, GroupId::from(shard).0, revision.0)
+}
+
+/// A reply that does not fit its query: the backend's mistake.
+pub(super) fn mismatch(what: &str) -> Status {
+    Fault::internal(format!("an answer that does not fit {what}")).into()
+}
+
+fn command_name(command: &AccountCommand) -> &'static str {
+    match command {
+        AccountCommand::StartView(_) => "StartView",
+        AccountCommand::ReportProgress(_) => "ReportProgress",
+        AccountCommand::StopView(_) => "StopView",
+        AccountCommand::EndView(_) => "EndView",
+        AccountCommand::ImportHistory(_) => "ImportHistory",
+        AccountCommand::UpdateStreamPolicy(_) => "UpdateStreamPolicy",
+    }
+}

@@ -1,0 +1,167 @@
+//! The listeners: what is served where, and how it stops.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::account::Account;
+use super::admin::Admin;
+use super::backend::{Backend, Operations};
+use super::collection::Collection;
+use super::front::Front;
+use super::history::History;
+use super::limits::Limits;
+use super::progress::Progress;
+use crate::proto::v1::account_service_server::AccountServiceServer;
+use crate::proto::v1::admin_service_server::AdminServiceServer;
+use crate::proto::v1::collection_service_server::CollectionServiceServer;
+use crate::proto::v1::history_service_server::HistoryServiceServer;
+use crate::proto::v1::progress_service_server::ProgressServiceServer;
+use crate::proto::{FILE_DESCRIPTOR_SET, MESSAGE_BYTES_MAX};
+use crate::time::Clock;
+
+/// Why a listener ended other than by being stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The transport failed.
+    #[error("the listener failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors for reflection can't be read: a fault of the build.
+    #[error("reflection can't be served: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// The names of the services whose health is told, beside that of the whole node (the empty name).
+const HEALTH_NAMES: [&str; 5] = [
+    "",
+    "playhead.v1.CollectionService",
+    "playhead.v1.ProgressService",
+    "playhead.v1.HistoryService",
+    "playhead.v1.AccountService",
+];
+
+/// The services of a node.
+pub struct Services {
+    backend: Arc<dyn Backend>,
+    operations: Arc<dyn Operations>,
+    limits: Limits,
+    clock: Arc<dyn Clock>,
+    seed: u64,
+}
+
+macro_rules! sized {
+    ($service:expr) => {
+        $service.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+    };
+}
+
+impl Services {
+    /// `seed` is for the request ids of callers who give none.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        operations: Arc<dyn Operations>,
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+        seed: u64,
+    ) -> Self {
+        Self { backend, operations, limits, clock, seed }
+    }
+
+    /// Serves clients on `listener` until `stop`: the services, health, and reflection. Then health says that the node doesn't
+    /// serve, streams end, and calls at work are waited for, not longer than [`Limits::grace`].
+    pub async fn serve_clients(&self, listener: TcpListener, stop: CancellationToken) -> Result<(), ServeError> {
+        let front = Arc::new(Front::new(self.backend.clone(), self.limits, self.clock.clone(), self.seed));
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let telling = tokio::spawn(tell_health(health, self.backend.clone(), stop.clone()));
+        let router = server(&self.limits)
+            .add_service(sized!(CollectionServiceServer::new(Collection::new(front.clone(), stop.clone()))))
+            .add_service(sized!(ProgressServiceServer::new(Progress(front.clone()))))
+            .add_service(sized!(HistoryServiceServer::new(History(front.clone()))))
+            .add_service(sized!(AccountServiceServer::new(Account(front))))
+            .add_service(health_service)
+            .add_service(reflection()?);
+        let served = serve(router, listener, stop, self.limits.grace).await;
+        telling.abort();
+        served
+    }
+
+    /// Serves operators on `listener` until `stop`: the admin service and reflection.
+    pub async fn serve_admin(&self, listener: TcpListener, stop: CancellationToken) -> Result<(), ServeError> {
+        let router = server(&self.limits)
+            .add_service(sized!(AdminServiceServer::new(Admin(self.operations.clone()))))
+            .add_service(reflection()?);
+        serve(router, listener, stop, self.limits.grace).await
+    }
+}
+
+fn server(limits: &Limits) -> Server {
+    Server::builder()
+        .max_concurrent_streams(limits.connection_streams)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_max_header_list_size(16 << 10)
+}
+
+fn reflection() -> Result<
+    tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>,
+    ServeError,
+> {
+    Ok(tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?)
+}
+
+async fn serve(
+    router: Router,
+    listener: TcpListener,
+    stop: CancellationToken,
+    grace: Duration,
+) -> Result<(), ServeError> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let too_long = async {
+        stop.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    until(serving, too_long).await.unwrap_or(Ok(())).map_err(ServeError::from)
+}
+
+/// What `work` gives, or `None` if `limit` ends first.
+async fn until<T>(work: impl Future<Output = T>, limit: impl Future<Output = ()>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        () = limit => {
+            tracing::warn!("calls were still at work when the time for stopping was over");
+            None
+        }
+    }
+}
+
+/// Keeps health in step with the node's readiness.
+async fn tell_health(health: HealthReporter, backend: Arc<dyn Backend>, stop: CancellationToken) {
+    let mut ready = backend.ready();
+    loop {
+        let serves = *ready.borrow_and_update() && !stop.is_cancelled();
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in HEALTH_NAMES {
+            health.set_service_status(name, status).await;
+        }
+        if stop.is_cancelled() {
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            changed = ready.changed() => if changed.is_err() { stop.cancelled().await },
+        }
+    }
+}
