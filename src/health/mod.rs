@@ -200,3 +200,106 @@ impl Watched {
         (from != self.liveness).then_some(Change { node, from, to: self.liveness })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: Limits = Limits { suspect_after_ms: 300, dead_after_ms: 1000, own_stall_ms: 200 };
+    const NODE: NodeId = NodeId(7);
+
+    fn watching() -> Health {
+        let mut health = Health::new(LIMITS.check().unwrap());
+        health.watch(NODE, MonotonicMs(0));
+        health
+    }
+
+    /// Ticks every 100 ms from `from` (exclusive) to `to` (inclusive).
+    fn run(health: &mut Health, from: u64, to: u64) -> Vec<(u64, Liveness)> {
+        let times = (from + 1..=to).filter(|ms| ms % 100 == 0);
+        times.flat_map(|ms| health.tick(MonotonicMs(ms)).into_iter().map(move |c| (ms, c.to))).collect()
+    }
+
+    #[test]
+    fn silence_makes_suspect_then_dead_and_a_pulse_makes_alive() {
+        let mut health = watching();
+        assert_eq!(run(&mut health, 0, 2000), [(300, Liveness::Suspect), (1000, Liveness::Dead)]);
+        let back = health.pulse(NODE, Generation(1), MonotonicMs(2050));
+        assert_eq!(back, Some(Change { node: NODE, from: Liveness::Dead, to: Liveness::Alive }));
+        assert_eq!(health.pulse(NODE, Generation(1), MonotonicMs(2060)), None);
+        assert_eq!(run(&mut health, 2060, 2300), []);
+        assert_eq!(run(&mut health, 2300, 2400), [(2400, Liveness::Suspect)]);
+    }
+
+    #[test]
+    fn an_echo_of_an_older_generation_changes_nothing() {
+        let mut health = watching();
+        health.pulse(NODE, Generation(4), MonotonicMs(0));
+        run(&mut health, 0, 1000);
+        assert_eq!(health.pulse(NODE, Generation(3), MonotonicMs(1010)), None);
+        assert_eq!(health.of(NODE), Some(Liveness::Dead));
+        assert!(health.pulse(NODE, Generation(5), MonotonicMs(1020)).is_some());
+        assert_eq!((health.is_alive(NODE), health.generation(NODE)), (true, Some(Generation(5))));
+    }
+
+    #[test]
+    fn who_slept_blames_nobody_for_it() {
+        let mut health = watching();
+        run(&mut health, 0, 100);
+        // This node was stopped for a minute: the others' pulses wait in its buffers.
+        assert_eq!(health.tick(MonotonicMs(60_000)), []);
+        assert_eq!(health.of(NODE), Some(Liveness::Alive));
+        assert_eq!(run(&mut health, 60_000, 61_000), [(60_200, Liveness::Suspect), (60_900, Liveness::Dead)]);
+    }
+
+    #[test]
+    fn strangers_pulses_are_not_taken_in() {
+        let mut health = watching();
+        assert_eq!(health.pulse(NodeId(8), Generation(1), MonotonicMs(5)), None);
+        assert_eq!(health.iter().collect::<Vec<_>>(), [(NODE, Liveness::Alive)]);
+        health.forget(NODE);
+        assert_eq!(health.of(NODE), None);
+    }
+
+    #[test]
+    fn limits_that_never_suspect_are_refused() {
+        let err = Limits { suspect_after_ms: 1000, ..LIMITS }.check().unwrap_err();
+        assert_eq!(err.to_string(), "suspect_after_ms (1000) must be above 0 and below dead_after_ms (1000)");
+    }
+
+    proptest! {
+        #[test]
+        fn every_change_is_told_and_legal_and_nobody_dies_unsuspected(
+            steps in prop::collection::vec((0..3u64, 0..500u64, any::<bool>()), 0..200),
+        ) {
+            let mut health = Health::new(LIMITS);
+            let mut told: BTreeMap<NodeId, Liveness> = BTreeMap::new();
+            let mut now = MonotonicMs(0);
+            for n in 0..3 {
+                health.watch(NodeId(n), now);
+                told.insert(NodeId(n), Liveness::Alive);
+            }
+            for (node, passed_ms, pulse) in steps {
+                now = now.plus(passed_ms);
+                let changes = if pulse {
+                    health.pulse(NodeId(node), Generation(1), now).into_iter().collect()
+                } else {
+                    health.tick(now)
+                };
+                for Change { node, from, to } in changes {
+                    prop_assert_eq!(told.insert(node, to), Some(from));
+                    prop_assert!(to != Liveness::Dead || from == Liveness::Suspect);
+                    let silent_ms = health.silent_ms(node, now).unwrap();
+                    let borne_out = match to {
+                        Liveness::Alive => silent_ms == 0,
+                        Liveness::Suspect => silent_ms >= LIMITS.suspect_after_ms,
+                        Liveness::Dead => silent_ms >= LIMITS.dead_after_ms,
+                    };
+                    prop_assert!(borne_out, "{node} became {to:?} after {silent_ms} ms");
+                }
+            }
+            prop_assert_eq!(health.iter().collect::<BTreeMap<_, _>>(), told);
+        }
+    }
+}

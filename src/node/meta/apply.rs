@@ -118,10 +118,9 @@ impl MetaState {
 
     fn record_membership(&mut self, group: GroupId, membership: Membership) -> Result<Change, Refusal> {
         let record = self.groups.get_mut(&group).ok_or(Refusal::UnknownGroup)?;
-        if record.recorded.membership.as_ref().is_some_and(|known| known.id >= membership.id) {
+        if !record.recorded.record(membership) {
             return Ok(Change::Nothing);
         }
-        record.recorded.membership = Some(membership);
         record.version += 1;
         self.next_epoch();
         Ok(Change::Something)
@@ -134,7 +133,7 @@ impl MetaState {
         self.seen(group, version)?;
         let replica = self.give_replica();
         let record = self.seen(group, version)?;
-        record.recorded.replicas.insert(replica, Allotted { node, dismissed_by: None });
+        record.recorded.replicas.insert(replica, Allotted { node, dismissed_by: None, joined: false });
         record.version += 1;
         self.next_epoch();
         Ok(Change::Gave(replica))
@@ -247,8 +246,10 @@ fn fits(placement: &Placement, shards: ShardCount, usable: impl Fn(NodeId) -> bo
 }
 
 fn first_set(all: &[(ReplicaId, NodeId)], voters: &[(ReplicaId, NodeId)], founder: ReplicaId) -> GroupRecord {
-    let replicas: BTreeMap<ReplicaId, Allotted> =
-        all.iter().map(|(replica, node)| (*replica, Allotted { node: *node, dismissed_by: None })).collect();
+    let replicas: BTreeMap<ReplicaId, Allotted> = all
+        .iter()
+        .map(|(replica, node)| (*replica, Allotted { node: *node, dismissed_by: None, joined: true }))
+        .collect();
     let founding = Founding { voters: voters.iter().map(|(replica, _)| *replica).collect(), founder };
     GroupRecord { version: 1, recorded: Recorded { founding: Some(founding), replicas, membership: None } }
 }
