@@ -67,3 +67,28 @@ impl Play {
         self.start.plus(self.elapsed_ms)
     }
 }
+
+impl Play {
+    /// Whether two plays are the same one: equal in all that their source told of them.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let told = |p: &'_ Self| (p.start, p.elapsed_ms, p.position_ms, p.duration_ms, p.title_type, p.kind);
+        told(self) == told(other) && self.view == other.view
+    }
+}
+
+/// An entry's row. Title, device and start stand in its key.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct EntryRow {
+    #[n(0)]
+    pub(super) end: WallMs,
+    /// In their order.
+    #[n(1)]
+    pub(super) plays: Vec<Play>,
+}
+
+impl EntryRow {
+    /// How it is shown.
+    pub(super) fn show(self, title: TitleId, device: DeviceId, start: WallMs) -> HistoryEntry {
+        HistoryEntry { title, device, start, end: self.end, plays: self.plays }
+    }
+}

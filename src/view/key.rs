@@ -93,6 +93,34 @@ impl RowKey {
         Self(key.0.into())
     }
 
+    /// What an entry's key says: start, title, device. `list`: what all keys of its list begin with.
+    pub(super) fn read_entry(list: &[u8], key: &[u8]) -> Option<(WallMs, TitleId, DeviceId)> {
+        let (at, rest) = read_newest_first(key.strip_prefix(list)?)?;
+        let (title, rest) = read_title(rest)?;
+        let (len, device) = rest.split_first()?;
+        if usize::from(*len) != device.len() {
+            return None;
+        }
+        Some((at, title, DeviceId::new(std::str::from_utf8(device).ok()?).ok()?))
+    }
+
+    /// What a continue-watching item's key says: activity, title. `list`: what all keys of its list begin with.
+    pub(super) fn read_continue_row(list: &[u8], key: &[u8]) -> Option<(WallMs, TitleId)> {
+        let (at, rest) = read_newest_first(key.strip_prefix(list)?)?;
+        let (title, rest) = read_title(rest)?;
+        rest.is_empty().then_some((at, title))
+    }
+
+    /// The first key of a newest-first list for what is at `at` or earlier.
+    pub(super) fn first_at(list: &[u8], at: WallMs) -> Vec<u8> {
+        [list, &(!at.0).to_be_bytes()].concat()
+    }
+
+    /// The key after all of a newest-first list for what is at `at` or later. (After the time comes a title's length.)
+    pub(super) fn end_at(list: &[u8], at: WallMs) -> Vec<u8> {
+        [list, &(!at.0).to_be_bytes(), &[0xff]].concat()
+    }
+
     /// What all keys of a list begin with.
     pub(super) fn list(class: RowClass, account: &AccountId, profile: &ProfileId) -> Vec<u8> {
         Writer::new(class, account).name(profile.as_str()).0
@@ -115,6 +143,17 @@ impl fmt::Debug for RowKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RowKey({})", self.0.escape_ascii())
     }
+}
+
+fn read_newest_first(bytes: &[u8]) -> Option<(WallMs, &[u8])> {
+    let (at, rest) = bytes.split_first_chunk::<8>()?;
+    Some((WallMs(!u64::from_be_bytes(*at)), rest))
+}
+
+fn read_title(bytes: &[u8]) -> Option<(TitleId, &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<2>()?;
+    let (title, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+    Some((TitleId::new(std::str::from_utf8(title).ok()?).ok()?, rest))
 }
 
 struct Writer(Vec<u8>);

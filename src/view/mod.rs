@@ -1,14 +1,25 @@
 //! The viewing domain: commands, state and rules of one shard.
 
+mod account;
 mod answer;
 mod command;
+mod decide;
 mod entry;
 mod event;
 mod key;
+mod live;
 mod query;
+mod ranges;
+mod read;
+mod record;
+mod rows;
+mod rules;
 mod settings;
 mod state;
+mod title;
+mod txn;
 
+pub use account::{ACCOUNT_VIEWS_MAX, ENDED_VIEWS_MAX, PROFILES_MAX, REQUESTS_MAX};
 pub use answer::{
     Answer, Applied, Directive, EndReason, EndedView, ImportResult, Imported, Outcome, Progressed, Rejection, Started,
     Stopped, Ticked,
@@ -27,3 +38,6 @@ pub use query::{
 };
 pub use settings::Settings;
 pub use state::{Counts, Fence, Frozen, Lookup, Missing, RestoreError, Scan, State, Stop, TICK_EXPIRIES_MAX};
+
+#[cfg(test)]
+mod tests;

@@ -3,17 +3,49 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Applied, Envelope, Query, Reply, RowKey, Settings};
-use crate::ids::Revision;
+use minicbor::{Decode, Encode};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::live::Live;
+use super::rows::Rows;
+use super::txn::{Bail, Effects, Txn};
+use super::{
+    AccountCommand, Answer, Applied, Command, Envelope, Query, Reply, ReportProgress, RowKey, Settings, decide, read,
+};
+use crate::ids::{AccountId, Revision};
 use crate::time::{LogicalMs, Stamp};
 
 /// The most views that one tick expires.
 pub const TICK_EXPIRIES_MAX: usize = 64;
 
+/// The version of the header.
+const HEADER_VERSION: u8 = 1;
+
 /// The state of one shard. See the [module](super) for its contract.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct State {
-    _later: (),
+    head: Head,
+    live: Live,
+    rows: Rows,
+    /// Room for what is digested.
+    scratch: Vec<u8>,
+}
+
+/// What of the state is neither a view nor a row.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+struct Head {
+    #[n(0)]
+    version: u8,
+    #[n(1)]
+    logical: LogicalMs,
+    #[n(2)]
+    settings: Settings,
+    #[n(3)]
+    revision: Revision,
+    #[n(4)]
+    counts: Counts,
+    #[n(5)]
+    digest: u64,
 }
 
 /// A moment between two checkpoints. What was read from the store under one is worthless under another.
@@ -54,6 +86,8 @@ pub enum Lookup {
     Missing(Missing),
     /// Scan the store and ask again with [`State::query_scanned`].
     Scan(Scan),
+    /// A row cannot be read: the replica must stop.
+    Stop(Stop),
 }
 
 /// A scan of the store: its rows of `from <= key < to`, at most `limit`, in order.
@@ -97,7 +131,7 @@ pub enum RestoreError {
 }
 
 /// How much there is in a shard.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Counts {
     /// Views that run.
     #[n(0)]
@@ -115,100 +149,210 @@ pub struct Counts {
 
 impl State {
     /// An empty shard.
-    pub fn new(_settings: Settings) -> Self {
-        todo!()
+    pub fn new(settings: Settings) -> Self {
+        let head = Head {
+            version: HEADER_VERSION,
+            logical: LogicalMs(0),
+            settings,
+            revision: Revision(0),
+            counts: Counts::default(),
+            digest: 0,
+        };
+        Self { head, live: Live::default(), rows: Rows::default(), scratch: Vec::new() }
     }
 
     /// A shard as it was frozen: the header, and all images that stand in the store, in any order. Rows are not needed.
-    pub fn restore(
-        _header: &[u8],
-        _images: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
-    ) -> Result<Self, RestoreError> {
-        todo!()
+    pub fn restore(header: &[u8], images: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Self, RestoreError> {
+        let head: Head = minicbor::decode(header).map_err(|e| RestoreError::Header(e.to_string()))?;
+        if head.version != HEADER_VERSION {
+            return Err(RestoreError::Header(format!("version {} is unknown", head.version)));
+        }
+        let mut state = Self::new(head.settings.clone());
+        for (key, image) in images {
+            state.live.restore(&key, &image).map_err(|why| RestoreError::Image { key, why })?;
+        }
+        state.live.check().map_err(|(key, why)| RestoreError::Image { key: key.to_be_bytes().to_vec(), why })?;
+        if state.live.count() != head.counts.active_views {
+            let (says, has) = (head.counts.active_views, state.live.count());
+            return Err(RestoreError::Header(format!("it says {says} active views, the images hold {has}")));
+        }
+        state.head = head;
+        Ok(state)
     }
 
     /// Rows that must be resident before `envelope` may be applied under `stamp`; `None`: none, apply it. Ask again after
     /// admitting: what a row says can make others needed. Cheap and `None` for progress of an active view.
-    pub fn missing(&self, _stamp: Stamp, _envelope: &Envelope) -> Result<Option<Missing>, Stop> {
-        todo!()
+    pub fn missing(&self, stamp: Stamp, envelope: &Envelope) -> Result<Option<Missing>, Stop> {
+        let stamp = self.stamp(stamp);
+        if let Command::Account(account, AccountCommand::ReportProgress(report)) = &envelope.command
+            && let Some(view) = self.live.get(account, &report.view)
+            && !decide::wants_stream_back(&self.head.settings, stamp, &view.progress, report)
+        {
+            return Ok(None);
+        }
+        match decide::effects(self.txn(stamp), envelope) {
+            Ok(_) => Ok(None),
+            Err((Bail::Stop(stop), _)) => Err(stop),
+            Err((Bail::Missing, keys)) => Ok(Some(Missing { fence: self.rows.fence(), keys })),
+        }
     }
 
     /// Takes in what the store said of a row (`None`: it isn't there). `false`: the read was overtaken by a checkpoint and is
     /// ignored; ask what is missing again.
-    pub fn admit(&mut self, _fence: Fence, _key: RowKey, _value: Option<&[u8]>) -> bool {
-        todo!()
+    pub fn admit(&mut self, fence: Fence, key: RowKey, value: Option<&[u8]>) -> bool {
+        self.rows.admit(fence, key, value)
     }
 
     /// The moment to hand to [`Self::admit`] for rows read from now on without having been asked for.
     pub fn fence(&self) -> Fence {
-        todo!()
+        self.rows.fence()
     }
 
     /// Applies a command. Pure: the result depends only on the state's content, the stamp and the command, never on what else
     /// is resident. A [`Stop`] changes nothing.
-    pub fn apply(&mut self, _stamp: Stamp, _envelope: &Envelope) -> Result<Applied, Stop> {
-        todo!()
+    pub fn apply(&mut self, stamp: Stamp, envelope: &Envelope) -> Result<Applied, Stop> {
+        let stamp = self.stamp(stamp);
+        if let Command::Account(account, AccountCommand::ReportProgress(report)) = &envelope.command
+            && let Some(answer) = self.report(stamp, account, report)
+        {
+            return Ok(self.applied(stamp, answer, Vec::new()));
+        }
+        match decide::effects(self.txn(stamp), envelope) {
+            Ok((answer, effects)) => {
+                let events = self.take(effects);
+                Ok(self.applied(stamp, answer, events))
+            }
+            Err((Bail::Stop(stop), _)) => Err(stop),
+            Err((Bail::Missing, keys)) => Err(Stop::NotResident(Missing { fence: self.rows.fence(), keys })),
+        }
+    }
+
+    /// A report of an active view, written in place; `None` when it takes more than that.
+    fn report(&mut self, stamp: Stamp, account: &AccountId, report: &ReportProgress) -> Option<Answer> {
+        decide::check_report(report).ok()?;
+        let settings = &self.head.settings;
+        self.live.update(settings, account, &report.view, |progress| {
+            if decide::wants_stream_back(settings, stamp, progress, report) {
+                return None;
+            }
+            let applied = decide::report(settings, stamp, progress, &report.into());
+            Some(Answer::Progressed(decide::goes_on(settings, stamp, progress, applied)))
+        })
+    }
+
+    /// The moment of a command: the shard's time never goes back.
+    fn stamp(&self, stamp: Stamp) -> Stamp {
+        Stamp { logical: stamp.logical.max(self.head.logical), ..stamp }
+    }
+
+    pub(super) fn txn(&self, stamp: Stamp) -> Txn<'_> {
+        Txn::new(&self.head.settings, &self.live, &self.rows, self.stamp(stamp))
+    }
+
+    pub(super) fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    /// Makes what was decided true.
+    fn take(&mut self, effects: Effects) -> Vec<super::Event> {
+        for ((account, view), change) in effects.views {
+            match change {
+                Some(view) => self.live.put(&self.head.settings, &view),
+                None => self.live.remove(&account, &view),
+            }
+        }
+        for (key, value) in effects.rows {
+            self.rows.put(key, value);
+        }
+        let counts = &mut self.head.counts;
+        counts.accounts += effects.accounts;
+        counts.entries = counts.entries.saturating_add_signed(effects.entries);
+        counts.plays = counts.plays.saturating_add_signed(effects.plays);
+        if let Some(settings) = effects.settings {
+            self.head.settings = settings;
+            self.live.forget_due();
+        }
+        effects.events
+    }
+
+    /// Counts and digests a command that is done.
+    fn applied(&mut self, stamp: Stamp, answer: Answer, events: Vec<super::Event>) -> Applied {
+        self.head.logical = stamp.logical;
+        self.head.revision.0 += 1;
+        self.head.counts.active_views = self.live.count();
+        self.scratch.clear();
+        minicbor::encode((self.head.revision, stamp, &answer, &events), &mut self.scratch)
+            .expect("writing to a Vec cannot fail");
+        self.head.digest = xxh3_64_with_seed(&self.scratch, self.head.digest);
+        Applied { revision: self.head.revision, answer, events }
     }
 
     /// Answers a query as of now. `now.logical` is the reader's best knowledge of the shard's time; what has passed in the
     /// state counts as passed.
-    pub fn query(&self, _query: &Query, _now: Stamp) -> Lookup {
-        todo!()
+    pub fn query(&self, query: &Query, now: Stamp) -> Lookup {
+        read::query(self, query, self.stamp(now), None)
     }
 
     /// As [`Self::query`], with what the scan that it asked for found. A scan that was overtaken by a checkpoint, or is too
     /// short by now, gives another [`Lookup::Scan`].
-    pub fn query_scanned(&self, _query: &Query, _now: Stamp, _scan: &Scan, _rows: &[(Vec<u8>, Vec<u8>)]) -> Lookup {
-        todo!()
+    pub fn query_scanned(&self, query: &Query, now: Stamp, scan: &Scan, rows: &[(Vec<u8>, Vec<u8>)]) -> Lookup {
+        read::query(self, query, self.stamp(now), Some((scan, rows)))
     }
 
     /// When the next view is due. At or before `now`: propose a tick. After it: nothing is due until then, ask again then.
-    pub fn next_due(&mut self, _now: LogicalMs) -> Option<LogicalMs> {
-        todo!()
+    pub fn next_due(&mut self, now: LogicalMs) -> Option<LogicalMs> {
+        self.live.next_due(&self.head.settings, now.max(self.head.logical))
     }
 
     /// Swaps out what changed since the last freeze, for a checkpoint. `None` while another one is under way.
     pub fn freeze(&mut self) -> Option<Arc<Frozen>> {
-        todo!()
+        if self.rows.is_frozen() {
+            return None;
+        }
+        let header = minicbor::to_vec(&self.head).expect("writing to a Vec cannot fail");
+        let frozen = Arc::new(Frozen { header, rows: self.rows.take_dirty(), images: self.live.take_changed() });
+        self.rows.freeze(frozen.clone());
+        Some(frozen)
     }
 
     /// The frozen set is durable in the store.
     pub fn thawed(&mut self) {
-        todo!()
+        self.rows.thaw();
     }
 
-    /// Forgets clean rows until at most `bytes` of them are resident. Never changes an answer.
-    pub fn evict(&mut self, _bytes: usize) {
-        todo!()
+    /// Forgets clean rows until at most `bytes` of them are resident. Never changes an answer. To be called between commands
+    /// now and then: nothing else bounds them.
+    pub fn evict(&mut self, bytes: usize) {
+        self.rows.evict(bytes);
     }
 
     /// Bytes of rows that changed since the last freeze: when a checkpoint is worth it.
     pub fn dirty_bytes(&self) -> usize {
-        todo!()
+        self.rows.dirty_bytes()
     }
 
     /// How many commands the state has taken in.
     pub fn revision(&self) -> Revision {
-        todo!()
+        self.head.revision
     }
 
     /// The shard's logical time: of the last command.
     pub fn logical(&self) -> LogicalMs {
-        todo!()
+        self.head.logical
     }
 
     /// The rules' figures.
     pub fn settings(&self) -> &Settings {
-        todo!()
+        &self.head.settings
     }
 
     /// How much there is.
     pub fn counts(&self) -> Counts {
-        todo!()
+        self.head.counts
     }
 
     /// A running digest over all stamps, answers and events: equal at equal revision on every replica.
     pub fn digest(&self) -> u64 {
-        todo!()
+        self.head.digest
     }
 }

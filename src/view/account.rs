@@ -1,0 +1,193 @@
+//! The account row: policy, profiles, the window of request ids, and why views ended.
+
+use minicbor::{Decode, Encode};
+
+use super::{Answer, EndedView, ProfileSummary, Settings, StreamPolicy};
+use crate::ids::{ProfileId, RequestId, ViewId};
+use crate::time::{LogicalMs, Stamp, WallMs};
+
+/// The most request ids that an account remembers.
+pub const REQUESTS_MAX: usize = 64;
+/// The most ended views that an account remembers.
+pub const ENDED_VIEWS_MAX: usize = 64;
+/// The most profiles of an account.
+pub const PROFILES_MAX: usize = 64;
+/// The most active views of an account, of all kinds.
+pub const ACCOUNT_VIEWS_MAX: usize = 128;
+
+/// See the [module](self).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub(super) struct AccountRow {
+    #[n(0)]
+    pub(super) policy: Option<StreamPolicy>,
+    /// By name.
+    #[n(1)]
+    pub(super) profiles: Vec<ProfileSummary>,
+    /// By time.
+    #[n(2)]
+    requests: Vec<Request>,
+    /// What was applied until then may have been forgotten.
+    #[n(3)]
+    forgotten_until: Option<WallMs>,
+    /// By time.
+    #[n(4)]
+    ended: Vec<EndedView>,
+}
+
+/// A request that was applied.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+struct Request {
+    #[n(0)]
+    id: RequestId,
+    /// Of the command.
+    #[n(1)]
+    fingerprint: u64,
+    #[n(2)]
+    at: Stamp,
+    #[n(3)]
+    rejected: bool,
+    #[cbor(n(4), with = "minicbor::bytes")]
+    answer: Vec<u8>,
+}
+
+/// What is known of a request id.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Nothing: it is new.
+    New,
+    /// It was applied and answered like this.
+    Answered(Answer),
+    /// It was applied for another command.
+    Reused,
+    /// It may have been applied and forgotten since.
+    TooOld(WallMs),
+}
+
+impl AccountRow {
+    /// What is known of a request.
+    pub(super) fn request(&self, id: &RequestId, fingerprint: u64, issued_at: Option<WallMs>) -> Known {
+        if let Some(known) = self.requests.iter().find(|r| r.id == *id) {
+            return match minicbor::decode(&known.answer) {
+                Ok(answer) if known.fingerprint == fingerprint => Known::Answered(answer),
+                _ => Known::Reused,
+            };
+        }
+        match (self.forgotten_until, issued_at) {
+            (Some(until), Some(issued)) if issued <= until => Known::TooOld(until),
+            _ => Known::New,
+        }
+    }
+
+    /// Remembers a request's answer. Rejections changed nothing, so that running one again does no harm: they are forgotten
+    /// first, and don't count as forgotten.
+    pub(super) fn remember(
+        &mut self,
+        settings: &Settings,
+        stamp: Stamp,
+        id: RequestId,
+        fingerprint: u64,
+        answer: &Answer,
+    ) {
+        self.forget_requests(settings, stamp.logical);
+        while self.requests.len() >= REQUESTS_MAX {
+            let at = self.requests.iter().position(|r| r.rejected).unwrap_or(0);
+            self.forget(at);
+        }
+        let rejected = matches!(answer, Answer::Rejected(_));
+        let answer = minicbor::to_vec(answer).expect("writing to a Vec cannot fail");
+        self.requests.push(Request { id, fingerprint, at: stamp, rejected, answer });
+    }
+
+    fn forget_requests(&mut self, settings: &Settings, now: LogicalMs) {
+        while self.requests.first().is_some_and(|r| now.since(r.at.logical) > settings.request_ms) {
+            self.forget(0);
+        }
+    }
+
+    fn forget(&mut self, at: usize) {
+        let gone = self.requests.remove(at);
+        if !gone.rejected {
+            self.forgotten_until = self.forgotten_until.max(Some(gone.at.wall));
+        }
+    }
+
+    /// Why a view ended, where that is still known at `now`.
+    pub(super) fn ended(&self, settings: &Settings, now: LogicalMs, view: &ViewId) -> Option<&EndedView> {
+        self.ended.iter().rev().find(|e| e.view == *view && now.since(e.logical) <= settings.ended_ms)
+    }
+
+    /// Remembers why a view ended.
+    pub(super) fn view_ended(&mut self, settings: &Settings, now: LogicalMs, ended: EndedView) {
+        self.ended.retain(|e| e.view != ended.view && now.since(e.logical) <= settings.ended_ms);
+        if self.ended.len() >= ENDED_VIEWS_MAX {
+            self.ended.remove(0);
+        }
+        self.ended.push(ended);
+    }
+
+    /// Forgets that a view ended: it is active again.
+    pub(super) fn view_started(&mut self, view: &ViewId) {
+        self.ended.retain(|e| e.view != *view);
+    }
+
+    /// A profile, made where there is room for a new one.
+    pub(super) fn profile(&mut self, profile: &ProfileId) -> Option<&mut ProfileSummary> {
+        let at = match self.profiles.binary_search_by(|p| p.profile.cmp(profile)) {
+            Ok(at) => at,
+            Err(_) if self.profiles.len() >= PROFILES_MAX => return None,
+            Err(at) => {
+                let new = ProfileSummary { profile: profile.clone(), titles: 0, entries: 0, plays: 0 };
+                self.profiles.insert(at, new);
+                at
+            }
+        };
+        self.profiles.get_mut(at)
+    }
+
+    /// What holds for the account.
+    pub(super) fn policy(&self, settings: &Settings) -> StreamPolicy {
+        self.policy.unwrap_or(settings.policy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::Rejection;
+
+    fn id(n: usize) -> RequestId {
+        RequestId::new(format!("r{n}")).unwrap()
+    }
+
+    fn stamp(n: u64) -> Stamp {
+        Stamp { logical: LogicalMs(n), wall: WallMs(1_000_000 + n) }
+    }
+
+    #[test]
+    fn rejections_are_forgotten_first_and_only_accepted_requests_raise_the_horizon() {
+        let (mut row, settings) = (AccountRow::default(), Settings::default());
+        let (good, bad) = (Answer::SettingsUpdated, Answer::Rejected(Rejection::RequestIdReused));
+        row.remember(&settings, stamp(0), id(0), 7, &good);
+        for n in 1..100 {
+            row.remember(&settings, stamp(n as u64), id(n), 7, &bad);
+        }
+        assert_eq!(row.request(&id(0), 7, Some(stamp(0).wall)), Known::Answered(good.clone()));
+        assert_eq!(row.request(&id(0), 8, None), Known::Reused);
+        assert_eq!(row.request(&id(1), 7, Some(stamp(1).wall)), Known::New);
+        assert_eq!(row.request(&id(99), 7, None), Known::Answered(bad));
+        for n in 100..164 {
+            row.remember(&settings, stamp(n as u64), id(n), 7, &good);
+        }
+        assert_eq!(row.request(&id(0), 7, Some(stamp(0).wall)), Known::TooOld(stamp(0).wall));
+        assert_eq!(row.request(&id(1000), 7, Some(stamp(1).wall)), Known::New);
+    }
+
+    #[test]
+    fn requests_are_forgotten_after_a_day_of_logical_time() {
+        let (mut row, settings) = (AccountRow::default(), Settings::default());
+        row.remember(&settings, stamp(0), id(0), 7, &Answer::SettingsUpdated);
+        row.remember(&settings, stamp(settings.request_ms + 1), id(1), 7, &Answer::SettingsUpdated);
+        assert_eq!(row.request(&id(0), 7, Some(stamp(0).wall)), Known::TooOld(stamp(0).wall));
+        assert_eq!(row.request(&id(0), 7, Some(stamp(1).wall)), Known::New);
+    }
+}
