@@ -219,9 +219,12 @@ impl LyingFs {
         (disk.fail_write, disk.fail_sync, disk.fail_preallocate) = (None, None, None);
     }
 
-    /// The process dies and the machine lives: nothing is lost, nothing becomes durable either. Open handles die.
+    /// The process dies and the machine lives: nothing is lost, nothing becomes durable either. Open handles die;
+    /// what was to go wrong is forgotten, as at a crash.
     pub fn kill(&self) {
-        self.disk.lock().life += 1;
+        let mut disk = self.disk.lock();
+        disk.life += 1;
+        (disk.fail_write, disk.fail_sync, disk.fail_preallocate) = (None, None, None);
     }
 
     /// From now on this shall go wrong, once.

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::format::{BLOCK_BYTES, RECORD_HEADER_BYTES, STATE_BYTES_MAX};
+use super::{OpenError, PAYLOAD_BYTES_MAX};
+
 /// What is done when a write or sync has failed. It must not return to normal business: the process has to end.
 pub type OnFatal = Arc<dyn Fn(&Fatal) + Send + Sync>;
 
@@ -39,8 +42,47 @@ pub struct Config {
     pub segments_min: usize,
     /// The oldest segment is freed by moving what is still needed of it when that is at most so many bytes.
     pub move_bytes_max: u64,
+    /// Reads from segments block the caller of [`super::Wal::read`] instead of going to a blocking thread: for simulations.
+    pub reads_inline: bool,
     /// What is done after a failed write or sync.
     pub on_fatal: OnFatal,
+}
+
+impl Config {
+    /// Refuses bounds that the log can't work within.
+    pub(super) fn check(&self) -> Result<(), OpenError> {
+        let refuse = |field, value, accepted| Err(OpenError::Config { field, value, accepted });
+        if !(64 << 10..=1 << 30).contains(&self.segment_bytes) || !self.segment_bytes.is_multiple_of(BLOCK_BYTES) {
+            return refuse("segment_bytes", self.segment_bytes, "64 KiB to 1 GiB in whole blocks of 512 bytes");
+        }
+        let snapshot_max = self.replicas_max as u64 * STATE_BYTES_MAX as u64;
+        if self.replicas_max == 0 || snapshot_max > self.segment_bytes / 2 {
+            return refuse("replicas_max", self.replicas_max as u64, "1 to half as many as a segment has KiB");
+        }
+        if self.move_bytes_max > self.segment_bytes / 4 {
+            return refuse("move_bytes_max", self.move_bytes_max, "at most a quarter of segment_bytes");
+        }
+        if self.batch_bytes_max < 4096 || self.batch_bytes_max > 1 << 28 {
+            return refuse("batch_bytes_max", self.batch_bytes_max as u64, "4 KiB to 256 MiB");
+        }
+        if self.queue_bytes_max < 4096 || self.queue_bytes_max > 1 << 32 {
+            return refuse("queue_bytes_max", self.queue_bytes_max as u64, "4 KiB to 4 GiB");
+        }
+        if self.segments_min < 2 {
+            return refuse("segments_min", self.segments_min as u64, "at least 2");
+        }
+        Ok(())
+    }
+
+    /// The most bytes of a payload here: a record must fit a segment beside the snapshot that the segment opens with.
+    pub(super) fn payload_bytes_max(&self) -> usize {
+        PAYLOAD_BYTES_MAX.min((self.segment_bytes / 4) as usize - RECORD_HEADER_BYTES)
+    }
+
+    /// The most ids of destroyed replicas that can be remembered: an eighth of a segment.
+    pub(super) fn forgotten_max(&self) -> usize {
+        (self.segment_bytes / 64) as usize
+    }
 }
 
 impl Default for Config {
@@ -55,6 +97,7 @@ impl Default for Config {
             spares_max: 2,
             segments_min: 4,
             move_bytes_max: 8 << 20,
+            reads_inline: false,
             on_fatal: Arc::new(|fatal| {
                 tracing::error!(error = %fatal, source = ?fatal.source, "the log has failed, the process ends");
                 std::process::abort();
@@ -75,6 +118,7 @@ impl fmt::Debug for Config {
             .field("spares_max", &self.spares_max)
             .field("segments_min", &self.segments_min)
             .field("move_bytes_max", &self.move_bytes_max)
+            .field("reads_inline", &self.reads_inline)
             .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,211 @@
+//! Segment files: made, got ready ahead, recycled.
+//!
+//! A file has its segment's name only after its header is durable, and is written to only after its name is durable. An id
+//! is never used twice, not even for a segment that a crash has left unused: checksums rest on that.
+
+use std::io;
+use std::sync::Arc;
+
+use super::config::Fatal;
+use super::format::{BLOCK_BYTES, Position, Seed, SegmentHeader, VERSION};
+use super::front::SegmentFile;
+use crate::fs::{File, Fs};
+
+const SUFFIX: &str = ".seg";
+const SPARE_PREFIX: &str = "spare-";
+
+/// The file name of a segment.
+pub(super) fn name_of(id: u64) -> String {
+    format!("{id:016x}{SUFFIX}")
+}
+
+fn spare_name_of(id: u64) -> String {
+    format!("{SPARE_PREFIX}{id:016x}{SUFFIX}")
+}
+
+/// What a file name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileName {
+    /// A segment.
+    Segment(u64),
+    /// A file that waits to become a segment; it was one with this id, or was made for it.
+    Spare(u64),
+    /// Not ours.
+    Other,
+}
+
+pub(super) fn parse_name(name: &str) -> FileName {
+    let Some(stem) = name.strip_suffix(SUFFIX) else { return FileName::Other };
+    let (spare, digits) = match stem.strip_prefix(SPARE_PREFIX) {
+        Some(digits) => (true, digits),
+        None => (false, stem),
+    };
+    let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if digits.len() != 16 || !digits.bytes().all(lower_hex) {
+        return FileName::Other;
+    }
+    match u64::from_str_radix(digits, 16) {
+        Ok(id) if spare => FileName::Spare(id),
+        Ok(id) => FileName::Segment(id),
+        Err(_) => FileName::Other,
+    }
+}
+
+/// A segment in use.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) shared: Arc<SegmentFile>,
+    pub(super) seed: Seed,
+    /// Where the next batch goes.
+    pub(super) end: u64,
+}
+
+impl Segment {
+    pub(super) fn new(log_id: u64, id: u64, file: Arc<dyn File>, end: u64) -> Self {
+        Self { shared: Arc::new(SegmentFile { id, file }), seed: Seed::new(log_id, id), end }
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.shared.id
+    }
+
+    pub(super) fn position(&self) -> Position {
+        Position { segment: self.id(), offset: self.end }
+    }
+}
+
+/// Why there is no new segment.
+#[derive(Debug)]
+pub(super) enum NoSegment {
+    /// There is no room for it; nothing is lost yet.
+    NoRoom(io::Error),
+    /// A write or sync failed.
+    Fatal(Fatal),
+}
+
+impl From<Fatal> for NoSegment {
+    fn from(fatal: Fatal) -> Self {
+        Self::Fatal(fatal)
+    }
+}
+
+/// Shorthand for what to say when something fails.
+pub(super) fn fatal(doing: &'static str) -> impl FnOnce(io::Error) -> Fatal {
+    move |source| Fatal { doing, source }
+}
+
+/// Gives out segments and takes them back.
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub(super) fs: Arc<dyn Fs>,
+    pub(super) log_id: u64,
+    pub(super) segment_bytes: u64,
+    pub(super) spares_max: usize,
+    /// Ids in the names of the spare files.
+    pub(super) spares: Vec<u64>,
+    pub(super) next_id: u64,
+    /// The next segment, when it is there already.
+    pub(super) ready: Option<Segment>,
+    /// No longer part of the log, but somebody still reads it.
+    pub(super) dying: Vec<Arc<SegmentFile>>,
+}
+
+impl Pool {
+    /// The next segment; empty, durable by name.
+    pub(super) fn take(&mut self) -> Result<Segment, NoSegment> {
+        match self.ready.take() {
+            Some(segment) => Ok(segment),
+            None => self.build(),
+        }
+    }
+
+    /// Gets the next segment ready, so that taking it costs nothing and can't fail.
+    pub(super) fn prepare(&mut self) -> Result<(), NoSegment> {
+        if self.ready.is_none() {
+            self.ready = Some(self.build()?);
+        }
+        Ok(())
+    }
+
+    fn build(&mut self) -> Result<Segment, NoSegment> {
+        let id = self.next_id;
+        let (spare_id, file) = match self.spares.pop() {
+            Some(spare) => (spare, self.fs.open(&spare_name_of(spare)).map_err(fatal("open a spare segment"))?),
+            None => {
+                self.next_id += 1;
+                (id, self.fs.create(&spare_name_of(id)).map_err(NoSegment::NoRoom)?)
+            }
+        };
+        self.next_id = id + 1;
+        let spare = spare_name_of(spare_id);
+        if let Err(e) = file.preallocate(self.segment_bytes) {
+            self.fs.remove(&spare).map_err(fatal("remove a segment that there is no room for"))?;
+            return Err(NoSegment::NoRoom(e));
+        }
+        let header = SegmentHeader { version: VERSION, segment: id, log_id: self.log_id };
+        file.write_at(0, &header.encode()).map_err(fatal("write a segment header"))?;
+        file.fdatasync().map_err(fatal("sync a segment header"))?;
+        self.fs.rename(&spare, &name_of(id)).map_err(fatal("name a segment"))?;
+        self.fs.sync_dir().map_err(fatal("sync the name of a segment"))?;
+        Ok(Segment::new(self.log_id, id, file, BLOCK_BYTES))
+    }
+
+    /// Takes back a segment that the log's durable state no longer needs.
+    pub(super) fn recycle(&mut self, segment: Arc<SegmentFile>) -> Result<(), Fatal> {
+        self.dying.push(segment);
+        self.bury()
+    }
+
+    /// Recycles what nobody reads any more.
+    pub(super) fn bury(&mut self) -> Result<(), Fatal> {
+        let mut at = 0;
+        while at < self.dying.len() {
+            // Readers get their hold from the table of segments in use, which this one has left: the count only falls.
+            if Arc::strong_count(&self.dying[at]) > 1 {
+                at += 1;
+                continue;
+            }
+            let id = self.dying.swap_remove(at).id;
+            self.recycle_unused(id)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a spare of a segment's file that nobody has open, or removes it when there are enough.
+    pub(super) fn recycle_unused(&mut self, id: u64) -> Result<(), Fatal> {
+        if self.spares.len() < self.spares_max && !self.spares.contains(&id) {
+            self.fs.rename(&name_of(id), &spare_name_of(id)).map_err(fatal("recycle a segment"))?;
+            self.spares.push(id);
+            return Ok(());
+        }
+        self.fs.remove(&name_of(id)).map_err(fatal("remove a segment"))
+    }
+
+    /// Removes the spares that are too many.
+    pub(super) fn drop_spares(&mut self) -> Result<(), Fatal> {
+        while self.spares.len() > self.spares_max {
+            let Some(id) = self.spares.pop() else { break };
+            self.fs.remove(&spare_name_of(id)).map_err(fatal("remove a spare segment"))?;
+        }
+        Ok(())
+    }
+
+    /// Segments that can be used without asking the disk for room.
+    pub(super) fn spare_count(&self) -> usize {
+        self.spares.len() + usize::from(self.ready.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_segments_from_spares_and_from_what_is_not_ours() {
+        assert_eq!(parse_name(&name_of(0x1f)), FileName::Segment(0x1f));
+        assert_eq!(parse_name(&spare_name_of(u64::MAX)), FileName::Spare(u64::MAX));
+        for name in ["", ".seg", "1.seg", "000000000000001F.seg", "+00000000000001f.seg", "spare-.seg", "node.new"] {
+            assert_eq!(parse_name(name), FileName::Other, "{name}");
+        }
+    }
+}
