@@ -1,1 +1,190 @@
-//! `clusterctl`: one folder a noun, one file a verb.
+//! `clusterctl`: one folder a noun, one file a verb; the tree of folders is the tree of commands.
+//!
+//! **Contract.** What was asked for goes to standard output, as a table for people or as JSON (`--output json`, one document
+//! per command); everything else (errors, progress, warnings) goes to standard error. The exit code tells scripts how it
+//! went:
+//!
+//! | code | means |
+//! |---|---|
+//! | 0 | done, and all is well |
+//! | 1 | it went wrong: refused, contradicted, or a mistake of this program |
+//! | 2 | the command line or a value in it is wrong; nothing was done |
+//! | 3 | done, and the cluster is degraded: a shard has no leader, a replica or a node is missing |
+//! | 4 | no node could be reached, or none answered in time; nothing was changed, as far as is known |
+//!
+//! **Caveats.** It uses only [`crate::client`], and shows what the node says that it asked; what nodes know of each other
+//! is as old as their last pulse, and the tables say so where it matters.
+
+mod account;
+mod bootstrap;
+mod connect;
+mod context;
+mod exit;
+pub mod import;
+mod local;
+mod node;
+mod output;
+mod ring;
+mod shard;
+mod status;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::time::Clock;
+
+use connect::Connection;
+use context::Context;
+use exit::Failure;
+
+/// Ask a Playhead cluster, import histories, run local clusters.
+#[derive(Debug, Parser)]
+#[command(
+    name = "clusterctl",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 all is well; 1 it went wrong; 2 wrong usage; 3 the cluster is degraded; 4 unreachable."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+struct Global {
+    /// Where the cluster is: client endpoints, and after `;admin=` the operators' ones
+    #[arg(
+        long,
+        global = true,
+        env = "PLAYHEAD_ENDPOINTS",
+        value_name = "HOST:PORT,..;admin=HOST:PORT,..",
+        default_value = "127.0.0.1:7400;admin=127.0.0.1:7402",
+        help_heading = "Global options"
+    )]
+    endpoints: Connection,
+    /// For people or for programs
+    #[arg(long, short, global = true, value_enum, default_value_t = Output::Table, help_heading = "Global options")]
+    output: Output,
+    /// How long a call may take, over all its attempts: `500ms`, `10s`, `2m`
+    #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = connect::duration, help_heading = "Global options")]
+    timeout: Duration,
+}
+
+/// How answers are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// How the cluster is: shards led, replicas, nodes
+    Status(status::Options),
+    /// Nodes
+    #[command(subcommand)]
+    Node(node::Command),
+    /// Shards
+    #[command(subcommand)]
+    Shard(shard::Command),
+    /// The ring that places shards on nodes
+    #[command(subcommand)]
+    Ring(ring::Command),
+    /// Accounts
+    #[command(subcommand)]
+    Account(account::Command),
+    /// Import viewing histories
+    #[command(subcommand)]
+    Import(import::Command),
+    /// Make a cluster of nodes that have none
+    Bootstrap(bootstrap::Options),
+    /// Run a cluster of processes on this machine
+    #[command(subcommand)]
+    Local(local::Command),
+}
+
+/// Runs `clusterctl` with these arguments, the program's name first.
+pub fn main(
+    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    clock: Arc<dyn Clock>,
+    seed: u64,
+) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version go to standard output with 0, mistakes to standard error with 2.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return report(&Failure::error(format!("no threads: {e}"))),
+    };
+    let outcome = runtime.block_on(run(cli, clock, seed));
+    // A call that hangs must not keep the program.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "clusterctl: {failure}");
+    failure.exit_code()
+}
+
+async fn run(cli: Cli, clock: Arc<dyn Clock>, seed: u64) -> Result<(), Failure> {
+    let context = Context::new(cli.global, clock, seed);
+    match cli.command {
+        Command::Status(options) => status::run(&context, options).await,
+        Command::Node(command) => node::run(&context, command).await,
+        Command::Shard(command) => shard::run(&context, command).await,
+        Command::Ring(command) => ring::run(&context, command).await,
+        Command::Account(command) => account::run(&context, command).await,
+        Command::Import(command) => import::run(&context, command).await,
+        Command::Bootstrap(options) => bootstrap::run(&context, options).await,
+        Command::Local(command) => local::run(&context, command).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_told_before_anything_is_done() {
+        for arguments in [
+            &["clusterctl", "stat"][..],
+            &["clusterctl", "status", "--timeout", "soon"],
+            &["clusterctl", "status", "--endpoints", "ftp://x"],
+            &["clusterctl", "shard", "show", "-3"],
+            &["clusterctl", "import", "netflix", "file.csv"],
+            &["clusterctl", "account", "show", ""],
+            &["clusterctl", "local", "up", "--nodes", "0"],
+            &["clusterctl", "local", "up", "--nodes", "99"],
+        ] {
+            let told = Cli::try_parse_from(arguments).unwrap_err();
+            assert_eq!(told.exit_code(), 2, "{arguments:?}");
+        }
+    }
+}

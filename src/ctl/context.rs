@@ -1,0 +1,87 @@
+//! What every command works with: where the cluster is, how to answer, the clock.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::connect::Connection;
+use super::exit::Failure;
+use super::{Global, Output};
+use crate::client::{AdminClient, Client};
+use crate::time::Clock;
+
+/// A command's surroundings.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) connection: Connection,
+    pub(super) output: Output,
+    pub(super) timeout: Duration,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) seed: u64,
+}
+
+impl Context {
+    pub(super) fn new(global: Global, clock: Arc<dyn Clock>, seed: u64) -> Self {
+        Self { connection: global.endpoints, output: global.output, timeout: global.timeout, clock, seed }
+    }
+
+    /// The same, of another cluster.
+    pub(super) fn at(&self, connection: Connection) -> Self {
+        Self { connection, ..self.clone() }
+    }
+
+    /// A client of the cluster.
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        self.client_of(&self.connection.client)
+    }
+
+    /// A client of these nodes, which learns the others.
+    pub(super) fn client_of(&self, endpoints: &[String]) -> Result<Client, Failure> {
+        if endpoints.is_empty() {
+            return Err(Failure::Usage("--endpoints names no client endpoint: HOST:PORT,HOST:PORT is accepted".into()));
+        }
+        let builder = Client::builder(self.clock.clone(), self.seed).endpoints(endpoints.to_vec());
+        Ok(builder.deadline(self.timeout).attempt(self.timeout).build()?)
+    }
+
+    /// A client for each node, which asks that node only.
+    pub(super) fn client_of_each(&self) -> Result<Vec<(String, Client)>, Failure> {
+        let mut clients = Vec::new();
+        for (number, endpoint) in self.connection.client.iter().enumerate() {
+            let builder = Client::builder(self.clock.clone(), self.seed.wrapping_add(1 + number as u64));
+            let builder = builder.endpoints([endpoint.clone()]).follow_hints(false);
+            clients.push((endpoint.clone(), builder.deadline(self.timeout).attempt(self.timeout).build()?));
+        }
+        Ok(clients)
+    }
+
+    /// A client of the operators' services.
+    pub(super) fn admin(&self) -> Result<AdminClient, Failure> {
+        if self.connection.admin.is_empty() {
+            let message = "--endpoints names no admin endpoint: HOST:PORT,..;admin=HOST:PORT,.. is accepted";
+            return Err(Failure::Usage(message.into()));
+        }
+        let builder = Client::builder(self.clock.clone(), self.seed).endpoints(self.connection.admin.clone());
+        Ok(builder.deadline(self.timeout).attempt(self.timeout.min(Duration::from_secs(3))).build_admin()?)
+    }
+
+    /// Writes an answer to standard output: as JSON, or as the text that `table` makes.
+    pub(super) fn answer(&self, value: &impl Serialize, table: impl FnOnce() -> String) -> Result<(), Failure> {
+        let text = match self.output {
+            Output::Table => table(),
+            Output::Json => serde_json::to_string_pretty(value).map_err(Failure::error)?,
+        };
+        match writeln!(io::stdout().lock(), "{}", text.trim_end()) {
+            // Whoever read it has seen enough.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            written => Ok(written?),
+        }
+    }
+
+    /// Says something beside the answer, on standard error.
+    pub(super) fn note(&self, text: &str) {
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+}

@@ -1,0 +1,88 @@
+//! How a command fails, and the exit code for it.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use crate::client;
+use crate::local::LocalError;
+
+/// Why a command did not end with 0.
+#[derive(Debug)]
+pub enum Failure {
+    /// It went wrong: exit code 1.
+    Error(anyhow::Error),
+    /// A value is wrong: exit code 2.
+    Usage(String),
+    /// It was done, and the cluster is degraded: exit code 3.
+    Degraded(String),
+    /// Nobody answered: exit code 4.
+    Unreachable(String),
+}
+
+impl Failure {
+    /// Something went wrong.
+    pub(super) fn error(message: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> Self {
+        Self::Error(anyhow::Error::msg(message))
+    }
+
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Error(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Degraded(_) => 3,
+            Self::Unreachable(_) => 4,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // With the whole chain of causes.
+            Self::Error(e) => write!(f, "{e:#}"),
+            Self::Usage(message) => write!(f, "{message}"),
+            Self::Degraded(message) => write!(f, "degraded: {message}"),
+            Self::Unreachable(message) => write!(f, "unreachable: {message}"),
+        }
+    }
+}
+
+impl From<client::Error> for Failure {
+    fn from(e: client::Error) -> Self {
+        match &e {
+            client::Error::Unavailable { .. } => Self::Unreachable(e.to_string()),
+            client::Error::Rejected(rejection) if !rejection.violations.is_empty() => {
+                let fields = rejection.violations.iter().map(|v| format!("{} {}", v.field, v.description));
+                Self::Usage(fields.collect::<Vec<_>>().join("; "))
+            }
+            client::Error::Rejected(_) | client::Error::Unknown { .. } => Self::Error(e.into()),
+        }
+    }
+}
+
+impl From<client::InvalidClient> for Failure {
+    fn from(e: client::InvalidClient) -> Self {
+        Self::Usage(e.to_string())
+    }
+}
+
+impl From<LocalError> for Failure {
+    fn from(e: LocalError) -> Self {
+        match &e {
+            LocalError::Nodes(_) | LocalError::Unknown { .. } => Self::Usage(e.to_string()),
+            _ => Self::Error(e.into()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(e: std::io::Error) -> Self {
+        Self::Error(e.into())
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(e: anyhow::Error) -> Self {
+        Self::Error(e)
+    }
+}

@@ -1,0 +1,136 @@
+//! `clusterctl node`.
+
+mod list;
+
+use clap::Subcommand;
+use comfy_table::Table;
+use prost_types::Timestamp;
+use serde::Serialize;
+
+use super::context::Context;
+use super::exit::Failure;
+use super::output::{ago, bytes, judged, number, rfc3339, table};
+use crate::proto::v1;
+use crate::time::WallMs;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// All nodes: where they are, what they hold
+    List,
+}
+
+pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::List => list::run(context).await,
+    }
+}
+
+/// One node, as operators see it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Node {
+    pub(super) node: String,
+    pub(super) node_id: u64,
+    pub(super) intent: &'static str,
+    pub(super) liveness: &'static str,
+    pub(super) client_endpoint: String,
+    pub(super) admin_endpoint: String,
+    pub(super) node_endpoint: String,
+    pub(super) zone: String,
+    pub(super) weight: u32,
+    pub(super) generation: u64,
+    pub(super) version: String,
+    pub(super) shards_led: u32,
+    pub(super) replicas: u32,
+    pub(super) replicas_wanted: u32,
+    pub(super) active_views: u64,
+    pub(super) log_bytes: u64,
+    pub(super) store_bytes: u64,
+    pub(super) reports_acknowledged: u64,
+    #[serde(serialize_with = "rfc3339")]
+    pub(super) pulse_time: Option<Timestamp>,
+    #[serde(serialize_with = "rfc3339")]
+    pub(super) start_time: Option<Timestamp>,
+}
+
+impl From<v1::NodeStatus> for Node {
+    fn from(node: v1::NodeStatus) -> Self {
+        let (intent, liveness) = (intent(node.intent()), liveness(node.liveness()));
+        Self {
+            node: node.node,
+            node_id: node.node_id,
+            intent,
+            liveness,
+            client_endpoint: node.client_endpoint,
+            admin_endpoint: node.admin_endpoint,
+            node_endpoint: node.node_endpoint,
+            zone: node.zone,
+            weight: node.weight,
+            generation: node.generation,
+            version: node.version,
+            shards_led: node.shards_led,
+            replicas: node.replicas,
+            replicas_wanted: node.replicas_wanted,
+            active_views: node.active_views,
+            log_bytes: node.log_bytes,
+            store_bytes: node.store_bytes,
+            reports_acknowledged: node.reports_acknowledged,
+            pulse_time: node.pulse_time,
+            start_time: node.start_time,
+        }
+    }
+}
+
+fn intent(intent: v1::NodeIntent) -> &'static str {
+    match intent {
+        v1::NodeIntent::Unspecified => "unknown",
+        v1::NodeIntent::Joining => "joining",
+        v1::NodeIntent::Active => "active",
+        v1::NodeIntent::Draining => "draining",
+        v1::NodeIntent::Removed => "removed",
+    }
+}
+
+fn liveness(liveness: v1::NodeLiveness) -> &'static str {
+    match liveness {
+        v1::NodeLiveness::Unspecified => "unheard",
+        v1::NodeLiveness::Alive => "alive",
+        v1::NodeLiveness::Suspect => "suspect",
+        v1::NodeLiveness::Dead => "dead",
+    }
+}
+
+/// Nodes as a table; with `places`, where they are, else what they do.
+pub(super) fn table_of(nodes: &[Node], now: WallMs, places: bool) -> Table {
+    if places {
+        let mut table = table(["NODE", "INTENT", "SEEN", "ZONE", "WEIGHT", "START", "CLIENTS", "ADMIN", "NODES"]);
+        for node in nodes {
+            let bare = |url: &str| url.strip_prefix("http://").unwrap_or(url).to_string();
+            table.add_row([
+                node.node.clone().into(),
+                node.intent.into(),
+                judged(node.liveness, node.liveness == "alive"),
+                node.zone.clone().into(),
+                node.weight.into(),
+                format!("{}., {}", node.generation, ago(node.start_time.as_ref(), now)).into(),
+                bare(&node.client_endpoint).into(),
+                bare(&node.admin_endpoint).into(),
+                bare(&node.node_endpoint).into(),
+            ]);
+        }
+        return table;
+    }
+    let mut table = table(["NODE", "SEEN", "LEADS", "REPLICAS", "VIEWS", "LOG", "STORE", "PULSE"]);
+    for node in nodes {
+        table.add_row([
+            node.node.clone().into(),
+            judged(node.liveness, node.liveness == "alive"),
+            node.shards_led.into(),
+            judged(format!("{}/{}", node.replicas, node.replicas_wanted), node.replicas >= node.replicas_wanted),
+            number(node.active_views).into(),
+            bytes(node.log_bytes).into(),
+            bytes(node.store_bytes).into(),
+            ago(node.pulse_time.as_ref(), now).into(),
+        ]);
+    }
+    table
+}

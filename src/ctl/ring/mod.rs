@@ -1,0 +1,28 @@
+//! `clusterctl ring`.
+
+mod draw;
+mod show;
+
+use clap::{Args, Subcommand};
+
+use super::context::Context;
+use super::exit::Failure;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// The ring, drawn, with each node's share
+    Show(ShowOptions),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowOptions {
+    /// Also every point of the ring (with --output json)
+    #[arg(long)]
+    points: bool,
+}
+
+pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Show(options) => show::run(context, options).await,
+    }
+}

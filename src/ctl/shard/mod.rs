@@ -1,0 +1,134 @@
+//! `clusterctl shard`.
+
+mod list;
+mod show;
+
+use clap::{Args, Subcommand};
+use prost_types::Timestamp;
+use serde::Serialize;
+
+use super::context::Context;
+use super::exit::Failure;
+use super::output::rfc3339;
+use crate::ids::AccountId;
+use crate::proto::v1;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// All shards: who leads them, who follows
+    List(ListOptions),
+    /// One shard and each of its replicas
+    Show(ShowOptions),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListOptions {
+    /// Only shards without a leader, or with replicas that do not follow
+    #[arg(long)]
+    troubled: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct ShowOptions {
+    /// The shard's number
+    shard: Option<u32>,
+    /// The shard of this account
+    #[arg(long, value_name = "ID")]
+    account: Option<AccountId>,
+}
+
+pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::List(options) => list::run(context, options).await,
+        Command::Show(options) => show::run(context, options).await,
+    }
+}
+
+/// One shard.
+#[derive(Clone, Debug, Serialize)]
+struct Shard {
+    shard: u32,
+    group: u64,
+    leader: Option<String>,
+    term: u64,
+    applied_index: u64,
+    revision: u64,
+    active_views: u64,
+    placement: Vec<String>,
+    replicas: Vec<Replica>,
+}
+
+/// One copy of it.
+#[derive(Clone, Debug, Serialize)]
+struct Replica {
+    replica_id: u64,
+    node: String,
+    role: &'static str,
+    voter: bool,
+    last_log_index: u64,
+    applied_index: u64,
+    lag: u64,
+    log_bytes: u64,
+    checkpoint_generation: u64,
+    checkpoint_index: u64,
+    digest: String,
+    #[serde(serialize_with = "rfc3339")]
+    report_time: Option<Timestamp>,
+}
+
+impl From<v1::ShardStatus> for Shard {
+    fn from(shard: v1::ShardStatus) -> Self {
+        Self {
+            shard: shard.shard,
+            group: shard.group,
+            leader: (!shard.leader.is_empty()).then_some(shard.leader),
+            term: shard.term,
+            applied_index: shard.applied_index,
+            revision: shard.revision,
+            active_views: shard.active_views,
+            placement: shard.placement,
+            replicas: shard.replicas.into_iter().map(Replica::from).collect(),
+        }
+    }
+}
+
+impl From<v1::ReplicaStatus> for Replica {
+    fn from(replica: v1::ReplicaStatus) -> Self {
+        let role = role(replica.role());
+        Self {
+            replica_id: replica.replica_id,
+            node: replica.node,
+            role,
+            voter: replica.voter,
+            last_log_index: replica.last_log_index,
+            applied_index: replica.applied_index,
+            lag: replica.lag,
+            log_bytes: replica.log_bytes,
+            checkpoint_generation: replica.checkpoint_generation,
+            checkpoint_index: replica.checkpoint_index,
+            digest: replica.digest,
+            report_time: replica.report_time,
+        }
+    }
+}
+
+impl Shard {
+    /// Without a leader, or with a replica missing.
+    fn is_troubled(&self) -> bool {
+        self.leader.is_none()
+            || self.replicas.len() < self.placement.len()
+            || self.replicas.iter().any(|replica| replica.role == "unheard")
+    }
+}
+
+/// A replica's role in a word.
+pub(super) fn role(role: v1::ReplicaRole) -> &'static str {
+    match role {
+        v1::ReplicaRole::Unspecified => "unheard",
+        v1::ReplicaRole::Leader => "leader",
+        v1::ReplicaRole::Follower => "follower",
+        v1::ReplicaRole::Learner => "learner",
+        v1::ReplicaRole::Candidate => "candidate",
+    }
+}

@@ -1,0 +1,54 @@
+//! `clusterctl shard show`.
+
+use super::super::context::Context;
+use super::super::exit::Failure;
+use super::super::output::{ago, bytes, judged, number, right, table, text};
+use super::{Shard, ShowOptions};
+use crate::proto::v1::{self, get_shard_request::Of};
+
+pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), Failure> {
+    let of = match (options.shard, options.account) {
+        (Some(shard), _) => Of::Shard(shard),
+        (None, Some(account)) => Of::AccountId(account.to_string()),
+        (None, None) => return Err(Failure::Usage("name a shard, or an account with --account".into())),
+    };
+    let answer = context.admin()?.get_shard(v1::GetShardRequest { of: Some(of) }).await?;
+    let Some(shard) = answer.shard.map(Shard::from) else {
+        return Err(Failure::error("the node answered without a shard"));
+    };
+    let now = context.clock.wall();
+    context.answer(&shard, || {
+        let mut rows = table(["REPLICA", "NODE", "ROLE", "VOTES", "LOG TO", "APPLIED", "LAG", "LOG", "CHECKPOINT", "DIGEST", "SAID"]);
+        right(&mut rows, &[0, 4, 5, 6]);
+        for replica in &shard.replicas {
+            rows.add_row([
+                replica.replica_id.into(),
+                replica.node.clone().into(),
+                judged(replica.role, replica.role != "unheard" && replica.role != "candidate"),
+                if replica.voter { "yes" } else { "no" }.into(),
+                number(replica.last_log_index).into(),
+                number(replica.applied_index).into(),
+                number(replica.lag).into(),
+                bytes(replica.log_bytes).into(),
+                format!("{} at {}", replica.checkpoint_generation, number(replica.checkpoint_index)).into(),
+                replica.digest.chars().take(8).collect::<String>().into(),
+                ago(replica.report_time.as_ref(), now).into(),
+            ]);
+        }
+        let leader = shard.leader.as_deref().unwrap_or("none");
+        format!(
+            "shard {} (group {})  leader {leader}  term {}  revision {}  {} active views\nplaced on {}\n\n{}",
+            shard.shard,
+            shard.group,
+            shard.term,
+            number(shard.revision),
+            number(shard.active_views),
+            shard.placement.join(", "),
+            text(&rows)
+        )
+    })?;
+    match shard.is_troubled() {
+        false => Ok(()),
+        true => Err(Failure::Degraded(format!("shard {} has no leader, or a replica that does not follow", shard.shard))),
+    }
+}

@@ -1,0 +1,131 @@
+//! `clusterctl status`.
+
+use clap::Args;
+use comfy_table::Cell;
+use serde::Serialize;
+
+use super::context::Context;
+use super::exit::Failure;
+use super::node;
+use super::output::{judged, number, right, table, text};
+use crate::proto::v1;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Wait until every shard is led and every replica follows, at most as long as --timeout
+    #[arg(long)]
+    wait: bool,
+}
+
+/// The cluster in a few numbers.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Status {
+    pub(super) cluster_id: String,
+    pub(super) epoch: u64,
+    pub(super) cluster_version: u32,
+    pub(super) shards: u32,
+    pub(super) shards_led: u32,
+    pub(super) replicas_wanted: u32,
+    pub(super) replicas_current: u32,
+    pub(super) replication_factor: u32,
+    pub(super) active_views: u64,
+    pub(super) reports_acknowledged: u64,
+    pub(super) meta_leader: String,
+    pub(super) meta_term: u64,
+    pub(super) answered_by: String,
+    pub(super) healthy: bool,
+    pub(super) nodes: Vec<node::Node>,
+}
+
+impl From<v1::GetClusterStatusResponse> for Status {
+    fn from(answer: v1::GetClusterStatusResponse) -> Self {
+        let cluster = answer.cluster.unwrap_or_default();
+        let mut status = Self {
+            cluster_id: cluster.cluster_id,
+            epoch: cluster.epoch,
+            cluster_version: cluster.cluster_version,
+            shards: cluster.shards,
+            shards_led: cluster.shards_led,
+            replicas_wanted: cluster.replicas_wanted,
+            replicas_current: cluster.replicas_current,
+            replication_factor: cluster.replication_factor,
+            active_views: cluster.active_views,
+            reports_acknowledged: answer.nodes.iter().map(|n| n.reports_acknowledged).sum(),
+            meta_leader: cluster.meta_leader,
+            meta_term: cluster.meta_term,
+            answered_by: answer.answered_by,
+            healthy: false,
+            nodes: answer.nodes.into_iter().map(node::Node::from).collect(),
+        };
+        status.healthy = status.complaints().is_empty();
+        status
+    }
+}
+
+impl Status {
+    /// What is not as it should be.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        if self.cluster_id.is_empty() {
+            complaints.push("there is no cluster yet: make one with `clusterctl bootstrap`".to_string());
+            return complaints;
+        }
+        if self.shards_led < self.shards {
+            complaints.push(format!("{} of {} shards have no leader", self.shards - self.shards_led, self.shards));
+        }
+        if self.replicas_current < self.replicas_wanted {
+            let missing = self.replicas_wanted - self.replicas_current;
+            complaints.push(format!("{missing} of {} replicas do not follow", self.replicas_wanted));
+        }
+        if self.meta_leader.is_empty() {
+            complaints.push("the meta group has no leader".to_string());
+        }
+        let wanted = self.nodes.iter().filter(|node| node.intent != "removed");
+        let silent: Vec<&str> = wanted.filter(|node| node.liveness != "alive").map(|node| node.node.as_str()).collect();
+        if !silent.is_empty() {
+            complaints.push(format!("not alive: {}", silent.join(", ")));
+        }
+        complaints
+    }
+
+    /// The lines above the nodes.
+    pub(super) fn summary(&self) -> String {
+        let mut lines = table(["", ""]);
+        lines.set_header::<Vec<Cell>>(Vec::new());
+        let well = |n: u32, of: u32| judged(format!("{n} of {of}"), n == of && of > 0);
+        let id: String = self.cluster_id.chars().take(36).collect();
+        lines.add_row([Cell::new("cluster"), Cell::new(format!("{id}  epoch {}", self.epoch))]);
+        lines.add_row([Cell::new("shards led"), well(self.shards_led, self.shards)]);
+        lines.add_row([Cell::new("replicas following"), well(self.replicas_current, self.replicas_wanted)]);
+        let leader = if self.meta_leader.is_empty() { "none" } else { &self.meta_leader };
+        lines.add_row([Cell::new("meta leader"), judged(leader, !self.meta_leader.is_empty())]);
+        lines.add_row([Cell::new("active views"), Cell::new(number(self.active_views))]);
+        lines.add_row([Cell::new("reports acknowledged"), Cell::new(number(self.reports_acknowledged))]);
+        for column in lines.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        text(&lines)
+    }
+}
+
+pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failure> {
+    let admin = context.admin()?;
+    let deadline = context.clock.monotonic().plus(u64::try_from(context.timeout.as_millis()).unwrap_or(u64::MAX));
+    let status = loop {
+        let status = Status::from(admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?);
+        if status.healthy || !options.wait || context.clock.monotonic() >= deadline {
+            break status;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    let now = context.clock.wall();
+    context.answer(&status, || {
+        let mut nodes = node::table_of(&status.nodes, now, false);
+        right(&mut nodes, &[2, 3, 4]);
+        format!("{}\n\n{}", status.summary(), text(&nodes))
+    })?;
+    match status.complaints() {
+        none if none.is_empty() => Ok(()),
+        complaints => Err(Failure::Degraded(complaints.join("; "))),
+    }
+}
