@@ -32,7 +32,9 @@ impl FromStr for Connection {
             let (list, endpoints) = match part.split_once('=') {
                 Some(("admin", endpoints)) => (&mut connection.admin, endpoints),
                 Some(("client", endpoints)) => (&mut connection.client, endpoints),
-                Some((kind, _)) => return Err(format!("{kind:?} is no kind of endpoint: client and admin are accepted")),
+                Some((kind, _)) => {
+                    return Err(format!("{kind:?} is no kind of endpoint: client and admin are accepted"));
+                }
                 None => (&mut connection.client, part),
             };
             for endpoint in endpoints.split(',').map(str::trim).filter(|endpoint| !endpoint.is_empty()) {
@@ -105,7 +107,9 @@ mod tests {
     #[test]
     fn what_is_no_connection_is_refused() {
         let many = vec!["a:1"; 65].join(",");
-        for text in ["", ";", "host", "host:", ":1", "host:0", "host:65536", "ftp://x:1", "a b:1", "x=a:1", "a\u{7}:1", &many] {
+        for text in
+            ["", ";", "host", "host:", ":1", "host:0", "host:65536", "ftp://x:1", "a b:1", "x=a:1", "a\u{7}:1", &many]
+        {
             assert!(text.parse::<Connection>().is_err(), "{text:?}");
         }
     }

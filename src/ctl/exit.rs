@@ -8,7 +8,7 @@ use crate::local::LocalError;
 
 /// Why a command did not end with 0.
 #[derive(Debug)]
-pub enum Failure {
+pub(super) enum Failure {
     /// It went wrong: exit code 1.
     Error(anyhow::Error),
     /// A value is wrong: exit code 2.

@@ -51,6 +51,21 @@ pub(super) fn judged(text: impl ToString, well: bool) -> Cell {
     }
 }
 
+/// A cell in a colour of the terminal, if it has any.
+pub(super) fn cell(text: impl ToString, ansi: u8) -> Cell {
+    let cell = Cell::new(text);
+    let colour = match ansi {
+        31 => Color::DarkRed,
+        32 => Color::DarkGreen,
+        33 => Color::DarkYellow,
+        34 => Color::DarkBlue,
+        35 => Color::DarkMagenta,
+        36 => Color::DarkCyan,
+        _ => Color::Cyan,
+    };
+    if coloured() { cell.fg(colour) } else { cell }
+}
+
 /// Text in a colour of the terminal (an ANSI number, such as 32 for green), if it has any.
 pub(super) fn paint(text: &str, ansi: u8) -> String {
     if coloured() { format!("\u{1b}[{ansi}m{text}\u{1b}[0m") } else { text.to_string() }
@@ -107,15 +122,6 @@ pub(super) fn ago(time: Option<&Timestamp>, now: WallMs) -> String {
     }
 }
 
-/// How long it is to a time: `2 min`; `-` for none, `now` for one that is past.
-pub(super) fn until(time: Option<&Timestamp>, now: WallMs) -> String {
-    let Some(then) = time.and_then(wall) else { return "-".into() };
-    match then.since(now) {
-        0 => "now".into(),
-        ms => span(ms),
-    }
-}
-
 /// A wire time in our own unit; `None` before 1970.
 pub(super) fn wall(time: &Timestamp) -> Option<WallMs> {
     let seconds = u64::try_from(time.seconds).ok()?;
@@ -127,12 +133,6 @@ pub(super) fn wall(time: &Timestamp) -> Option<WallMs> {
 pub(super) fn rfc3339<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     let text = time.as_ref().and_then(|t| jiff::Timestamp::new(t.seconds, t.nanos).ok()).map(|t| t.to_string());
     text.serialize(serializer)
-}
-
-/// A time for people, UTC: `2024-03-01 18:04`.
-pub(super) fn day(time: Option<&Timestamp>) -> String {
-    let time = time.and_then(|t| jiff::Timestamp::new(t.seconds, 0).ok());
-    time.map_or_else(|| "-".into(), |t| t.strftime("%Y-%m-%d %H:%M").to_string())
 }
 
 /// A bar of `width` cells of which `share` (0 to 1) are full.
@@ -154,7 +154,10 @@ mod tests {
         assert_eq!([number(0), number(999), number(1_000), number(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([bytes(1023), bytes(1536), bytes(3 << 30)], ["1023 B", "1.5 KiB", "3.0 GiB"]);
         assert_eq!([clock(2_465_000), clock(36_000_000)], ["0:41:05", "10:00:00"]);
-        assert_eq!([span(45), span(119_999), span(7_500_000), span(356_400_000)], ["45 ms", "119 s", "2 h 5 min", "4 d 3 h"]);
+        assert_eq!(
+            [span(45), span(119_999), span(7_500_000), span(356_400_000)],
+            ["45 ms", "119 s", "2 h 5 min", "4 d 3 h"]
+        );
         assert_eq!([bar(0.5, 4), bar(0.28, 4), bar(7.0, 2)], ["██", "█▏", "██"]);
     }
 
@@ -163,8 +166,6 @@ mod tests {
         let now = WallMs(10_000);
         let at = |seconds| Timestamp { seconds, nanos: 0 };
         assert_eq!([ago(None, now), ago(Some(&at(11)), now), ago(Some(&at(7)), now)], ["-", "now", "3 s ago"]);
-        assert_eq!([until(Some(&at(40)), now), until(Some(&at(9)), now)], ["30 s", "now"]);
         assert_eq!(ago(Some(&at(-1)), now), "-");
-        assert_eq!(day(Some(&at(0))), "1970-01-01 00:00");
     }
 }

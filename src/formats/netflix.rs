@@ -14,8 +14,8 @@
 //! | Bookmark, Latest Bookmark | as Duration; or empty, or `Not latest view` | no |
 //! | Attributes, Country | anything; only told apart | no |
 //!
-//! Only rows that are equal in **every** column are duplicates of each other: two plays may well share profile, title,
-//! start and device. So every play carries a [`Play::fingerprint`] over all its columns.
+//! Two plays may well share profile, title, start and device: only rows that are equal in duration and bookmark, too, are the
+//! same play twice.
 //!
 //! Not taken: the short list `Title,Date` that the website offers (it has no times), and files that are not UTF-8.
 
@@ -28,7 +28,6 @@ mod tests;
 use std::io::{self, BufRead};
 
 use header::{Column, Columns, HeaderError};
-use xxhash_rust::xxh3::Xxh3;
 
 use super::lines::{Line, SplitError, next_line, split};
 use super::text_id;
@@ -81,17 +80,20 @@ pub struct Play {
     pub kind: Kind,
     /// When it began.
     pub start: WallMs,
-    /// How long it ran, in milliseconds.
+    /// How long it took, in milliseconds.
     pub duration_ms: u64,
     /// Where it stopped, in milliseconds from the title's beginning.
     pub bookmark_ms: Option<u64>,
     /// Where the title was left at last.
     pub latest_bookmark: LatestBookmark,
-    /// A digest of all columns: equal for rows that are equal in every column, and for no others that anyone will meet.
-    pub fingerprint: u128,
 }
 
 impl Play {
+    /// Whether the title is an episode, which Netflix writes as `Series: Season 1: Name (Episode 3)`.
+    pub fn is_episode(&self) -> bool {
+        self.title.as_str().contains("(Episode ")
+    }
+
     /// When it ended.
     pub fn end(&self) -> WallMs {
         self.start.plus(self.duration_ms)
@@ -403,7 +405,6 @@ impl Cells<'_> {
             latest_bookmark: self
                 .value(Column::LatestBookmark, value::latest_bookmark)?
                 .unwrap_or(LatestBookmark::Unknown),
-            fingerprint: self.fingerprint(),
         })
     }
 
@@ -432,19 +433,6 @@ impl Cells<'_> {
             value: text.chars().take(40).collect(),
             why,
         })
-    }
-
-    /// Over the columns in Netflix's order, so that a file with another order or other ends of line gives the same; texts
-    /// and times are taken as they are understood, so that two ways of writing them give the same, too.
-    fn fingerprint(&self) -> u128 {
-        let mut digest = Xxh3::new();
-        for column in Column::ALL {
-            let text = text_id(self.get(column).unwrap_or_default(), LINE_BYTES_MAX);
-            let text = value::canonical(column, &text).unwrap_or(text);
-            digest.update(&(text.len() as u64).to_be_bytes());
-            digest.update(text.as_bytes());
-        }
-        digest.digest128()
     }
 }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::super::context::Context;
 use super::super::exit::Failure;
-use super::super::output::{ago, clock, number, rfc3339, right, table, text, until};
+use super::super::output::{ago, clock, number, rfc3339, right, table, text};
 use super::super::shard::role;
 use super::ShowOptions;
 use crate::proto::v1;
@@ -16,7 +16,8 @@ struct Account {
     token: String,
     shard: u32,
     max_streams: u32,
-    max_streams_is_default: bool,
+    policy_is_own: bool,
+    streams: u32,
     profiles: Vec<Profile>,
     active_views: Vec<ActiveView>,
     served_by: String,
@@ -30,9 +31,6 @@ struct Profile {
     titles: u64,
     history_entries: u64,
     plays: u64,
-    resume_points: u64,
-    #[serde(serialize_with = "rfc3339")]
-    activity_time: Option<Timestamp>,
 }
 
 #[derive(Debug, Serialize)]
@@ -42,15 +40,16 @@ struct ActiveView {
     device_id: String,
     title_id: String,
     state: &'static str,
-    position_ms: i64,
+    holds_stream: bool,
+    position_ms: Option<i64>,
+    #[serde(serialize_with = "rfc3339")]
+    start_time: Option<Timestamp>,
     #[serde(serialize_with = "rfc3339")]
     report_time: Option<Timestamp>,
-    #[serde(serialize_with = "rfc3339")]
-    expire_time: Option<Timestamp>,
 }
 
-impl From<v1::GetAccountResponse> for Account {
-    fn from(answer: v1::GetAccountResponse) -> Self {
+impl Account {
+    fn new(answer: v1::GetAccountResponse, views: Vec<v1::View>) -> Self {
         let (account, info) = (answer.account.unwrap_or_default(), answer.read_info.unwrap_or_default());
         let policy = account.policy.unwrap_or_default();
         Self {
@@ -58,9 +57,10 @@ impl From<v1::GetAccountResponse> for Account {
             token: format!("{:016x}", account.token),
             shard: info.shard,
             max_streams: policy.max_streams,
-            max_streams_is_default: policy.is_default,
+            policy_is_own: account.policy_is_own,
+            streams: account.streams,
             profiles: account.profiles.into_iter().map(Profile::from).collect(),
-            active_views: account.active_views.into_iter().map(ActiveView::from).collect(),
+            active_views: views.into_iter().map(ActiveView::from).collect(),
             role: role(info.role()),
             served_by: info.served_by,
             revision: info.revision,
@@ -75,8 +75,6 @@ impl From<v1::ProfileSummary> for Profile {
             titles: profile.titles,
             history_entries: profile.history_entries,
             plays: profile.plays,
-            resume_points: profile.resume_points,
-            activity_time: profile.activity_time,
         }
     }
 }
@@ -94,36 +92,44 @@ impl From<v1::View> for ActiveView {
             device_id: view.device_id,
             title_id: view.title_id,
             state,
+            holds_stream: view.holds_stream,
             position_ms: view.position_ms,
+            start_time: view.start_time,
             report_time: view.report_time,
-            expire_time: view.expire_time,
         }
     }
 }
 
 pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), Failure> {
     let request = v1::GetAccountRequest { account_id: options.account.to_string(), read_options: None };
-    let account = Account::from(context.client()?.get_account(request).await?);
+    let client = context.client()?;
+    let answer = client.get_account(request).await?;
+    let request = v1::ListActiveViewsRequest { account_id: options.account.to_string(), read_options: None };
+    let account = Account::new(answer, client.list_active_views(request).await?.views);
     let now = context.clock.wall();
     context.answer(&account, || {
-        let policy = if account.max_streams_is_default { " (the cluster's default)" } else { "" };
+        let policy = if account.policy_is_own { "" } else { " (the cluster's default)" };
         let mut out = format!(
-            "account {}  shard {}  token {}\nmay watch {} at once{policy}; read from {}, {}\n",
-            account.account_id, account.shard, account.token, account.max_streams, account.served_by, account.role
+            "account {}  shard {}  token {}\n{} of {} streams taken{policy}; read from {}, {}\n",
+            account.account_id,
+            account.shard,
+            account.token,
+            account.streams,
+            account.max_streams,
+            account.served_by,
+            account.role
         );
         if account.profiles.is_empty() {
             out.push_str("\nno profiles: nothing was ever played\n");
         } else {
-            let mut rows = table(["PROFILE", "TITLES", "ENTRIES", "PLAYS", "RESUME POINTS", "LAST PLAYED"]);
-            right(&mut rows, &[1, 2, 3, 4]);
+            let mut rows = table(["PROFILE", "TITLES", "ENTRIES", "PLAYS"]);
+            right(&mut rows, &[1, 2, 3]);
             for profile in &account.profiles {
                 rows.add_row([
                     profile.profile_id.clone(),
                     number(profile.titles),
                     number(profile.history_entries),
                     number(profile.plays),
-                    number(profile.resume_points),
-                    ago(profile.activity_time.as_ref(), now),
                 ]);
             }
             out.push_str(&format!("\n{}\n", text(&rows)));
@@ -131,7 +137,7 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
         if account.active_views.is_empty() {
             out.push_str("\nnothing is being watched\n");
         } else {
-            let mut rows = table(["WATCHING", "PROFILE", "ON", "STATE", "AT", "REPORTED", "EXPIRES IN"]);
+            let mut rows = table(["WATCHING", "PROFILE", "ON", "STATE", "AT", "STARTED", "REPORTED"]);
             right(&mut rows, &[4]);
             for view in &account.active_views {
                 rows.add_row([
@@ -139,9 +145,9 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
                     view.profile_id.clone(),
                     view.device_id.clone(),
                     view.state.to_string(),
-                    clock(view.position_ms),
+                    view.position_ms.map_or_else(|| "-".to_string(), clock),
+                    ago(view.start_time.as_ref(), now),
                     ago(view.report_time.as_ref(), now),
-                    until(view.expire_time.as_ref(), now),
                 ]);
             }
             out.push_str(&format!("\n{}\n", text(&rows)));

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::super::context::Context;
 use super::super::exit::Failure;
-use super::super::output::{bar, number, paint, right, table, text};
+use super::super::output::{bar, cell, number, right, table, text};
 use super::{ShowOptions, draw};
 use crate::proto::v1;
 
@@ -66,7 +66,8 @@ impl From<v1::RingShare> for Share {
 
 fn drawn(ring: &Ring, points: &[(u64, String)]) -> String {
     let number_of = |name: &str| ring.shares.iter().position(|share| share.node == name);
-    let numbered: Vec<(u64, usize)> = points.iter().filter_map(|(token, name)| Some((*token, number_of(name)?))).collect();
+    let numbered: Vec<(u64, usize)> =
+        points.iter().filter_map(|(token, name)| Some((*token, number_of(name)?))).collect();
     let middle = [
         format!("{} shards", ring.shards),
         format!("{} points", number(points.len() as u64)),
@@ -77,19 +78,19 @@ fn drawn(ring: &Ring, points: &[(u64, String)]) -> String {
     for (at, share) in ring.shares.iter().enumerate() {
         let colour = draw::COLOURS[at % draw::COLOURS.len()];
         rows.add_row([
-            paint(&draw::letter(at).to_string(), colour),
-            share.node.clone(),
-            share.zone.clone(),
-            share.weight.to_string(),
-            share.vnodes.to_string(),
-            format!("{:.1} %", share.token_share * 100.0),
-            share.replicas.to_string(),
-            share.leaders_preferred.to_string(),
-            paint(&bar(share.token_share, 16), colour),
+            cell(draw::letter(at), colour),
+            share.node.clone().into(),
+            share.zone.clone().into(),
+            share.weight.into(),
+            share.vnodes.into(),
+            format!("{:.1} %", share.token_share * 100.0).into(),
+            share.replicas.into(),
+            share.leaders_preferred.into(),
+            cell(bar(share.token_share, 12), colour),
         ]);
     }
     let circle: Vec<String> = draw::ring(&numbered, &middle).into_iter().map(|row| format!("    {row}")).collect();
-    let order = "Tokens grow clockwise from the top; a shard prefers the nodes that it meets first. Bounded load evens out what \
-                 the circle gives unevenly.";
+    let order = "Tokens grow clockwise from the top. A shard prefers the nodes that it meets first;\n\
+                 bounded load evens out what the circle gives unevenly.";
     format!("{}\n\n{}\n\n{order}", circle.join("\n"), text(&rows))
 }

@@ -34,6 +34,8 @@ pub(super) async fn run(context: &Context, options: ListOptions) -> Result<(), F
     })?;
     match troubled {
         0 => Ok(()),
-        some => Err(Failure::Degraded(format!("{some} of {all} shards have no leader, or a replica that does not follow"))),
+        some => {
+            Err(Failure::Degraded(format!("{some} of {all} shards have no leader, or a replica that does not follow")))
+        }
     }
 }

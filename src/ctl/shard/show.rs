@@ -18,7 +18,19 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
     };
     let now = context.clock.wall();
     context.answer(&shard, || {
-        let mut rows = table(["REPLICA", "NODE", "ROLE", "VOTES", "LOG TO", "APPLIED", "LAG", "LOG", "CHECKPOINT", "DIGEST", "SAID"]);
+        let mut rows = table([
+            "REPLICA",
+            "NODE",
+            "ROLE",
+            "VOTES",
+            "LOG TO",
+            "APPLIED",
+            "LAG",
+            "LOG",
+            "CHECKPOINT",
+            "DIGEST",
+            "SAID",
+        ]);
         right(&mut rows, &[0, 4, 5, 6]);
         for replica in &shard.replicas {
             rows.add_row([
@@ -49,6 +61,8 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
     })?;
     match shard.is_troubled() {
         false => Ok(()),
-        true => Err(Failure::Degraded(format!("shard {} has no leader, or a replica that does not follow", shard.shard))),
+        true => {
+            Err(Failure::Degraded(format!("shard {} has no leader, or a replica that does not follow", shard.shard)))
+        }
     }
 }

@@ -4,7 +4,6 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 
 use super::LatestBookmark;
-use super::header::Column;
 use crate::time::WallMs;
 
 /// The most hours that a duration may have.
@@ -98,13 +97,4 @@ fn clock(text: &str) -> Option<u64> {
 /// Digits only, as many as `digits` allows.
 fn number<T: std::str::FromStr>(text: &str, digits: std::ops::RangeInclusive<usize>) -> Option<T> {
     (digits.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
-}
-
-/// One way of writing what a column says, whatever way it was written in; `None` for texts, which stay as they are.
-pub(super) fn canonical(column: Column, text: &str) -> Option<String> {
-    Some(match column {
-        Column::Start => start(text).ok()?.0.to_string(),
-        Column::Duration | Column::Bookmark | Column::LatestBookmark => clock(text)?.to_string(),
-        _ => return None,
-    })
 }
