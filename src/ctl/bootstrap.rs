@@ -22,7 +22,7 @@ pub(super) struct Options {
     replicas: u32,
 }
 
-fn power_of_two(text: &str) -> Result<u32, String> {
+pub(super) fn power_of_two(text: &str) -> Result<u32, String> {
     let shards = text.parse::<u32>().ok().filter(|n| n.is_power_of_two() && *n <= 4096);
     shards.ok_or_else(|| "a power of two from 1 to 4096 is accepted".to_string())
 }

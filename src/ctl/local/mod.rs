@@ -1,15 +1,102 @@
-//! `clusterctl local`.
+//! `clusterctl local`: a cluster of processes on this machine. `cluster/local.sh` builds the programs and calls it.
+
+mod demo;
+mod env;
+mod live;
+mod process;
+mod status;
+mod up;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
 use super::context::Context;
 use super::exit::Failure;
-#[derive(Debug, clap::Subcommand)]
+use super::status::Status;
+use super::{bootstrap, connect};
+use crate::local::LocalCluster;
+use crate::proto::v1;
+use connect::Connection;
+
+#[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// x
-    Up {
-        /// n
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=16))]
-        nodes: u8,
-    },
+    /// Start a cluster and leave it running
+    Up(up::Options),
+    /// Stop its nodes; their data stays
+    Down(Root),
+    /// Its processes, and how the cluster is
+    Status(Root),
+    /// End a node at once, as a power cut would (SIGKILL)
+    Kill(Named),
+    /// Start a node that does not run
+    Start(Named),
+    /// Stop a node, then start it again
+    Restart(Named),
+    /// Remove the data of a stopped cluster
+    Wipe(Root),
+    /// Where it is, as a line for the shell: eval "$(./cluster/local.sh env)"
+    Env(Root),
+    /// Start a cluster, import the sample, play devices, show it live; stop everything at the end
+    Demo(demo::Options),
 }
-pub(super) async fn run(_: &Context, _: Command) -> Result<(), Failure> {
-    Ok(())
+
+/// Where the cluster's files are.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Root {
+    /// The folder of data, logs and state
+    #[arg(long, value_name = "DIR", default_value = ".local/cluster")]
+    root: PathBuf,
+}
+
+/// One node.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Named {
+    /// The node: n1, n2...
+    name: String,
+    #[command(flatten)]
+    root: Root,
+}
+
+pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Up(options) => up::run(context, options).await,
+        Command::Down(root) => process::down(context, root).await,
+        Command::Status(root) => status::run(context, root).await,
+        Command::Kill(node) => process::kill(context, node).await,
+        Command::Start(node) => process::start(context, node).await,
+        Command::Restart(node) => process::restart(context, node).await,
+        Command::Wipe(root) => process::wipe(context, root),
+        Command::Env(root) => env::run(context, root),
+        Command::Demo(options) => demo::run(context, options).await,
+    }
+}
+
+/// The same context, asking this cluster.
+fn context_of(context: &Context, cluster: &LocalCluster) -> Context {
+    context.at(Connection::new(cluster.client_endpoints(), cluster.admin_endpoints()))
+}
+
+/// Makes a cluster of the processes (or finds it made) and waits until every shard is led and every replica follows.
+async fn bootstrapped(context: &Context, cluster: &LocalCluster, shards: u32) -> Result<Status, Failure> {
+    let here = context_of(context, cluster);
+    bootstrap::bootstrap(&here.admin()?, shards, 0, cluster.link_endpoints()).await?;
+    healthy(&here, Duration::from_secs(60)).await
+}
+
+/// Waits until all is well; fails with what is not.
+async fn healthy(context: &Context, patience: Duration) -> Result<Status, Failure> {
+    let admin = context.admin()?;
+    let deadline = context.clock.monotonic().plus(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
+    loop {
+        let status = Status::from(admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?);
+        if status.healthy {
+            return Ok(status);
+        }
+        if context.clock.monotonic() >= deadline {
+            return Err(Failure::Degraded(status.complaints().join("; ")));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

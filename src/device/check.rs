@@ -1,0 +1,131 @@
+//! Strong reads of a household, compared with its ledger.
+
+use std::collections::BTreeMap;
+
+use super::habits::Title;
+use super::household::{Household, device_id, profile_id};
+use super::ledger::Profile;
+use crate::client::{Client, Error};
+use crate::proto::v1;
+
+/// Titles in one question for resume points.
+const TITLES: usize = 1_000;
+/// Titles whose history is asked for while playing.
+const HISTORIES_WHILE_PLAYING: usize = 2;
+
+impl Household {
+    /// A check between two plays: what cannot be read now is left to a later one.
+    pub(super) async fn check_while_playing(&self) {
+        let client = self.around.client.clone();
+        if let Err(error) = self.check(&client, HISTORIES_WHILE_PLAYING).await {
+            match error {
+                Error::Rejected(_) => self.mismatch(format!("a strong read was refused: {error}")),
+                Error::Unavailable { .. } | Error::Unknown { .. } => drop(self.around.stats.failed(&error)),
+            }
+        }
+    }
+
+    /// Compares everything, with the history of at most `histories` titles; fails if something cannot be read.
+    pub(super) async fn check(&self, client: &Client, histories: usize) -> Result<(), Error> {
+        let mut reads = 1;
+        self.check_active_views(client).await?;
+        let mut by_profile: BTreeMap<Profile, Vec<Title>> = BTreeMap::new();
+        self.ledger.places.keys().for_each(|(profile, title)| by_profile.entry(*profile).or_default().push(*title));
+        for (profile, titles) in by_profile {
+            for titles in titles.chunks(TITLES) {
+                reads += 1;
+                self.check_places(client, profile, titles).await?;
+            }
+        }
+        let ended = self.ledger.ended.iter().filter(|((p, t), _)| self.is_still(*p, *t)).take(histories);
+        for ((profile, title), device) in ended {
+            reads += 1;
+            self.check_history(client, *profile, *title, *device).await?;
+        }
+        self.around.stats.checked(reads);
+        Ok(())
+    }
+
+    /// Nothing is under way with this title.
+    fn is_still(&self, profile: Profile, title: Title) -> bool {
+        !self.views_uncertain && !self.ledger.running.values().any(|r| (r.profile, r.title) == (profile, title))
+    }
+
+    async fn check_active_views(&self, client: &Client) -> Result<(), Error> {
+        let request = v1::ListActiveViewsRequest { account_id: self.account.clone(), read_options: None };
+        let views = client.list_active_views(request).await?.views;
+        for view in &views {
+            let Some(running) = self.ledger.running.get(&view.view_id) else {
+                if !self.views_uncertain {
+                    self.mismatch(format!("{} is active, and nobody plays it", view.view_id));
+                }
+                continue;
+            };
+            let found = (view.sequence, view.position_ms.and_then(|ms| u64::try_from(ms).ok()));
+            let differs =
+                found.0 != running.sequence || (running.position_ms.is_some() && found.1 != running.position_ms);
+            if differs && !running.uncertain {
+                let known = (running.sequence, running.position_ms);
+                self.mismatch(format!("{} is at (sequence, position) {found:?}, not {known:?}", view.view_id));
+            }
+        }
+        for running in self.ledger.running.values() {
+            let is_there = views.iter().any(|view| view.view_id == running.view_id);
+            if !is_there && !running.uncertain && !self.views_uncertain {
+                self.mismatch(format!("{} plays, and is not active", running.view_id));
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_places(&self, client: &Client, profile: Profile, titles: &[Title]) -> Result<(), Error> {
+        let request = v1::BatchGetResumePointsRequest {
+            account_id: self.account.clone(),
+            profile_id: profile_id(profile),
+            title_ids: titles.iter().map(|title| title.id()).collect(),
+            read_options: None,
+        };
+        let points = client.batch_get_resume_points(request).await?.resume_points;
+        for (at, title) in titles.iter().enumerate() {
+            let (Some(point), Some(place)) = (points.get(at), self.ledger.places.get(&(profile, *title))) else {
+                self.mismatch(format!("no answer for {} of {} titles", titles.len() - at, titles.len()));
+                break;
+            };
+            let ms = |ms: Option<i64>| ms.and_then(|ms| u64::try_from(ms).ok());
+            let (last_ms, resume_ms) = (ms(point.last_position_ms), ms(point.position_ms));
+            let what = || format!("{} of {}", title.id(), profile_id(profile));
+            if point.title_id != title.id() {
+                self.mismatch(format!("{}: the answer is for {:?}", what(), point.title_id));
+            } else if !place.admits(last_ms) {
+                self.mismatch(format!("{} was left at {last_ms:?} ms, not at {place:?}", what()));
+            } else if !place.admits_resume(*title, resume_ms) {
+                self.mismatch(format!("{} resumes at {resume_ms:?} ms, not at {place:?}", what()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_history(&self, client: &Client, profile: Profile, title: Title, device: usize) -> Result<(), Error> {
+        let request = v1::ListHistoryRequest {
+            account_id: self.account.clone(),
+            profile_id: profile_id(profile),
+            title_id: title.id(),
+            page_size: 1,
+            ..Default::default()
+        };
+        let page = client.list_history(request).await?;
+        let what = || format!("the history of {} of {}", title.id(), profile_id(profile));
+        let Some(entry) = page.entries.first() else {
+            self.mismatch(format!("{} is empty", what()));
+            return Ok(());
+        };
+        let position_ms = entry.position_ms.and_then(|ms| u64::try_from(ms).ok());
+        let place = self.ledger.places.get(&(profile, title));
+        if entry.title_id != title.id() || entry.device_id != device_id(device) {
+            self.mismatch(format!("{} begins with {:?} on {:?}", what(), entry.title_id, entry.device_id));
+        } else if !place.is_some_and(|place| place.admits(position_ms)) {
+            self.mismatch(format!("{} ends at {position_ms:?} ms, not at {place:?}", what()));
+        }
+        Ok(())
+    }
+}

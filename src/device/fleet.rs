@@ -1,0 +1,133 @@
+//! Many households at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt as _};
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::gateway::Reporter;
+use super::household::{Household, Surroundings};
+use super::stats::{Snapshot, Stats};
+use super::{Plan, Way};
+use crate::client::Client;
+use crate::time::Clock;
+
+/// The most households of a fleet.
+const HOUSEHOLDS_MAX: usize = 100_000;
+/// Households checked at once at the end.
+const CHECKS: usize = 32;
+/// How often a household is asked for at the end until it answers.
+const CHECK_ATTEMPTS_MAX: usize = 10;
+
+/// Households that play.
+#[derive(Debug)]
+pub struct Fleet {
+    around: Arc<Surroundings>,
+    households: JoinSet<Household>,
+}
+
+/// Households that have played, and still know what was acknowledged.
+#[derive(Debug)]
+pub struct Played {
+    around: Arc<Surroundings>,
+    households: Vec<Household>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Households that played.
+    pub households: usize,
+    /// Of those, how many could be read completely at the end.
+    pub households_checked: usize,
+    /// All counters.
+    #[serde(flatten)]
+    pub counters: Snapshot,
+}
+
+impl Report {
+    /// Something was acknowledged, everything could be read at the end, and nothing was contradicted.
+    pub fn is_right(&self) -> bool {
+        let counters = &self.counters;
+        counters.mismatches == 0 && self.households_checked == self.households && counters.reports_acknowledged > 0
+    }
+}
+
+impl Fleet {
+    /// Starts to play; the client's deadline is the patience of the devices.
+    pub fn start(client: Client, clock: Arc<dyn Clock>, plan: Plan) -> Self {
+        let (streams, window) = match plan.way {
+            Way::Calls => (0, 0),
+            Way::Streams { streams, window } => (streams.clamp(1, 256), window),
+        };
+        let reporters: Vec<Reporter> = match streams {
+            0 => vec![Reporter::Calls(client.clone())],
+            _ => (0..streams).map(|_| Reporter::stream(&client, window)).collect(),
+        };
+        let count = plan.households.clamp(1, HOUSEHOLDS_MAX);
+        let (stats, stop) = (Arc::new(Stats::new()), CancellationToken::new());
+        let around = Arc::new(Surroundings { client, clock, plan, stats, stop });
+        let mut households = JoinSet::new();
+        for number in 0..count {
+            let reporter = reporters[number % reporters.len()].clone();
+            households.spawn(Household::new(number, around.clone(), reporter).live());
+        }
+        Self { around, households }
+    }
+
+    /// Plays for so long, and checks everything at the end through this client.
+    pub async fn run(client: Client, clock: Arc<dyn Clock>, plan: Plan, duration: Duration) -> Report {
+        let fleet = Self::start(client.clone(), clock, plan);
+        tokio::time::sleep(duration).await;
+        fleet.stop().await.check(&[client]).await
+    }
+
+    /// What is counted, readable while it plays.
+    pub fn stats(&self) -> Arc<Stats> {
+        self.around.stats.clone()
+    }
+
+    /// Lets every household end the call that it is in, and stops. Views stay active.
+    pub async fn stop(mut self) -> Played {
+        self.around.stop.cancel();
+        let mut households = Vec::new();
+        while let Some(household) = self.households.join_next().await {
+            match household {
+                Ok(household) => households.push(household),
+                Err(e) => self.around.stats.mismatch(format!("a household has ended badly: {e}")),
+            }
+        }
+        Played { around: self.around, households }
+    }
+}
+
+impl Played {
+    /// What is counted.
+    pub fn stats(&self) -> Arc<Stats> {
+        self.around.stats.clone()
+    }
+
+    /// Compares every acknowledged write with strong reads, the households in turn through each of these clients.
+    pub async fn check(&self, clients: &[Client]) -> Report {
+        let checks = self.households.iter().enumerate().map(|(number, household)| async move {
+            for attempt in 0..CHECK_ATTEMPTS_MAX {
+                let Some(client) = clients.get((number + attempt) % clients.len().max(1)) else { return false };
+                match household.check(client, usize::MAX).await {
+                    Ok(()) => return true,
+                    Err(error) => drop(household.around.stats.failed(&error)),
+                }
+            }
+            household.mismatch("could not be read at the end".into());
+            false
+        });
+        let checked: Vec<bool> = stream::iter(checks).buffer_unordered(CHECKS).collect().await;
+        Report {
+            households: self.households.len(),
+            households_checked: checked.into_iter().filter(|checked| *checked).count(),
+            counters: self.around.stats.snapshot(),
+        }
+    }
+}

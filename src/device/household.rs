@@ -1,0 +1,450 @@
+//! One household: its devices, one after the other in one task, and the writes that they make.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Plan;
+use super::gateway::Reporter;
+use super::habits::{Ending, Taste, Title, ending, joined_by, play_ms, resumes, seeks_back};
+use super::ledger::{Ledger, Profile, Running};
+use super::stats::Stats;
+use crate::client::{Client, Error};
+use crate::proto::v1;
+use crate::time::{Clock, MonotonicMs};
+
+/// Devices of a household; each belongs to the profile with its number.
+const DEVICES: usize = 3;
+/// How often a write with an unknown outcome, or one that nobody took, is asked again.
+const ATTEMPTS_MAX: usize = 20;
+/// Wait before it is asked again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// What all households share.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    pub(super) client: Client,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) plan: Plan,
+    pub(super) stats: Arc<Stats>,
+    pub(super) stop: CancellationToken,
+}
+
+/// A play that is under way.
+#[derive(Debug)]
+struct Playing {
+    view_id: String,
+    due: MonotonicMs,
+    position_ms: u64,
+    left_ms: u64,
+    seek_back_ms: Option<u64>,
+}
+
+/// A household.
+#[derive(Debug)]
+pub(super) struct Household {
+    pub(super) account: String,
+    pub(super) ledger: Ledger,
+    pub(super) around: Arc<Surroundings>,
+    reporter: Reporter,
+    rng: StdRng,
+    taste: Taste,
+    /// What each device plays.
+    playing: [Option<Playing>; DEVICES],
+    /// Known from the first answer on.
+    shard: u32,
+    views_started: u64,
+    /// A write stayed unknown, so that the active views cannot be told.
+    pub(super) views_uncertain: bool,
+}
+
+impl Household {
+    pub(super) fn new(number: usize, around: Arc<Surroundings>, reporter: Reporter) -> Self {
+        let seed = around.plan.seed;
+        let mut rng = StdRng::seed_from_u64(seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let taste = Taste::draw(&mut rng);
+        Self {
+            account: format!("home-{seed:x}-{number}"),
+            ledger: Ledger::default(),
+            around,
+            reporter,
+            rng,
+            taste,
+            playing: [const { None }; DEVICES],
+            shard: 0,
+            views_started: 0,
+            views_uncertain: false,
+        }
+    }
+
+    /// Plays until the fleet is stopped.
+    pub(super) async fn live(mut self) -> Self {
+        let stop = self.around.stop.clone();
+        // Not all at the same moment.
+        let first = self.rng.random_range(0.0..=1.0);
+        let mut idle = self.around.plan.interval.mul_f64(first);
+        loop {
+            let now = self.around.clock.monotonic();
+            let due = self.playing.iter().flatten().map(|playing| playing.due).min();
+            let wait = due.map_or(idle, |due| Duration::from_millis(due.since(now)));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(wait), if !wait.is_zero() => {}
+                () = tokio::task::yield_now(), if wait.is_zero() => {}
+            }
+            match self.next_device() {
+                Some(device) => self.step(device).await,
+                None => self.begin().await,
+            }
+            let pause = self.rng.random_range(0.5..3.0);
+            idle = self.around.plan.interval.mul_f64(pause).max(Duration::from_millis(1));
+        }
+        self.playing.iter().flatten().for_each(|_| self.around.stats.now_playing(false));
+        self
+    }
+
+    /// The device whose report is due first.
+    fn next_device(&self) -> Option<usize> {
+        let due = self.playing.iter().enumerate().filter_map(|(n, playing)| Some((playing.as_ref()?.due, n)));
+        due.min().map(|(_, device)| device)
+    }
+
+    /// Somebody begins to watch; others may join on other devices.
+    async fn begin(&mut self) {
+        let first = self.rng.random_range(0..DEVICES);
+        for nth in 0..=joined_by(&mut self.rng) {
+            let device = (first + nth) % DEVICES;
+            let title = self.choose(device);
+            self.start(device, title).await;
+        }
+    }
+
+    fn choose(&mut self, profile: Profile) -> Title {
+        let nth = self.rng.random_range(0..1_000);
+        let begun = if resumes(&mut self.rng) { self.ledger.begun(profile, nth) } else { None };
+        begun.unwrap_or_else(|| self.taste.choose(&mut self.rng))
+    }
+
+    fn next_view_id(&mut self) -> String {
+        self.views_started += 1;
+        format!("{}-v{}", self.account, self.views_started)
+    }
+
+    async fn start(&mut self, device: usize, title: Title) {
+        let view_id = self.next_view_id();
+        let request = v1::StartViewRequest {
+            account_id: self.account.clone(),
+            view_id: view_id.clone(),
+            request_id: self.around.client.request_id(),
+            profile_id: profile_id(device),
+            device_id: device_id(device),
+            title_id: title.id(),
+            title_type: title_type(title).into(),
+            duration_ms: i64::try_from(title.duration_ms()).ok(),
+            ..Default::default()
+        };
+        let client = self.around.client.clone();
+        let outcome = self.insist(|| client.start_view(request.clone())).await;
+        match outcome {
+            Outcome::Done(answer) => {
+                self.wrote(answer.write_info.as_ref());
+                self.started(view_id, device, title, answer.started.unwrap_or_default());
+            }
+            Outcome::Refused(error) => self.start_refused(&error),
+            Outcome::Unresolved => self.views_uncertain = true,
+            Outcome::Undone => {}
+        }
+    }
+
+    /// A start was acknowledged: compares its answer, and goes on playing.
+    fn started(&mut self, view_id: String, device: usize, title: Title, started: v1::StartedView) {
+        let resume_ms = started.resume_position_ms.and_then(|ms| u64::try_from(ms).ok());
+        let place = self.ledger.place(device, title);
+        if !place.admits_resume(title, resume_ms) {
+            let place = place.clone();
+            self.mismatch(format!("{} starts {} at {resume_ms:?} ms, not at {place:?}", view_id, title.id()));
+        }
+        // Whatever the device had running was replaced.
+        let former: Vec<Running> =
+            self.ledger.running.values().filter(|running| running.device == device).cloned().collect();
+        for running in former {
+            if !started.ended_view_ids.contains(&running.view_id) && !self.views_uncertain && !running.uncertain {
+                self.mismatch(format!("{view_id} has not replaced {} of the same device", running.view_id));
+            }
+            self.ended(&running.view_id);
+        }
+        self.play_on(view_id, device, title, resume_ms.unwrap_or(0));
+    }
+
+    /// Takes up a view that has just been acknowledged.
+    fn play_on(&mut self, view_id: String, device: usize, title: Title, position_ms: u64) {
+        let running = Running {
+            view_id: view_id.clone(),
+            device,
+            profile: device,
+            title,
+            sequence: 0,
+            position_ms: None,
+            uncertain: false,
+        };
+        self.ledger.running.insert(view_id.clone(), running);
+        self.ledger.ended.remove(&(device, title));
+        if self.playing[device].is_none() {
+            self.around.stats.now_playing(true);
+        }
+        self.playing[device] = Some(Playing {
+            view_id,
+            due: self.around.clock.monotonic(),
+            position_ms,
+            left_ms: play_ms(&mut self.rng),
+            seek_back_ms: seeks_back(&mut self.rng),
+        });
+    }
+
+    /// A start was refused: right only if the account really watches as much as it may.
+    fn start_refused(&mut self, error: &Error) {
+        let limit = error.rejection().and_then(|rejection| rejection.stream_limit.as_ref());
+        let Some(limit) = limit else {
+            self.mismatch(format!("a start was refused: {error}"));
+            return;
+        };
+        self.around.stats.limit_reached();
+        let told: Vec<&str> = limit.active_views.iter().map(|view| view.view_id.as_str()).collect();
+        let strangers = told.iter().filter(|id| !self.ledger.running.contains_key(**id)).count();
+        if (strangers > 0 || told.len() < limit.max_streams as usize) && !self.views_uncertain {
+            let running: Vec<&String> = self.ledger.running.keys().collect();
+            self.mismatch(format!("the limit of {} is reached by {told:?}, but {running:?} run", limit.max_streams));
+        }
+    }
+
+    /// One report of a device, or the end of its play.
+    async fn step(&mut self, device: usize) {
+        let Some(mut playing) = self.playing[device].take() else { return };
+        let Some(running) = self.ledger.running.get(&playing.view_id).cloned() else {
+            self.around.stats.now_playing(false);
+            return;
+        };
+        if playing.left_ms == 0 {
+            self.around.stats.now_playing(false);
+            self.finish(device, running, playing.position_ms).await;
+            return;
+        }
+        let step_ms = u64::try_from(self.around.plan.step.as_millis()).unwrap_or(u64::MAX);
+        let mut seeked = false;
+        let paused = self.rng.random_bool(0.05);
+        if let (true, Some(back_ms)) = (running.sequence > 2, playing.seek_back_ms) {
+            (seeked, playing.seek_back_ms) = (true, None);
+            playing.position_ms = playing.position_ms.saturating_sub(back_ms);
+        } else if !paused {
+            let moved_ms = step_ms.min(playing.left_ms);
+            playing.position_ms = (playing.position_ms + moved_ms).min(running.title.duration_ms());
+            playing.left_ms -= moved_ms;
+            if playing.position_ms == running.title.duration_ms() {
+                playing.left_ms = 0;
+            }
+        }
+        let state = if paused { v1::PlayState::Paused } else { v1::PlayState::Playing };
+        let goes_on = self.report(&running, playing.position_ms, seeked, state).await;
+        let jitter = self.rng.random_range(0.9..1.1);
+        let interval_ms = (self.around.plan.interval.as_millis() as f64 * jitter) as u64;
+        playing.due = self.around.clock.monotonic().plus(interval_ms);
+        match goes_on {
+            true => self.playing[device] = Some(playing),
+            false => self.around.stats.now_playing(false),
+        }
+    }
+
+    /// Sends one report; returns whether the device goes on.
+    async fn report(&mut self, running: &Running, position_ms: u64, seeked: bool, state: v1::PlayState) -> bool {
+        let sequence = running.sequence + 1;
+        let report = v1::ProgressReport {
+            account_id: self.account.clone(),
+            view_id: running.view_id.clone(),
+            sequence,
+            position_ms: i64::try_from(position_ms).ok(),
+            state: state.into(),
+            seeked,
+            played_ranges: Vec::new(),
+        };
+        let sent = Instant::now();
+        self.ledger.place(running.profile, running.title);
+        let reporter = self.reporter.clone();
+        let mut may_be_done = false;
+        let outcome = self.insist_noting(|| reporter.report(report.clone()), &mut may_be_done).await;
+        // A position of 0 without a seek says nothing.
+        let says_something = position_ms > 0 || seeked;
+        let Some(kept) = self.ledger.running.get_mut(&running.view_id) else { return false };
+        match outcome {
+            Outcome::Done(result) if result.directive() == v1::Directive::Continue => {
+                // An earlier attempt may have been the one that was applied.
+                if !result.applied && !may_be_done {
+                    self.mismatch(format!("{}: report {sequence} was not applied", running.view_id));
+                    return true;
+                }
+                (kept.sequence, kept.uncertain) = (sequence, false);
+                if says_something {
+                    kept.position_ms = Some(position_ms);
+                    self.ledger.place(running.profile, running.title).acknowledge(position_ms);
+                }
+                let now = self.around.clock.monotonic();
+                self.around.stats.report_acknowledged(self.shard, sent.elapsed(), now);
+                true
+            }
+            Outcome::Done(result) => {
+                self.mismatch(format!("{} was told to stop: {:?}", running.view_id, result.ended));
+                self.lost(&running.view_id);
+                false
+            }
+            Outcome::Refused(error) => {
+                self.mismatch(format!("report {sequence} of {} was refused: {error}", running.view_id));
+                self.lost(&running.view_id);
+                false
+            }
+            Outcome::Unresolved => {
+                (kept.sequence, kept.uncertain) = (sequence, true);
+                self.ledger.place(running.profile, running.title).perhaps(position_ms);
+                true
+            }
+            Outcome::Undone => true,
+        }
+    }
+
+    /// A play is over: the device stops it, goes on with the next title, or vanishes.
+    async fn finish(&mut self, device: usize, running: Running, position_ms: u64) {
+        let how = ending(&mut self.rng, running.title);
+        if how == Ending::Vanish {
+            return;
+        }
+        let next = (how == Ending::Next).then(|| (self.next_view_id(), running.title.next()));
+        let wire_next = next.as_ref().map(|(view_id, title)| v1::NextTitle {
+            view_id: view_id.clone(),
+            title_id: title.id(),
+            title_type: title_type(*title).into(),
+            duration_ms: i64::try_from(title.duration_ms()).ok(),
+            ..Default::default()
+        });
+        let request = v1::StopViewRequest {
+            account_id: self.account.clone(),
+            view_id: running.view_id.clone(),
+            request_id: self.around.client.request_id(),
+            sequence: None,
+            position_ms: i64::try_from(position_ms).ok(),
+            next: wire_next,
+            ..Default::default()
+        };
+        let client = self.around.client.clone();
+        match self.insist(|| client.stop_view(request.clone())).await {
+            Outcome::Done(answer) => {
+                self.wrote(answer.write_info.as_ref());
+                self.ledger.place(running.profile, running.title).acknowledge(position_ms);
+                self.ended(&running.view_id);
+                if let (Some((view_id, title)), Some(started)) = (next, answer.next) {
+                    self.started(view_id, device, title, started);
+                }
+            }
+            Outcome::Refused(error) => {
+                self.mismatch(format!("the stop of {} was refused: {error}", running.view_id));
+                self.lost(&running.view_id);
+            }
+            Outcome::Unresolved => {
+                self.ledger.place(running.profile, running.title).perhaps(position_ms);
+                self.views_uncertain = true;
+                self.lost(&running.view_id);
+            }
+            // Nothing was changed: its device starts another one some time, which replaces it.
+            Outcome::Undone => {}
+        }
+        if self.rng.random_bool(self.around.plan.check_share.clamp(0.0, 1.0)) {
+            self.check_while_playing().await;
+        }
+    }
+
+    /// A view ended and stands in the history, if anything was reported of it.
+    fn ended(&mut self, view_id: &str) {
+        if let Some(running) = self.ledger.running.remove(view_id) {
+            let place = self.ledger.place(running.profile, running.title);
+            if place.acked_ms.is_some() {
+                self.ledger.ended.insert((running.profile, running.title), running.device);
+            }
+        }
+    }
+
+    /// A view of which nothing more can be said.
+    fn lost(&mut self, view_id: &str) {
+        self.ledger.running.remove(view_id);
+    }
+
+    fn wrote(&mut self, info: Option<&v1::WriteInfo>) {
+        self.shard = info.map_or(self.shard, |info| info.shard);
+        let now = self.around.clock.monotonic();
+        self.around.stats.write_acknowledged(self.shard, now);
+    }
+
+    pub(super) fn mismatch(&self, what: String) {
+        self.around.stats.mismatch(format!("{}: {what}", self.account));
+    }
+
+    async fn insist<T, F>(&self, ask: impl FnMut() -> F) -> Outcome<T>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        self.insist_noting(ask, &mut false).await
+    }
+
+    /// Asks until the cluster has decided, a bounded number of times; notes whether an attempt may have been done unseen.
+    async fn insist_noting<T, F>(&self, mut ask: impl FnMut() -> F, may_be_done: &mut bool) -> Outcome<T>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        for _ in 0..ATTEMPTS_MAX {
+            let error = match ask().await {
+                Ok(answer) => return Outcome::Done(answer),
+                Err(error @ Error::Rejected(_)) => return Outcome::Refused(error),
+                Err(error) => error,
+            };
+            *may_be_done |= self.around.stats.failed(&error);
+            if self.around.stop.is_cancelled() {
+                break;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        match may_be_done {
+            true => {
+                self.around.stats.unresolved();
+                Outcome::Unresolved
+            }
+            false => Outcome::Undone,
+        }
+    }
+}
+
+/// How a write ended.
+enum Outcome<T> {
+    /// Acknowledged.
+    Done(T),
+    /// The cluster decided against it.
+    Refused(Error),
+    /// It may have happened; all attempts to learn it failed.
+    Unresolved,
+    /// It has not happened.
+    Undone,
+}
+
+/// The id of a profile of a household.
+pub(super) fn profile_id(profile: Profile) -> String {
+    ["parent", "partner", "kids"][profile % DEVICES].to_string()
+}
+
+/// The id of a device of a household.
+pub(super) fn device_id(device: usize) -> String {
+    ["tv", "phone", "tablet"][device % DEVICES].to_string()
+}
+
+fn title_type(title: Title) -> v1::TitleType {
+    if title.is_episode() { v1::TitleType::Episode } else { v1::TitleType::Film }
+}
