@@ -22,7 +22,7 @@ use crate::time::Stamp;
 
 /// Why bytes are not what they should be. Deterministic: the same bytes fail on every replica.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
+pub(crate) enum DecodeError {
     /// Not the CBOR that is expected here, or a tag of a later version.
     #[error("{what} can't be decoded: {why}")]
     Malformed {

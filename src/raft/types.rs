@@ -17,9 +17,9 @@ use crate::time::Stamp;
 
 /// Where a replica lives: the machine, whose address is looked up elsewhere at each call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Member {
+pub(crate) struct Member {
     /// The machine.
-    pub node: NodeId,
+    pub(crate) node: NodeId,
 }
 
 impl fmt::Display for Member {
@@ -33,23 +33,23 @@ impl fmt::Display for Member {
 /// `body` is the commands' encodings one after the other, in the order in which they are applied. Only the leader that
 /// proposes it also has them decoded; that copy never leaves the process.
 #[derive(serde::Serialize, serde::Deserialize)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// The time under which all of them are applied.
     #[serde(skip)]
-    pub stamp: Stamp,
+    pub(crate) stamp: Stamp,
     /// How many commands `body` holds.
-    pub count: u32,
+    pub(crate) count: u32,
     /// The encoded commands.
     #[serde(skip)]
-    pub body: Bytes,
+    pub(crate) body: Bytes,
     /// The same commands decoded: a `Vec` of the machine's command type, on the replica that proposes them.
     #[serde(skip)]
-    pub decoded: Option<Box<dyn Any + Send + Sync>>,
+    pub(crate) decoded: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Batch {
     /// A batch of `count` commands, encoded one after the other in `body`.
-    pub fn new(stamp: Stamp, count: u32, body: Bytes) -> Self {
+    pub(crate) fn new(stamp: Stamp, count: u32, body: Bytes) -> Self {
         Self { stamp, count, body, decoded: None }
     }
 }
@@ -69,19 +69,19 @@ impl fmt::Display for Batch {
 /// What applying one entry gave: a `Vec` of the machine's answers, one for each command, in order; nothing for blank and
 /// membership entries. It goes to the proposer in the same process and nowhere else.
 #[derive(Default, serde::Serialize, serde::Deserialize)]
-pub struct Applied {
+pub(crate) struct Applied {
     #[serde(skip)]
     answers: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Applied {
     /// The answers to an entry's commands.
-    pub fn new<A: Send + Sync + 'static>(answers: Vec<A>) -> Self {
+    pub(crate) fn new<A: Send + Sync + 'static>(answers: Vec<A>) -> Self {
         Self { answers: Some(Box::new(answers)) }
     }
 
     /// The answers, if the entry had commands of a machine with answers of this type.
-    pub fn take<A: 'static>(self) -> Option<Vec<A>> {
+    pub(crate) fn take<A: 'static>(self) -> Option<Vec<A>> {
         self.answers.and_then(|answers| answers.downcast::<Vec<A>>().ok()).map(|answers| *answers)
     }
 }
@@ -102,7 +102,7 @@ impl fmt::Display for Applied {
 mod config {
     openraft::declare_raft_types!(
         /// The types of every group.
-        pub Types:
+        pub(crate) Types:
             D = super::Batch,
             R = super::Applied,
             NodeId = u64,
@@ -111,33 +111,37 @@ mod config {
             AsyncRuntime = openraft::impls::TokioRuntime,
     );
 }
-pub use config::Types;
+pub(crate) use config::Types;
 
 /// Who leads a term, as candidates and voters write it.
-pub type LeaderId = leader_id_std::LeaderId<u64, u64>;
+pub(crate) type LeaderId = leader_id_std::LeaderId<u64, u64>;
 /// A leader's mark in a log id: its term.
-pub type CommittedLeader = <LeaderId as RaftLeaderId>::Committed;
+pub(crate) type CommittedLeader = <LeaderId as RaftLeaderId>::Committed;
 /// Where an entry stands: (term, index).
 pub type LogId = openraft::LogId<CommittedLeader>;
 /// What a replica has promised.
-pub type Vote = openraft::Vote<LeaderId>;
+pub(crate) type Vote = openraft::Vote<LeaderId>;
 /// What an entry carries.
-pub type Payload = openraft::EntryPayload<Batch, u64, Member>;
+pub(crate) type Payload = openraft::EntryPayload<Batch, u64, Member>;
 /// A log entry.
-pub type Entry = openraft::Entry<CommittedLeader, Payload>;
+pub(crate) type Entry = openraft::Entry<CommittedLeader, Payload>;
 /// Who votes and who listens.
-pub type Membership = openraft::Membership<u64, Member>;
+pub(crate) type Membership = openraft::Membership<u64, Member>;
 /// A membership and where it stands in the log.
-pub type StoredMembership = openraft::StoredMembership<CommittedLeader, u64, Member>;
+pub(crate) type StoredMembership = openraft::StoredMembership<CommittedLeader, u64, Member>;
 /// What a snapshot covers.
-pub type SnapshotMeta = openraft::SnapshotMeta<CommittedLeader, u64, Member>;
+pub(crate) type SnapshotMeta = openraft::SnapshotMeta<CommittedLeader, u64, Member>;
 
 /// The log id of `index` in `term`.
-pub fn log_id(term: u64, index: u64) -> LogId {
+pub(crate) fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(CommittedLeader::from(term), index)
 }
 
 /// The members of a first replica set or of a change, as openraft takes them.
-pub fn members(replicas: impl IntoIterator<Item = (ReplicaId, NodeId)>) -> BTreeMap<u64, Member> {
+pub(crate) fn members(replicas: impl IntoIterator<Item = (ReplicaId, NodeId)>) -> BTreeMap<u64, Member> {
     replicas.into_iter().map(|(replica, node)| (replica.0, Member { node })).collect()
 }
+
+/// Role, term, leader and members of a replica, watched.
+pub(crate) type ServerMetrics =
+    openraft::type_config::alias::WatchReceiverOf<Types, openraft::metrics::RaftServerMetrics<Types>>;

@@ -1,6 +1,9 @@
 //! One replica of a group: what the node holds of a shard, or of the meta group.
 
+mod change;
 mod config;
+mod minder;
+mod start;
 mod status;
 
 use std::collections::BTreeMap;
@@ -10,14 +13,24 @@ use std::time::Duration;
 pub use config::{GroupConfig, InvalidConfig};
 pub use status::{GroupStatus, Members, MembershipId, Progress};
 
-use super::machine::{Machine, MetaMachine, MetaState, ShardMachine};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::metrics::RaftMetrics;
+use openraft::{Instant as _, Raft};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::batcher::{Ended, Lead, Queue, Waiting};
+use super::machine::{Core, Machine, MetaMachine, MetaState, Missing, Replica, ShardMachine, push};
 use super::network::Switchboard;
-use super::outcome::{Answered, LeaderHint, Outcome, QueryError, ReadMode, Role};
+use super::outcome::{Answered, AsOf, LeaderHint, Outcome, QueryError, ReadMode, Rejected, Role};
+use super::read::Reads;
 use super::runtime::RaftThread;
+use super::types::{LogId, ServerMetrics, Types};
 use crate::ids::{GroupId, NodeId, ReplicaId, Revision};
-use crate::store::StoreHandle;
-use crate::time::Clock;
-use crate::view::{Query, Reply};
+use crate::store::{Pair, StoreHandle};
+use crate::time::{Clock, LogicalMs, WallMs};
+use crate::view::{Lookup, Query, Reply};
 use crate::wal::Wal;
 
 /// What a replica is made of. All but the ids are shared by all groups of a node.
@@ -123,110 +136,332 @@ pub enum TransferError {
 
 /// One replica of a group. A cheap handle: clones are the same replica, and it runs on until [`Group::stop`].
 pub struct Group<M: Machine> {
-    _machine: std::marker::PhantomData<M>,
+    inner: Arc<Inner<M>>,
+}
+
+struct Inner<M: Machine> {
+    parts: GroupParts,
+    raft: Raft<Types, Replica<M>>,
+    core: Arc<Core<M>>,
+    queue: Arc<Queue<M>>,
+    lead: Arc<Lead>,
+    reads: Arc<Reads>,
+    /// Everything that runs for this replica besides openraft.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    minding: Arc<minder::Orders>,
+    revisions: watch::Receiver<Revision>,
+}
+
+impl<M: Machine> Clone for Group<M> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<M: Machine> std::fmt::Debug for Group<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts = &self.inner.parts;
+        f.debug_struct("Group").field("group", &parts.group).field("replica", &parts.replica).finish_non_exhaustive()
+    }
 }
 
 impl<M: Machine> Group<M> {
     /// Starts the replica: makes it if neither log nor store know it, else restores it from both. `machine` is an empty one.
-    pub async fn start(_parts: GroupParts, _machine: M) -> Result<Self, StartError> {
-        todo!()
+    pub async fn start(parts: GroupParts, machine: M) -> Result<Self, StartError> {
+        start::start(parts, machine).await
     }
 
-    /// Makes this replica, which must be empty, the first of its group, with `members` as voters. Exactly one replica of a
-    /// group may be told so, once in the group's life: the one that the meta log names.
-    pub async fn initialize(&self, _members: BTreeMap<ReplicaId, NodeId>) -> Result<(), ChangeError> {
-        todo!()
+    /// Which group.
+    pub fn group(&self) -> GroupId {
+        self.inner.parts.group
+    }
+
+    /// Which replica.
+    pub fn replica(&self) -> ReplicaId {
+        self.inner.parts.replica
     }
 
     /// Proposes `commands` in their order and gives an outcome for each. Waits for at most `timeout`.
-    pub async fn propose(&self, _commands: Vec<M::Command>, _timeout: Duration) -> Vec<Outcome<M::Answer>> {
-        todo!()
+    ///
+    /// When the future is dropped before it is ready, commands that are not yet proposed never will be.
+    pub async fn propose(&self, commands: Vec<M::Command>, timeout: Duration) -> Vec<Outcome<M::Answer>> {
+        if commands.is_empty() {
+            return Vec::new();
+        }
+        // Not worth a queue: the caller goes elsewhere at once.
+        if let Err(rejected) = self.inner.lead.term() {
+            return commands.iter().map(|_| Outcome::Rejected(rejected.clone())).collect();
+        }
+        self.inner.core.prefetch(&commands);
+        let parts = self.submit(commands);
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut outcomes = Vec::new();
+        for (count, submitted) in parts {
+            let ended = match submitted {
+                Ok(mut waiting) => match tokio::time::timeout_at(deadline, waiting.ended()).await {
+                    Ok(ended) => ended,
+                    Err(_) => waiting.give_up(),
+                },
+                Err(rejected) => Ended::Rejected(rejected),
+            };
+            match ended {
+                Ended::Committed(answers) => outcomes.extend(answers.into_iter().map(Outcome::Committed)),
+                Ended::Rejected(rejected) => {
+                    outcomes.extend((0..count).map(|_| Outcome::Rejected(rejected.clone())));
+                }
+                Ended::Unknown => outcomes.extend((0..count).map(|_| Outcome::Unknown)),
+            }
+        }
+        outcomes
+    }
+
+    /// Encodes and queues `commands` in parts that fit into entries: for each part how many commands it has.
+    fn submit(&self, commands: Vec<M::Command>) -> Vec<(usize, Result<Waiting<M::Answer>, Rejected>)> {
+        let config = &self.inner.parts.config;
+        let (commands_max, bytes_max) = (config.entry_commands_max, config.entry_bytes_max);
+        let mut parts = Vec::new();
+        let (mut part, mut body) = (Vec::with_capacity(commands.len().min(commands_max)), Vec::new());
+        let queue = &self.inner.queue;
+        let mut submit = |part: &mut Vec<M::Command>, body: &mut Vec<u8>| {
+            if !part.is_empty() {
+                let (part, body) = (std::mem::take(part), std::mem::take(body));
+                parts.push((part.len(), queue.submit(part, body)));
+            }
+        };
+        let mut rejected = Vec::new();
+        for (at, command) in commands.into_iter().enumerate() {
+            let before = body.len();
+            let bytes = push::<M>(&command, &mut body);
+            if bytes > bytes_max {
+                body.truncate(before);
+                submit(&mut part, &mut body);
+                rejected.push((at, Rejected::TooLarge { bytes, max: bytes_max }));
+                continue;
+            }
+            if part.len() == commands_max || body.len() > bytes_max {
+                let own = body.split_off(before);
+                submit(&mut part, &mut body);
+                body = own;
+            }
+            part.push(command);
+        }
+        submit(&mut part, &mut body);
+        // Those that are too large take their places among the parts, so that outcomes keep the order of the commands.
+        for (at, reason) in rejected {
+            let mut seen = 0;
+            let place = parts.iter().position(|(count, _)| {
+                let here = seen == at;
+                seen += count;
+                here
+            });
+            parts.insert(place.unwrap_or(parts.len()), (1, Err(reason)));
+        }
+        parts
     }
 
     /// Waits until a local read is as fresh as `mode` asks for.
-    pub async fn ready_to_read(&self, _mode: ReadMode, _timeout: Duration) -> Result<(), QueryError> {
-        todo!()
-    }
-
-    /// What the group is like now.
-    pub fn status(&self) -> GroupStatus {
-        todo!()
+    pub async fn ready_to_read(&self, mode: ReadMode, timeout: Duration) -> Result<(), QueryError> {
+        // Waiting is for leaders: whoever follows sends its caller elsewhere at once.
+        if mode != ReadMode::Any {
+            self.inner.lead.term().map_err(|rejected| match rejected {
+                Rejected::NotLeader { leader } => QueryError::NotLeader { leader },
+                _ => QueryError::Stopped,
+            })?;
+        }
+        self.inner.reads.ready(mode, timeout).await
     }
 
     /// Role, term and leader now: cheap, for each request.
     pub fn leadership(&self) -> (Role, u64, Option<LeaderHint>) {
-        todo!()
+        self.inner.lead.now()
     }
 
-    /// Adds a listener without a vote. `expected` is where the membership stood upon which this was decided.
-    pub async fn add_learner(
-        &self,
-        _replica: ReplicaId,
-        _node: NodeId,
-        _expected: MembershipId,
-    ) -> Result<MembershipId, ChangeError> {
-        todo!()
+    /// Wakes whenever role, term, leader or members change.
+    pub fn changes(&self) -> Changes {
+        Changes { metrics: self.inner.lead.watch() }
     }
 
-    /// Makes `voters` (all of them members already) the voters, by a joint change; those who lose their vote leave.
-    pub async fn change_voters(
-        &self,
-        _voters: Vec<ReplicaId>,
-        _expected: MembershipId,
-    ) -> Result<MembershipId, ChangeError> {
-        todo!()
-    }
-
-    /// Removes a listener without a vote.
-    pub async fn remove_learner(
-        &self,
-        _replica: ReplicaId,
-        _expected: MembershipId,
-    ) -> Result<MembershipId, ChangeError> {
-        todo!()
-    }
-
-    /// Waits, on the leader, until `replica` is at most `lag_max` entries behind; gives its lag. `None` when the time is over
-    /// or this replica does not lead any more.
-    pub async fn wait_caught_up(&self, _replica: ReplicaId, _lag_max: u64, _timeout: Duration) -> Option<u64> {
-        todo!()
-    }
-
-    /// Hands the lead over to `to`, if it is a voter and not behind, and waits until it leads.
-    pub async fn transfer_leader(&self, _to: ReplicaId, _timeout: Duration) -> Result<(), TransferError> {
-        todo!()
+    /// What the group is like now.
+    pub fn status(&self) -> GroupStatus {
+        let parts = &self.inner.parts;
+        let (log_bytes, _) = self.inner.core.since_checkpoint();
+        let (revision, logical, wall) =
+            self.inner.core.look(|machine, stamp| (machine.revision(), machine.logical(), stamp.wall));
+        let (role, term, leader) = self.inner.lead.now();
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        GroupStatus {
+            group: parts.group,
+            replica: parts.replica,
+            role,
+            term,
+            leader,
+            last_log: metrics.last_log_index,
+            applied: metrics.last_applied.map(|id| id.index),
+            checkpointed: metrics.snapshot.map(|id| id.index),
+            purged: metrics.purged.map(|id| id.index),
+            log_bytes,
+            revision,
+            logical,
+            wall,
+            members: Members::new(
+                &metrics.membership_config,
+                metrics.membership_config.log_id() == metrics.committed_membership_config.log_id(),
+            ),
+            progress: progress(&metrics),
+            quorum_acked_ms_ago: metrics
+                .last_quorum_acked
+                .map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
+            queued_commands: self.inner.queue.len(),
+            stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
     }
 
     /// Stands for election now, without waiting for the leader's silence to last; a pre-vote comes first.
     pub async fn elect(&self) {
-        todo!()
+        // A replica that has stopped can't stand; its status says so.
+        let _ = self.inner.raft.trigger().elect(true).await;
     }
 
-    /// Makes a checkpoint now and waits until it is durable.
+    /// Makes a checkpoint now and waits until it is durable; returns at once when nothing was applied since the last.
     pub async fn checkpoint_now(&self) -> Result<(), String> {
-        todo!()
+        let (covered, mut applied) = (self.inner.core.applied().borrow().log_id, self.inner.core.applied());
+        loop {
+            if self.inner.core.checkpointed().meta.and_then(|meta| meta.last_log_id) >= covered {
+                return Ok(());
+            }
+            if !self.inner.core.is_checkpointing() {
+                self.inner.raft.trigger().snapshot().await.map_err(|e| e.to_string())?;
+            }
+            // Nothing tells when it is done; this is for operators and tests, where some milliseconds don't matter.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if applied.has_changed().is_err() || self.status().stopped.is_some() {
+                return Err("this replica has stopped".to_string());
+            }
+            applied.mark_unchanged();
+        }
     }
 
     /// From now on, for the time of one lease, LEASE reads are done as STRONG ones: a clock has jumped.
     pub fn void_leases(&self) {
-        todo!()
+        self.inner.reads.void_leases();
     }
 
-    /// Ends the replica: no frame reaches it any more, its tasks end. What waits is told.
-    pub async fn stop(&self) {
-        todo!()
+    /// Wakes whenever this replica has applied something: the revision.
+    pub fn revisions(&self) -> watch::Receiver<Revision> {
+        self.inner.revisions.clone()
     }
+
+    fn as_of(&self, revision: Revision, logical: LogicalMs, wall: WallMs) -> AsOf {
+        let (role, ..) = self.inner.lead.now();
+        AsOf { revision, logical, wall, replica: self.replica(), role }
+    }
+
+    /// Ends the replica: no frame reaches it any more, its tasks end, whoever waits is told. To be called once it is
+    /// removed from its group, and when the process ends. Its log and its checkpoints stay: see [`destroy`].
+    pub async fn stop(&self) {
+        let parts = &self.inner.parts;
+        parts.switchboard.close(parts.replica);
+        self.inner.queue.close();
+        self.inner.reads.close();
+        self.inner.minding.stop();
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(group = %parts.group, replica = %parts.replica, ?error, "openraft ended badly");
+        }
+        let tasks = std::mem::take(&mut *self.inner.tasks.lock());
+        for task in tasks {
+            task.abort();
+            // It was told to end, or has panicked, which was told where it happened.
+            let _ = task.await;
+        }
+    }
+}
+
+fn progress(metrics: &RaftMetrics<Types>) -> BTreeMap<ReplicaId, Progress> {
+    let Some(replication) = &metrics.replication else { return BTreeMap::new() };
+    let last = metrics.last_log_index.map_or(0, |index| index + 1);
+    let of = |matched: &Option<LogId>| {
+        let matched = matched.map(|id| id.index);
+        Progress { matched, lag: last.saturating_sub(matched.map_or(0, |index| index + 1)) }
+    };
+    replication.iter().map(|(id, matched)| (ReplicaId(*id), of(matched))).collect()
+}
+
+/// Tells when role, term, leader or members of a group change.
+#[derive(Clone)]
+pub struct Changes {
+    metrics: ServerMetrics,
+}
+
+impl Changes {
+    /// Waits for the next change since this was made or last returned; `false` when the replica has ended.
+    pub async fn changed(&mut self) -> bool {
+        self.metrics.changed().await.is_ok()
+    }
+}
+
+/// Removes what a stopped replica has left: its log (whose id is remembered as used up) and its checkpoints. Only once a
+/// committed membership without it is recorded.
+pub async fn destroy(wal: &Wal, store: &StoreHandle, replica: ReplicaId) -> Result<(), String> {
+    wal.forget(replica).map_err(|e| e.to_string())?.await.map_err(|e| e.to_string())?;
+    store.drop_replica(replica).await.map_err(|e| e.to_string())
 }
 
 impl Group<ShardMachine> {
     /// Answers a query as fresh as `mode` asks for, within `timeout`.
-    pub async fn query(
-        &self,
-        _query: &Query,
-        _mode: ReadMode,
-        _timeout: Duration,
-    ) -> Result<Answered<Reply>, QueryError> {
-        todo!()
+    pub async fn query(&self, query: &Query, mode: ReadMode, timeout: Duration) -> Result<Answered<Reply>, QueryError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        self.ready_to_read(mode, timeout).await?;
+        let answer = tokio::time::timeout_at(deadline, self.look_up(query)).await;
+        answer.map_err(|_| QueryError::DeadlineExceeded)?
+    }
+
+    /// Asks the state until it has all rows that it needs.
+    async fn look_up(&self, query: &Query) -> Result<Answered<Reply>, QueryError> {
+        let core = &self.inner.core;
+        let failed = |e: crate::store::ReadError| QueryError::Failed(e.to_string());
+        let mut scanned: Option<(crate::view::Scan, Vec<Pair>)> = None;
+        for _ in 0..LOOKUPS_MAX {
+            let (lookup, as_of) = core.look(|machine, stamp| {
+                let state = machine.state();
+                let now = self.inner.lead.best_now(state.logical());
+                let lookup = match &scanned {
+                    Some((scan, rows)) => state.query_scanned(query, now, scan, rows),
+                    None => state.query(query, now),
+                };
+                (lookup, (state.revision(), state.logical(), stamp.wall))
+            });
+            match lookup {
+                Lookup::Ready(reply) => {
+                    return Ok(Answered { reply, as_of: self.as_of(as_of.0, as_of.1, as_of.2) });
+                }
+                Lookup::Missing(missing) => {
+                    let keys = missing.keys.iter().map(|key| key.as_bytes().to_vec()).collect();
+                    let fetched = core.fetch(Missing { fence: missing.fence, keys }).await.map_err(failed)?;
+                    core.admit(fetched);
+                }
+                Lookup::Scan(scan) => {
+                    let rows = self.scan(&scan).await.map_err(failed)?;
+                    scanned = Some((scan, rows));
+                }
+            }
+        }
+        // Overtaken by checkpoint after checkpoint: the caller may try again.
+        Err(QueryError::Overloaded)
+    }
+
+    async fn scan(&self, scan: &crate::view::Scan) -> Result<Vec<Pair>, crate::store::ReadError> {
+        let parts = &self.inner.parts;
+        let (mut from, mut rows) = (scan.from.clone(), Vec::new());
+        loop {
+            let left = scan.limit - rows.len();
+            let some = parts.store.scan(parts.replica, from, scan.to.clone(), left).await?;
+            rows.extend(some.rows);
+            match some.next {
+                Some(next) if rows.len() < scan.limit => from = next,
+                _ => return Ok(rows),
+            }
+        }
     }
 }
 
@@ -234,20 +469,23 @@ impl<S: MetaState> Group<MetaMachine<S>> {
     /// Reads the state as fresh as `mode` asks for, within `timeout`.
     pub async fn read<T>(
         &self,
-        _mode: ReadMode,
-        _timeout: Duration,
-        _look: impl FnOnce(&S) -> T,
+        mode: ReadMode,
+        timeout: Duration,
+        look: impl FnOnce(&S) -> T,
     ) -> Result<Answered<T>, QueryError> {
-        todo!()
+        self.ready_to_read(mode, timeout).await?;
+        let (reply, (revision, logical, wall)) = self
+            .inner
+            .core
+            .look(|machine, stamp| (look(machine.state()), (machine.revision(), machine.logical(), stamp.wall)));
+        Ok(Answered { reply, as_of: self.as_of(revision, logical, wall) })
     }
 
     /// Reads the state as this replica has it.
-    pub fn peek<T>(&self, _look: impl FnOnce(&S) -> T) -> T {
-        todo!()
-    }
-
-    /// Wakes whenever this replica has applied something: the revision.
-    pub fn revisions(&self) -> tokio::sync::watch::Receiver<Revision> {
-        todo!()
+    pub fn peek<T>(&self, look: impl FnOnce(&S) -> T) -> T {
+        self.inner.core.look(|machine, _| look(machine.state()))
     }
 }
+
+/// How often a query may ask for rows before it is given up.
+const LOOKUPS_MAX: usize = 64;

@@ -4,11 +4,23 @@
 //! [`replica`](self) code that waits: it fetches the rows that a command needs before the command is applied, freezes the
 //! changed rows between two entries and hands them to the store, and restores the machine from what the store has.
 
+mod body;
+mod core;
+mod decoded;
+mod header;
+mod marks;
 mod meta;
+mod replica;
 mod shard;
 
 pub use meta::{MetaMachine, MetaState};
 pub use shard::ShardMachine;
+
+pub(crate) use self::core::Core;
+pub(crate) use body::push;
+pub(crate) use decoded::Pieces;
+pub(crate) use header::Header;
+pub(crate) use replica::{Replica, SnapshotData, restore};
 
 use crate::ids::Revision;
 use crate::store::{Key, Pair, Value};

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::{Changes, Machine, Missing, Stop};
 use crate::ids::Revision;
-use crate::store::{Key, Pair};
+use crate::store::Pair;
 use crate::time::{LogicalMs, Stamp};
 use crate::view::{Applied, Command, Envelope, Fence, Frozen, RowKey, Settings, State};
 
 /// About how many bytes of clean rows a shard keeps in memory.
-pub const CLEAN_ROWS_BYTES_MAX: usize = 8 << 20;
+const CLEAN_ROWS_BYTES_MAX: usize = 8 << 20;
 
 /// A shard's state as a replicated machine.
 #[derive(Debug)]
@@ -112,9 +112,4 @@ impl Machine for ShardMachine {
         let state = State::restore(header, images).map_err(|e| Stop(e.to_string()))?;
         Ok(Self { state, settings: self.settings.clone() })
     }
-}
-
-/// A key as the store takes it.
-pub(crate) fn store_key(key: &RowKey) -> Key {
-    key.as_bytes().to_vec()
 }

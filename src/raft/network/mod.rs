@@ -1,31 +1,27 @@
 //! Frames between replicas.
+//!
+//! Every frame names its group, the replica it comes from and the one it is for. openraft's own messages name no
+//! addressee: a vote meant for a replica that was removed would be given by its empty successor on the same node. So a
+//! node hands a frame on only if exactly its addressee lives there, under exactly that group, and answers REPLICA_GONE else.
+//!
+//! Three lanes keep the small and urgent apart from the big: votes, heartbeats and transfers of the lead on one, appended
+//! entries on another, snapshots on a third. Appends are pipelined: several are on their way to a follower at once.
+//!
+//! How frames travel is the node's business: it implements [`Link`] and hands what comes in to [`Switchboard::serve`].
 
+pub(crate) mod inbound;
 mod link;
-
-use std::sync::Arc;
-
-use bytes::Bytes;
-use futures::future::BoxFuture;
+mod memory;
+mod peer;
+mod switchboard;
+mod wire;
 
 pub use link::{Lane, Link, LinkError};
+pub use memory::{Fate, MemoryNet};
+pub(crate) use peer::Peers;
+pub(crate) use switchboard::Inbound;
+pub use switchboard::Switchboard;
 
-/// The most bytes of a frame. An append message carries at least one entry, so this is well above an entry's bound.
-pub const FRAME_BYTES_MAX: usize = 3 << 20;
-
-/// One node's table of live replicas: hands incoming frames to them, and outgoing ones to the link.
-pub struct Switchboard {
-    _link: Arc<dyn Link>,
-}
-
-impl Switchboard {
-    /// An empty table.
-    pub fn new(link: Arc<dyn Link>) -> Arc<Self> {
-        Arc::new(Self { _link: link })
-    }
-
-    /// Takes a frame that came over the link, in the order of arrival; the future gives the answer to send back. A frame
-    /// whose addressee does not live here exactly is answered REPLICA_GONE.
-    pub fn serve(&self, _frame: Bytes) -> BoxFuture<'static, Bytes> {
-        todo!()
-    }
-}
+/// The most bytes of a frame. An append message or a piece of a snapshot has at least one entry or pair, so this is well
+/// above the bound of one of those.
+pub const FRAME_BYTES_MAX: usize = 8 << 20;

@@ -1,0 +1,112 @@
+//! What a replica does by itself: ticks when something is due, checkpoints, purges.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::Raft;
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::sync::Notify;
+
+use super::GroupParts;
+use crate::raft::batcher::{Ended, Lead, Queue};
+use crate::raft::machine::{Core, Machine, Replica, push};
+use crate::raft::types::Types;
+use crate::time::MonotonicMs;
+
+/// Between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// The most ticks at one look: each expires a bounded number of views.
+const TICKS_A_LOOK: usize = 64;
+
+/// Tells a minder to end.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    stop: Notify,
+}
+
+impl Orders {
+    pub(super) fn stop(&self) {
+        self.stop.notify_one();
+    }
+}
+
+/// Minds one replica.
+pub(super) struct Minder<M: Machine> {
+    pub(super) parts: GroupParts,
+    pub(super) raft: Raft<Types, Replica<M>>,
+    pub(super) core: Arc<Core<M>>,
+    pub(super) queue: Arc<Queue<M>>,
+    pub(super) lead: Arc<Lead>,
+    pub(super) orders: Arc<Orders>,
+    /// When the newest checkpoint was asked for.
+    pub(super) checkpoint_at: MonotonicMs,
+}
+
+impl<M: Machine> Minder<M> {
+    /// Looks after the replica until it is told to end, or the replica has failed.
+    pub(super) async fn run(mut self) {
+        let orders = Arc::clone(&self.orders);
+        // Replicas of one node shall not all write their checkpoints at the same time.
+        let interval = self.parts.config.checkpoint_ms_max;
+        let spread = self.parts.replica.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (interval / 2 + 1);
+        self.checkpoint_at = MonotonicMs(self.parts.clock.monotonic().0.saturating_sub(spread));
+        loop {
+            tokio::select! {
+                () = orders.stop.notified() => return,
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+            if let Err(error) = &self.raft.metrics().borrow_watched().running_state {
+                tracing::error!(group = %self.parts.group, replica = %self.parts.replica, %error, "a replica has stopped");
+                // Whoever waits is told; the node sees it in the status and replaces the replica.
+                self.queue.close();
+                return;
+            }
+            self.tick().await;
+            self.checkpoint().await;
+            self.purge().await;
+        }
+    }
+
+    async fn tick(&self) {
+        for _ in 0..TICKS_A_LOOK {
+            if self.lead.term().is_err() {
+                return;
+            }
+            let logical = self.core.look(|machine, _| machine.logical());
+            let now = self.lead.best_now(logical).logical;
+            let due = self.core.next_due(now).is_some_and(|due| due <= now);
+            let Some(tick) = M::tick().filter(|_| due) else { return };
+            let mut body = Vec::new();
+            push::<M>(&tick, &mut body);
+            let Ok(mut waiting) = self.queue.submit(vec![tick], body) else { return };
+            let ended = tokio::time::timeout(self.parts.config.lease(), waiting.ended()).await;
+            if !matches!(ended, Ok(Ended::Committed(_))) {
+                return;
+            }
+        }
+    }
+
+    async fn checkpoint(&mut self) {
+        let (bytes, changed) = self.core.since_checkpoint();
+        let now = self.parts.clock.monotonic();
+        let due = bytes >= self.parts.config.checkpoint_log_bytes
+            || now.since(self.checkpoint_at) >= self.parts.config.checkpoint_ms_max;
+        if changed && due && !self.core.is_checkpointing() {
+            self.checkpoint_at = now;
+            // A replica that has stopped is seen at the next look.
+            let _ = self.raft.trigger().snapshot().await;
+        }
+    }
+
+    async fn purge(&self) {
+        let Some(upto) = self.core.checkpointed().purge_upto else { return };
+        let (purged, snapshot) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.purged.map(|id| id.index), metrics.snapshot.map(|id| id.index))
+        };
+        if snapshot >= Some(upto) && purged < Some(upto) {
+            let _ = self.raft.trigger().purge_log(upto).await;
+        }
+    }
+}

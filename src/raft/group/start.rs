@@ -1,0 +1,185 @@
+//! Starting a replica: what the log and the store say is compared before anything runs.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use openraft::Raft;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::minder::{Minder, Orders};
+use super::{Group, GroupParts, Inner, StartError};
+use crate::ids::Revision;
+use crate::raft::batcher::{Batcher, Lead, Queue};
+use crate::raft::log_store::LogStore;
+use crate::raft::machine::{Core, Header, Machine, Replica, restore};
+use crate::raft::network::{Peers, inbound};
+use crate::raft::read::{Reads, Rounder};
+use crate::store::{self, ReadError};
+use crate::time::MonotonicMs;
+use crate::wal;
+
+/// What the disk has of a replica.
+struct Found {
+    header: Option<store::Header>,
+}
+
+/// Compares log and store; makes the replica in the store if it is new. A replica whose disk has lost something that it may
+/// have promised is retired, never repaired (invariant R7).
+async fn find(parts: &GroupParts) -> Result<Found, StartError> {
+    let replica = parts.replica;
+    let retired = |why: String| StartError::Retired { replica, why };
+    let failed = |why: String| StartError::Failed { replica, why };
+    // Changes nothing, and is refused for those of which the log knows that they must not come back.
+    match parts.wal.save_committed(replica, parts.wal.replica_state(replica).and_then(|state| state.committed)) {
+        Ok(()) => {}
+        Err(e @ (wal::WriteError::Forgotten { .. } | wal::WriteError::Distrusted { .. })) => {
+            return Err(retired(e.to_string()));
+        }
+        Err(e) => return Err(failed(e.to_string())),
+    }
+    let state = parts.wal.replica_state(replica).unwrap_or_default();
+    let has_log = state.vote.is_some() || state.last.is_some() || state.checkpoint.is_some();
+    let header = match parts.store.header(replica).await {
+        Ok(header) => header,
+        Err(ReadError::UnknownReplica(_)) => {
+            // Also a replica without a checkpoint: an empty tree need not survive, its log is all there is of it.
+            parts.store.create(replica).await.map_err(|e| failed(e.to_string()))?;
+            None
+        }
+        Err(ReadError::Retired { reason, .. }) => return Err(retired(reason.to_string())),
+        Err(e @ ReadError::Corrupt { .. }) => return Err(retired(e.to_string())),
+        Err(e) => return Err(failed(e.to_string())),
+    };
+    let Some(header) = header else {
+        return match (state.checkpoint, state.last_purged) {
+            (None, None) => Ok(Found { header: None }),
+            _ => Err(retired("the log tells of a checkpoint, the store has none".to_string())),
+        };
+    };
+    if !has_log {
+        return Err(retired("the store has a checkpoint, the log has nothing: its votes are lost".to_string()));
+    }
+    if let Some(record) = state.checkpoint {
+        let same = header.generation == record.generation;
+        if header.generation < record.generation || (same && header.checksum != record.checksum) {
+            let (found, recorded) = (header.generation, record.generation);
+            return Err(retired(format!("checkpoint {found} is not checkpoint {recorded} that the log tells of")));
+        }
+    }
+    let applied = Header::decode(&header.bytes).map_err(|e| retired(e.to_string()))?.meta.last_log_id;
+    if state.last_purged.map(|id| id.index) > applied.map(|id| id.index) {
+        return Err(retired("the log does not reach back to the checkpoint".to_string()));
+    }
+    Ok(Found { header: Some(header) })
+}
+
+async fn core<M: Machine>(
+    parts: &GroupParts,
+    machine: M,
+    found: Found,
+) -> Result<(Arc<Core<M>>, tokio::sync::mpsc::Receiver<crate::raft::machine::Missing<M::Fence>>), StartError> {
+    let replica = parts.replica;
+    let retired = |why: String| StartError::Retired { replica, why };
+    let Some(found) = found.header else {
+        return Ok(Core::new(replica, parts.store.clone(), machine, None, 0, &parts.config));
+    };
+    let header = Header::decode(&found.bytes).map_err(|e| retired(e.to_string()))?;
+    let restored = restore(machine, &parts.store, replica, header.machine.clone()).await;
+    let machine = restored.map_err(|e| retired(e.to_string()))?;
+    Ok(Core::new(replica, parts.store.clone(), machine, Some(header), found.generation, &parts.config))
+}
+
+/// Starts a replica on the groups' thread.
+pub(super) async fn start<M: Machine>(parts: GroupParts, machine: M) -> Result<Group<M>, StartError> {
+    parts.config.validate()?;
+    let (thread, replica) = (parts.thread.clone(), parts.replica);
+    let started = thread.run(start_there(parts, machine)).await;
+    started.unwrap_or_else(|| {
+        Err(StartError::Failed { replica, why: "the thread of the groups has ended, or starting panicked".to_string() })
+    })
+}
+
+async fn start_there<M: Machine>(parts: GroupParts, machine: M) -> Result<Group<M>, StartError> {
+    let replica = parts.replica;
+    // Frames wait until the replica is restored; a second replica under this id is refused here.
+    let frames = parts.switchboard.open(parts.group, replica).ok_or(StartError::Running(replica))?;
+    match assemble(parts.clone(), machine, frames).await {
+        Ok(group) => Ok(group),
+        Err(error) => {
+            parts.switchboard.close(replica);
+            Err(error)
+        }
+    }
+}
+
+async fn assemble<M: Machine>(
+    parts: GroupParts,
+    machine: M,
+    frames: tokio::sync::mpsc::Receiver<crate::raft::network::Inbound>,
+) -> Result<Group<M>, StartError> {
+    let (group, replica, config) = (parts.group, parts.replica, Arc::clone(&parts.config));
+    let found = find(&parts).await?;
+    let (core, fetches) = core(&parts, machine, found).await?;
+    let log = LogStore::new(parts.wal.clone(), replica, config.append_bytes_max, Arc::<Core<M>>::clone(&core));
+    let peers = Peers {
+        link: Arc::clone(parts.switchboard.link()),
+        group,
+        from: replica,
+        config: Arc::clone(&config),
+        transfers: Arc::new(AtomicU64::new(parts.clock.wall().0)),
+    };
+    let state = Replica::new(group, Arc::clone(&core), parts.wal.clone(), config.snapshot_lease_ms);
+    let openraft = Arc::new(config.openraft(format!("group {group}"))?);
+    let raft = Raft::new(replica.0, openraft, peers, log, state)
+        .await
+        .map_err(|e| StartError::Failed { replica, why: e.to_string() })?;
+    let queue = Arc::new(Queue::new(config.queue_commands_max, config.queue_bytes_max));
+    let lead = Arc::new(Lead::new(replica, Arc::clone(&parts.clock), raft.server_metrics()));
+    let reads = Arc::new(Reads::new(config.reads_max, config.election_ms_max, Arc::clone(&parts.clock)));
+    let minding = Arc::new(Orders::default());
+    let (revision, revisions) = watch::channel(core.applied().borrow().revision);
+    let spawn = |task: futures::future::BoxFuture<'static, ()>| parts.thread.handle().spawn(task);
+    let tasks = vec![
+        spawn(Box::pin(inbound::run(raft.clone(), parts.store.clone(), replica, frames))),
+        spawn(Box::pin(Arc::clone(&core).prefetch_all(fetches))),
+        spawn(Box::pin(tell_revisions(Arc::clone(&core), revision))),
+        spawn(Box::pin(
+            Batcher {
+                raft: raft.clone(),
+                core: Arc::clone(&core),
+                queue: Arc::clone(&queue),
+                lead: Arc::clone(&lead),
+                config,
+            }
+            .run(),
+        )),
+        spawn(Box::pin(
+            Rounder { raft: raft.clone(), core: Arc::clone(&core), lead: Arc::clone(&lead), reads: Arc::clone(&reads) }
+                .run(),
+        )),
+        spawn(Box::pin(
+            Minder {
+                parts: parts.clone(),
+                raft: raft.clone(),
+                core: Arc::clone(&core),
+                queue: Arc::clone(&queue),
+                lead: Arc::clone(&lead),
+                orders: Arc::clone(&minding),
+                checkpoint_at: MonotonicMs(0),
+            }
+            .run(),
+        )),
+    ];
+    let tasks = Mutex::new(tasks);
+    Ok(Group { inner: Arc::new(Inner { parts, raft, core, queue, lead, reads, tasks, minding, revisions }) })
+}
+
+async fn tell_revisions<M: Machine>(core: Arc<Core<M>>, revisions: watch::Sender<Revision>) {
+    let mut applied = core.applied();
+    // Ends with the replica's tasks.
+    while applied.changed().await.is_ok() {
+        let revision = applied.borrow_and_update().revision;
+        revisions.send_if_modified(|told| std::mem::replace(told, revision) != revision);
+    }
+}

@@ -1,0 +1,371 @@
+//! A replica's machine between those who need it: the applier, readers, the prefetcher, the checkpointer.
+//!
+//! One lock around the machine, never held across a wait. Rows are fetched outside of it; that a checkpoint may have come
+//! between is the machine's to see, by the fence that goes with each fetch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{mpsc, watch};
+
+use super::body;
+use super::decoded::{Decoded, Pieces};
+use super::header::Header;
+use super::marks::Marks;
+use super::{Machine, Missing, Stop};
+use crate::ids::{ReplicaId, Revision};
+use crate::raft::log_store::Appending;
+use crate::raft::types::{Batch, Entry, LogId, Payload, SnapshotMeta, StoredMembership};
+use crate::store::{Key, Limits, ReadError, StoreHandle, Value};
+use crate::time::{LogicalMs, Stamp};
+
+/// Commands that are applied under the lock before others get a turn.
+const TURN_COMMANDS: usize = 256;
+/// Of how many commands ahead the rows are fetched together.
+const AHEAD_COMMANDS: usize = 1024;
+/// The most rows that one fetch asks for.
+const FETCH_KEYS_MAX: usize = 8192;
+/// Fetches that may wait for the prefetcher; more are left to the applier.
+const PREFETCHES_MAX: usize = 64;
+
+/// Why an entry could not be applied: this replica ends, and a human has to look.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum ApplyError {
+    /// Every replica ends here.
+    #[error(transparent)]
+    Stop(#[from] Stop),
+    /// Only this replica ends: its store has failed or lost something.
+    #[error("rows can't be read: {0}")]
+    Store(#[from] ReadError),
+}
+
+/// How far a replica has applied its log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// The last applied entry.
+    pub(crate) log_id: Option<LogId>,
+    /// Commands in the state.
+    pub(crate) revision: Revision,
+}
+
+/// The newest durable checkpoint.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Checkpointed {
+    /// What it covers; `None` before the first.
+    pub(crate) meta: Option<SnapshotMeta>,
+    /// Its number.
+    pub(crate) generation: u64,
+    /// The log up to here is not needed any more.
+    pub(crate) purge_upto: Option<u64>,
+}
+
+pub(super) struct Inner<M> {
+    pub(super) machine: M,
+    pub(super) stamp: Stamp,
+    pub(super) applied: Option<LogId>,
+    pub(super) membership: StoredMembership,
+    pub(super) marks: Marks,
+    /// `marks.total()` when the newest checkpoint was begun.
+    pub(super) frozen_at: u64,
+    pub(super) checkpointed: Checkpointed,
+}
+
+/// The machine of one replica and what stands around it.
+pub(crate) struct Core<M: Machine> {
+    pub(super) replica: ReplicaId,
+    pub(super) store: StoreHandle,
+    pub(super) inner: RwLock<Inner<M>>,
+    pub(super) log_keep_bytes: u64,
+    /// A checkpoint is under way.
+    pub(super) checkpointing: AtomicBool,
+    decoded: Mutex<Decoded<M::Command>>,
+    prefetches: mpsc::Sender<Missing<M::Fence>>,
+    applied: watch::Sender<Applied>,
+}
+
+/// Rows and what the store has for them.
+type Fetched<F> = (F, Vec<(Key, Option<Value>)>);
+
+/// What is to be done before more of an entry can be applied.
+enum Next<F> {
+    Done,
+    Yield,
+    Fetch(Missing<F>),
+}
+
+impl<M: Machine> Core<M> {
+    /// Around `machine`, which stands at `header` of checkpoint `generation` (`None`: at the beginning). The receiver is for
+    /// [`Core::prefetch_all`].
+    pub(crate) fn new(
+        replica: ReplicaId,
+        store: StoreHandle,
+        machine: M,
+        header: Option<Header>,
+        generation: u64,
+        config: &crate::raft::GroupConfig,
+    ) -> (Arc<Self>, mpsc::Receiver<Missing<M::Fence>>) {
+        let (prefetches, fetches) = mpsc::channel(PREFETCHES_MAX);
+        let stamp = header.as_ref().map_or_else(Stamp::default, |header| header.stamp);
+        let meta = header.map(|header| header.meta);
+        let applied = meta.as_ref().and_then(|meta| meta.last_log_id);
+        let revision = machine.revision();
+        let inner = Inner {
+            machine,
+            stamp,
+            applied,
+            membership: meta.as_ref().map(|meta| meta.last_membership.clone()).unwrap_or_default(),
+            marks: Marks::default(),
+            frozen_at: 0,
+            checkpointed: Checkpointed { meta, generation, purge_upto: None },
+        };
+        let core = Self {
+            replica,
+            store,
+            inner: RwLock::new(inner),
+            log_keep_bytes: config.log_keep_bytes,
+            checkpointing: AtomicBool::new(false),
+            decoded: Mutex::new(Decoded::new(config.decoded_bytes_max)),
+            prefetches,
+            applied: watch::Sender::new(Applied { log_id: applied, revision }),
+        };
+        (Arc::new(core), fetches)
+    }
+
+    /// Looks at the machine.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&M, Stamp) -> T) -> T {
+        let inner = self.inner.read();
+        look(&inner.machine, inner.stamp)
+    }
+
+    /// Asks the machine when it wants a tick.
+    pub(crate) fn next_due(&self, now: LogicalMs) -> Option<LogicalMs> {
+        self.inner.write().machine.next_due(now)
+    }
+
+    /// How far the log is applied, now and from now on.
+    pub(crate) fn applied(&self) -> watch::Receiver<Applied> {
+        self.applied.subscribe()
+    }
+
+    /// The newest checkpoint.
+    pub(crate) fn checkpointed(&self) -> Checkpointed {
+        self.inner.read().checkpointed.clone()
+    }
+
+    /// Whether a checkpoint is under way.
+    pub(crate) fn is_checkpointing(&self) -> bool {
+        self.checkpointing.load(Ordering::Acquire)
+    }
+
+    /// Bytes of log applied since the newest checkpoint was begun, and whether anything was applied since.
+    pub(crate) fn since_checkpoint(&self) -> (u64, bool) {
+        let inner = self.inner.read();
+        let covered = inner.checkpointed.meta.as_ref().and_then(|meta| meta.last_log_id);
+        let bytes = (inner.marks.total() - inner.frozen_at).max(inner.machine.dirty_bytes() as u64);
+        (bytes, inner.applied > covered)
+    }
+
+    /// The applied entry and the membership as of it.
+    pub(super) fn applied_state(&self) -> (Option<LogId>, StoredMembership) {
+        let inner = self.inner.read();
+        (inner.applied, inner.membership.clone())
+    }
+
+    /// Applies one entry; the answers to its commands.
+    pub(super) async fn apply(&self, entry: Entry) -> Result<crate::raft::types::Applied, ApplyError> {
+        let id = entry.log_id;
+        match entry.payload {
+            Payload::Blank => {
+                self.finish(id, 0, |_| {});
+                Ok(crate::raft::types::Applied::default())
+            }
+            Payload::Membership(membership) => {
+                self.finish(id, 0, |inner| inner.membership = StoredMembership::new(Some(id), membership));
+                Ok(crate::raft::types::Applied::default())
+            }
+            Payload::Normal(batch) => {
+                let answers = self.apply_batch(id, &batch).await?;
+                Ok(crate::raft::types::Applied::new(answers))
+            }
+        }
+    }
+
+    async fn apply_batch(&self, id: LogId, batch: &Batch) -> Result<Vec<M::Answer>, ApplyError> {
+        let held = self.decoded.lock().take(id);
+        let pieces = match held {
+            Some(pieces) => pieces,
+            None => vec![Arc::new(body::decode::<M>(&batch.body, batch.count)?)],
+        };
+        let commands: Vec<&M::Command> = pieces.iter().flat_map(|piece| piece.iter()).collect();
+        let mut answers = Vec::with_capacity(commands.len());
+        let mut fetched = None;
+        loop {
+            match self.apply_some(batch.stamp, &commands, &mut answers, fetched.take())? {
+                Next::Done => break,
+                Next::Yield => tokio::task::yield_now().await,
+                Next::Fetch(missing) => fetched = Some(self.fetch(missing).await?),
+            }
+        }
+        self.finish(id, batch.body.len(), |inner| inner.stamp = inner.stamp_of(batch.stamp));
+        Ok(answers)
+    }
+
+    /// Applies as many of `commands` as can be without waiting; `answers` says how many are applied already.
+    fn apply_some(
+        &self,
+        stamp: Stamp,
+        commands: &[&M::Command],
+        answers: &mut Vec<M::Answer>,
+        fetched: Option<Fetched<M::Fence>>,
+    ) -> Result<Next<M::Fence>, ApplyError> {
+        let mut inner = self.inner.write();
+        if let Some((fence, rows)) = fetched {
+            inner.admit(fence, &rows);
+        }
+        // Invariant R6: a shard's time never goes back, whatever stamp a new leader has put on an entry.
+        let stamp = inner.stamp_of(stamp);
+        for _ in 0..TURN_COMMANDS {
+            let Some(command) = commands.get(answers.len()) else { return Ok(Next::Done) };
+            if let Some(missing) = inner.machine.missing(stamp, command)? {
+                let ahead = &commands[answers.len() + 1..];
+                return Ok(Next::Fetch(inner.missing_ahead(stamp, missing, ahead)?));
+            }
+            answers.push(inner.machine.apply(stamp, command)?);
+        }
+        Ok(Next::Yield)
+    }
+
+    fn finish(&self, id: LogId, bytes: usize, change: impl FnOnce(&mut Inner<M>)) {
+        let revision = {
+            let mut inner = self.inner.write();
+            change(&mut inner);
+            debug_assert!(inner.applied < Some(id), "entries are applied in order, each once");
+            inner.applied = Some(id);
+            inner.marks.applied(id.index, bytes);
+            inner.machine.trim();
+            inner.machine.revision()
+        };
+        self.applied.send_replace(Applied { log_id: Some(id), revision });
+    }
+
+    /// Reads rows from the store.
+    pub(crate) async fn fetch(&self, missing: Missing<M::Fence>) -> Result<Fetched<M::Fence>, ReadError> {
+        let mut rows = Vec::with_capacity(missing.keys.len());
+        for keys in missing.keys.chunks(Limits::KEYS_A_GET) {
+            let values = self.store.get(self.replica, keys.to_vec()).await?;
+            rows.extend(keys.iter().cloned().zip(values));
+        }
+        Ok((missing.fence, rows))
+    }
+
+    /// Makes fetched rows resident.
+    pub(crate) fn admit(&self, (fence, rows): Fetched<M::Fence>) {
+        self.inner.write().admit(fence, &rows);
+    }
+
+    /// Has the rows fetched that these commands will need, if there is room for another fetch.
+    pub(crate) fn prefetch<'c>(&self, commands: impl IntoIterator<Item = &'c M::Command>) {
+        let missing = {
+            let inner = self.inner.read();
+            let mut commands = commands.into_iter();
+            let first =
+                commands.by_ref().find_map(|command| inner.machine.missing(inner.stamp, command).ok().flatten());
+            let Some(first) = first else { return };
+            // What can't be told now stops the replica when it is applied, not here.
+            let ahead: Vec<&M::Command> = commands.collect();
+            inner.missing_ahead(inner.stamp, first, &ahead)
+        };
+        if let Ok(missing) = missing {
+            let _ = self.prefetches.try_send(missing);
+        }
+    }
+
+    /// Fetches what is asked for until nobody can ask any more. A failed read is left to whoever needs the rows.
+    pub(crate) async fn prefetch_all(self: Arc<Self>, mut fetches: mpsc::Receiver<Missing<M::Fence>>) {
+        while let Some(missing) = fetches.recv().await {
+            match self.fetch(missing).await {
+                Ok(fetched) => self.admit(fetched),
+                Err(error) => tracing::warn!(replica = %self.replica, %error, "rows could not be prefetched"),
+            }
+        }
+    }
+
+    /// Puts `machine` in the place of this one: a snapshot was installed.
+    pub(super) fn replace(&self, machine: M, header: Header, generation: u64) {
+        let applied = header.meta.last_log_id;
+        let revision = machine.revision();
+        {
+            let mut inner = self.inner.write();
+            inner.machine = machine;
+            inner.stamp = header.stamp;
+            inner.applied = applied;
+            inner.membership = header.meta.last_membership.clone();
+            inner.frozen_at = inner.marks.total();
+            inner.checkpointed = Checkpointed { meta: Some(header.meta), generation, purge_upto: None };
+        }
+        self.decoded.lock().truncate(0);
+        self.applied.send_replace(Applied { log_id: applied, revision });
+    }
+}
+
+impl<M: Machine> Inner<M> {
+    fn stamp_of(&self, stamp: Stamp) -> Stamp {
+        Stamp { logical: stamp.logical.max(self.machine.logical()).max(self.stamp.logical), wall: stamp.wall }
+    }
+
+    fn admit(&mut self, fence: M::Fence, rows: &[(Key, Option<Value>)]) {
+        for (key, value) in rows {
+            // Refused when a checkpoint came between: then they will be asked for again.
+            if !self.machine.admit(fence, key, value.as_deref()) {
+                return;
+            }
+        }
+    }
+
+    /// `first` and what the commands after it miss.
+    fn missing_ahead(
+        &self,
+        stamp: Stamp,
+        first: Missing<M::Fence>,
+        ahead: &[&M::Command],
+    ) -> Result<Missing<M::Fence>, Stop> {
+        let mut missing = first;
+        for command in ahead.iter().take(AHEAD_COMMANDS) {
+            if missing.keys.len() >= FETCH_KEYS_MAX {
+                break;
+            }
+            if let Some(more) = self.machine.missing(stamp, command)? {
+                missing.keys.extend(more.keys);
+            }
+        }
+        missing.keys.sort_unstable();
+        missing.keys.dedup();
+        Ok(missing)
+    }
+}
+
+impl<M: Machine> Appending for Core<M> {
+    fn appending(&self, id: LogId, batch: &mut Batch) {
+        let bytes = batch.body.len();
+        let proposed = batch.decoded.take().and_then(|decoded| decoded.downcast::<Pieces<M::Command>>().ok());
+        let pieces = match proposed {
+            // Its rows were asked for when it was proposed.
+            Some(pieces) => *pieces,
+            None => {
+                if !self.decoded.lock().has_room(bytes) {
+                    return;
+                }
+                // What can't be decoded stops the replica when it is applied: only then is it committed.
+                let Ok(commands) = body::decode::<M>(&batch.body, batch.count) else { return };
+                self.prefetch(&commands);
+                vec![Arc::new(commands)]
+            }
+        };
+        self.decoded.lock().put(id, bytes, pieces);
+    }
+
+    fn truncating(&self, index: u64) {
+        self.decoded.lock().truncate(index);
+    }
+}

@@ -1,0 +1,159 @@
+//! The receiving side: what one replica does with the frames for it. Runs on the thread of the groups.
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use openraft::Raft;
+use openraft::storage::Snapshot;
+use tokio::sync::{mpsc, oneshot};
+
+use super::switchboard::Inbound;
+use super::wire::{Request, Response, SnapshotRequest};
+use crate::ids::ReplicaId;
+use crate::raft::machine::{Header, Machine, Replica, SnapshotData};
+use crate::raft::types::{Types, Vote};
+use crate::store::{InstallHandle, StoreHandle};
+
+/// Pieces of snapshots that wait to be put into the store. The sender has fewer in flight.
+const PIECES_MAX: usize = 16;
+
+type RaftOf<M> = Raft<Types, Replica<M>>;
+
+/// Handles the frames of one replica until nobody can send any more.
+///
+/// Requests are given to openraft in the order of arrival, and their answers are awaited side by side: an append's answer
+/// comes when it is durable, and the next must not wait for that.
+pub(crate) async fn run<M: Machine>(
+    raft: RaftOf<M>,
+    store: StoreHandle,
+    replica: ReplicaId,
+    mut frames: mpsc::Receiver<Inbound>,
+) {
+    let (pieces, snapshots) = mpsc::channel(PIECES_MAX);
+    let receiver = Receiver { raft: raft.clone(), store, replica, incoming: None };
+    let mut receiving = std::pin::pin!(receiver.run(snapshots));
+    let mut running = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = running.next(), if !running.is_empty() => {}
+            frame = frames.recv() => {
+                let Some(Inbound { from, request, answer }) = frame else { return };
+                if let Request::Snapshot(request) = request {
+                    if let Err(full) = pieces.try_send((from, request, answer)) {
+                        let (_, _, answer) = full.into_inner();
+                        let _ = answer.send(Response::Refused("too many pieces wait".to_string()));
+                    }
+                    continue;
+                }
+                let mut handling = Box::pin(handle(raft.clone(), request, answer));
+                // The first poll queues the request in openraft: so the order is kept.
+                if futures::poll!(&mut handling).is_pending() {
+                    running.push(handling);
+                }
+            }
+            () = &mut receiving => return,
+        }
+    }
+}
+
+async fn handle<M: Machine>(raft: RaftOf<M>, request: Request, answer: oneshot::Sender<Response>) {
+    let response = match request {
+        Request::Vote(request) => raft.vote(request).await.map(Response::from).map_err(|e| e.to_string()),
+        Request::PreVote(request) => raft.pre_vote(request).await.map(Response::from).map_err(|e| e.to_string()),
+        Request::Append(request) => raft.append_entries(request).await.map(Response::from).map_err(|e| e.to_string()),
+        Request::TransferLeader(request) => {
+            raft.handle_transfer_leader(request).await.map(Response::from).map_err(|e| e.to_string())
+        }
+        Request::Snapshot(_) => Err("a piece of a snapshot, out of place".to_string()),
+    };
+    // The sender may have given up waiting.
+    let _ = answer.send(response.unwrap_or_else(Response::Refused));
+}
+
+struct Incoming {
+    from: ReplicaId,
+    transfer: u64,
+    vote: Vote,
+    header: Header,
+    install: InstallHandle,
+    pieces: u64,
+}
+
+/// Takes in one snapshot at a time; a newer transfer replaces an older one.
+struct Receiver<M: Machine> {
+    raft: RaftOf<M>,
+    store: StoreHandle,
+    replica: ReplicaId,
+    incoming: Option<Incoming>,
+}
+
+type Piece = (ReplicaId, SnapshotRequest, oneshot::Sender<Response>);
+
+impl<M: Machine> Receiver<M> {
+    async fn run(mut self, mut pieces: mpsc::Receiver<Piece>) {
+        while let Some((from, request, answer)) = pieces.recv().await {
+            let response = match request {
+                SnapshotRequest::Begin { transfer, vote, header } => self.begin(from, transfer, vote, &header).await,
+                SnapshotRequest::Piece { transfer, number, images, rows } => {
+                    self.piece(from, transfer, number, images, rows).await
+                }
+                SnapshotRequest::End { transfer, pieces } => self.end(from, transfer, pieces).await,
+            };
+            let response = response.unwrap_or_else(|why| {
+                self.incoming = None;
+                tracing::warn!(replica = %self.replica, %from, %why, "a snapshot was not taken");
+                Response::Refused(why)
+            });
+            let _ = answer.send(response);
+        }
+    }
+
+    /// A newer vote than the sender's, if this replica has one.
+    fn newer_vote(&self, vote: Vote) -> Option<Vote> {
+        let metrics = self.raft.server_metrics();
+        let mine = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics).vote;
+        (mine > vote).then_some(mine)
+    }
+
+    async fn begin(&mut self, from: ReplicaId, transfer: u64, vote: Vote, header: &[u8]) -> Result<Response, String> {
+        if let Some(newer) = self.newer_vote(vote) {
+            return Ok(Response::Snapshot(newer.into()));
+        }
+        self.incoming = None;
+        let header = Header::decode(header).map_err(|e| e.to_string())?;
+        let install = self.store.begin_install(self.replica).await.map_err(|e| e.to_string())?;
+        self.incoming = Some(Incoming { from, transfer, vote, header, install, pieces: 0 });
+        Ok(Response::PieceTaken)
+    }
+
+    async fn piece(
+        &mut self,
+        from: ReplicaId,
+        transfer: u64,
+        number: u64,
+        images: Vec<crate::store::Pair>,
+        rows: Vec<crate::store::Pair>,
+    ) -> Result<Response, String> {
+        let incoming = self.incoming.as_mut().filter(|incoming| (incoming.from, incoming.transfer) == (from, transfer));
+        let incoming = incoming.ok_or("no such snapshot is on its way here")?;
+        if incoming.pieces != number {
+            return Err(format!("piece {number} came where {} was expected", incoming.pieces));
+        }
+        incoming.install.put(images, rows).await.map_err(|e| e.to_string())?;
+        incoming.pieces += 1;
+        Ok(Response::PieceTaken)
+    }
+
+    async fn end(&mut self, from: ReplicaId, transfer: u64, pieces: u64) -> Result<Response, String> {
+        let incoming = self.incoming.take().filter(|incoming| (incoming.from, incoming.transfer) == (from, transfer));
+        let Incoming { vote, header, install, pieces: taken, .. } =
+            incoming.ok_or("no such snapshot is on its way here")?;
+        if taken != pieces {
+            return Err(format!("{taken} of {pieces} pieces came"));
+        }
+        let meta = header.meta.clone();
+        let data = SnapshotData::Received { install: parking_lot::Mutex::new(install), header };
+        let installed = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot: data }).await;
+        installed.map(|response| Response::Snapshot(response.vote.into())).map_err(|e| e.to_string())
+    }
+}

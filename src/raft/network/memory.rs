@@ -1,0 +1,130 @@
+//! A link within one process, that can be cut, delayed and made to lose: for tests and simulations.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::{Lane, Link, LinkError, Switchboard};
+use crate::ids::NodeId;
+
+type Judge = Arc<dyn Fn(NodeId, NodeId, Lane) -> Fate + Send + Sync>;
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fate {
+    /// It arrives, and its answer comes back.
+    #[default]
+    Arrives,
+    /// It is lost: the caller hears nothing until its deadline.
+    Lost,
+    /// It arrives, but its answer is lost.
+    AnswerLost,
+    /// It arrives, its answer comes back so much later.
+    Slow(Duration),
+}
+
+#[derive(Default)]
+struct Wires {
+    nodes: HashMap<NodeId, Weak<Switchboard>>,
+    cut: HashSet<(NodeId, NodeId)>,
+    judge: Option<Judge>,
+}
+
+/// All nodes of a cluster within one process.
+#[derive(Clone, Default)]
+pub struct MemoryNet {
+    wires: Arc<Mutex<Wires>>,
+}
+
+impl std::fmt::Debug for MemoryNet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryNet").field("cut", &self.wires.lock().cut).finish_non_exhaustive()
+    }
+}
+
+impl MemoryNet {
+    /// The link of `node`, for its switchboard.
+    pub fn link(&self, node: NodeId) -> Arc<dyn Link> {
+        Arc::new(MemoryLink { net: self.clone(), from: node })
+    }
+
+    /// Frames to `node` go to this switchboard from now on.
+    pub fn connect(&self, node: NodeId, switchboard: &Arc<Switchboard>) {
+        self.wires.lock().nodes.insert(node, Arc::downgrade(switchboard));
+    }
+
+    /// Nothing goes between `a` and `b` any more, in neither direction, until they are healed.
+    pub fn cut(&self, a: NodeId, b: NodeId) {
+        self.wires.lock().cut.extend([(a, b), (b, a)]);
+    }
+
+    /// Nothing goes from or to `node` any more.
+    pub fn isolate(&self, node: NodeId) {
+        let mut wires = self.wires.lock();
+        let others: Vec<NodeId> = wires.nodes.keys().copied().filter(|other| *other != node).collect();
+        for other in others {
+            wires.cut.extend([(node, other), (other, node)]);
+        }
+    }
+
+    /// Everything goes everywhere again.
+    pub fn heal(&self) {
+        let mut wires = self.wires.lock();
+        wires.cut.clear();
+        wires.judge = None;
+    }
+
+    /// Asks `judge` about every frame (from, to, lane) that is not cut off.
+    pub fn judge(&self, judge: impl Fn(NodeId, NodeId, Lane) -> Fate + Send + Sync + 'static) {
+        self.wires.lock().judge = Some(Arc::new(judge));
+    }
+
+    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        self.wires.lock().cut.contains(&(from, to))
+    }
+}
+
+struct MemoryLink {
+    net: MemoryNet,
+    from: NodeId,
+}
+
+impl Link for MemoryLink {
+    fn call(&self, to: NodeId, lane: Lane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
+        let lost = || Box::pin(std::future::pending());
+        let (target, fate) = {
+            let wires = self.net.wires.lock();
+            if wires.cut.contains(&(self.from, to)) {
+                return lost();
+            }
+            let fate = wires.judge.as_ref().map_or(Fate::Arrives, |judge| judge(self.from, to, lane));
+            (wires.nodes.get(&to).and_then(Weak::upgrade), fate)
+        };
+        let Some(target) = target else {
+            let error = LinkError::Unreachable { node: to, why: "no such node".to_string() };
+            return Box::pin(std::future::ready(Err(error)));
+        };
+        if fate == Fate::Lost {
+            return lost();
+        }
+        // Served at once, so that the order is kept; what is slow is the answer.
+        let answer = target.serve(frame);
+        let (net, from) = (self.net.clone(), self.from);
+        Box::pin(async move {
+            let answer = answer.await;
+            match fate {
+                Fate::Slow(delay) => tokio::time::sleep(delay).await,
+                Fate::AnswerLost => std::future::pending().await,
+                Fate::Arrives | Fate::Lost => {}
+            }
+            if net.is_cut(to, from) {
+                std::future::pending::<()>().await;
+            }
+            Ok(answer)
+        })
+    }
+}

@@ -1,0 +1,329 @@
+//! The sending side: openraft's network, over the link.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{RPCOption, RPCTypes};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::storage::Snapshot;
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+
+use super::wire::{AppendRepr, RequestRepr, Response, encode_frame};
+use super::{Lane, Link, LinkError};
+use crate::ids::{GroupId, NodeId, ReplicaId};
+use crate::raft::GroupConfig;
+use crate::raft::machine::SnapshotData;
+use crate::raft::types::{CommittedLeader, LogId, Member, Types, Vote};
+use crate::store::{ExportError, Exported, ReadError};
+
+type RpcError = RPCError<Types>;
+
+/// Makes the network of one replica to its peers.
+pub(crate) struct Peers {
+    pub(crate) link: Arc<dyn Link>,
+    pub(crate) group: GroupId,
+    pub(crate) from: ReplicaId,
+    pub(crate) config: Arc<GroupConfig>,
+    /// Numbers the snapshots that this replica sends.
+    pub(crate) transfers: Arc<AtomicU64>,
+}
+
+impl Peers {
+    fn peer(&self, target: u64, node: &Member, lane: Lane) -> Peer {
+        Peer {
+            link: Arc::clone(&self.link),
+            group: self.group,
+            from: self.from,
+            to: ReplicaId(target),
+            node: node.node,
+            lane,
+            config: Arc::clone(&self.config),
+            transfers: Arc::clone(&self.transfers),
+        }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Peers {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+        self.peer(target, node, Lane::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Peer {
+        self.peer(target, node, Lane::Control)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Member) -> Peer {
+        self.peer(target, node, Lane::Snapshot)
+    }
+}
+
+/// The way to one peer, on one lane (votes and transfers of the lead take the control lane in any case).
+pub(crate) struct Peer {
+    link: Arc<dyn Link>,
+    group: GroupId,
+    from: ReplicaId,
+    to: ReplicaId,
+    node: NodeId,
+    lane: Lane,
+    config: Arc<GroupConfig>,
+    transfers: Arc<AtomicU64>,
+}
+
+fn network(error: &str) -> RpcError {
+    RPCError::Network(NetworkError::from_string(error))
+}
+
+fn unreachable(error: impl ToString) -> RpcError {
+    RPCError::Unreachable(Unreachable::from_string(error))
+}
+
+/// Waits for the answer to a call, for as long as `deadline`.
+async fn answer(
+    call: BoxFuture<'static, Result<Bytes, LinkError>>,
+    deadline: Duration,
+    timeout: Timeout<Types>,
+) -> Result<Response, RpcError> {
+    let bytes = match tokio::time::timeout(deadline, call).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error @ LinkError::Unreachable { .. })) => return Err(unreachable(error)),
+        Ok(Err(error @ LinkError::Overloaded { .. })) => return Err(unreachable(error)),
+        Err(_) => return Err(RPCError::Timeout(timeout)),
+    };
+    match Response::decode(&bytes).map_err(|e| network(&e.to_string()))? {
+        // A replica that is gone never comes back; one that is about to be made will.
+        Response::Gone => Err(unreachable("REPLICA_GONE")),
+        Response::Refused(why) => Err(unreachable(why)),
+        Response::Malformed(_) => Err(network("the other side can't read our frames")),
+        response => Ok(response),
+    }
+}
+
+impl Peer {
+    /// Sends now; the future is the answer.
+    fn call(
+        &self,
+        lane: Lane,
+        action: RPCTypes,
+        request: RequestRepr<'_>,
+        deadline: Duration,
+    ) -> impl Future<Output = Result<Response, RpcError>> + Send + use<> {
+        let timeout = Timeout { action, id: self.from.0, target: self.to.0, timeout: deadline };
+        let frame = encode_frame(self.group, self.from, self.to, request);
+        if frame.len() > super::FRAME_BYTES_MAX {
+            let len = frame.len();
+            tracing::error!(group = %self.group, replica = %self.from, to = %self.to, len, "a frame is too large");
+        }
+        answer(self.link.call(self.node, lane, frame), deadline, timeout)
+    }
+
+    fn append(
+        &self,
+        request: &AppendEntriesRequest<Types>,
+        deadline: Duration,
+    ) -> impl Future<Output = Result<AppendEntriesResponse<Types>, RpcError>> + Send + use<> {
+        let call = self.call(self.lane, RPCTypes::AppendEntries, RequestRepr::append(request), deadline);
+        async move {
+            match call.await? {
+                Response::Append(response) => Ok(AppendRepr::into(response)),
+                other => Err(unexpected(&other)),
+            }
+        }
+    }
+
+    fn append_deadline(&self, option: &RPCOption) -> Duration {
+        match self.lane {
+            // openraft itself gives heartbeats up after this.
+            Lane::Control => option.hard_ttl(),
+            _ => Duration::from_millis(self.config.append_ms_max),
+        }
+    }
+
+    async fn ask_for_vote(
+        &self,
+        request: RequestRepr<'_>,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
+        match self.call(Lane::Control, RPCTypes::Vote, request, option.soft_ttl()).await? {
+            Response::Vote { vote, granted, last } => {
+                Ok(VoteResponse::new(Vote::from(vote), last.map(Into::into), granted))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn send_snapshot(&self, vote: Vote, data: SnapshotData) -> Result<SnapshotResponse<Types>, RpcError> {
+        let SnapshotData::Local { store, replica, lease_ms } = data else {
+            return Err(network("only checkpoints of this node are sent"));
+        };
+        let mut export = store.export(replica, lease_ms).await.map_err(|e| export_error(&e))?;
+        let transfer = self.transfers.fetch_add(1, Ordering::Relaxed);
+        let piece_deadline = Duration::from_millis(self.config.snapshot_piece_ms_max);
+        let send = |request: RequestRepr<'_>, deadline| {
+            self.call(Lane::Snapshot, RPCTypes::InstallSnapshot, request, deadline)
+        };
+        let header = export.header().bytes.clone();
+        let begin = RequestRepr::SnapshotBegin { transfer, vote: vote.into(), header: header[..].into() };
+        if let Some(done) = piece_taken(send(begin, piece_deadline).await?)? {
+            return Ok(done);
+        }
+        let mut in_flight = futures::stream::FuturesOrdered::new();
+        let mut number = 0;
+        while let Some(piece) = export.next(self.config.snapshot_piece_bytes).await.map_err(|e| export_error(&e))? {
+            let (images, rows) = match &piece {
+                Exported::Images(images) => (RequestRepr::pairs(images), Vec::new()),
+                Exported::Rows(rows) => (Vec::new(), RequestRepr::pairs(rows)),
+            };
+            in_flight.push_back(send(RequestRepr::SnapshotPiece { transfer, number, images, rows }, piece_deadline));
+            number += 1;
+            // Memory is bounded by the pieces in flight: no more is read before the oldest is taken.
+            if in_flight.len() >= self.config.snapshot_pieces_in_flight
+                && let Some(taken) = in_flight.next().await
+                && let Some(done) = piece_taken(taken?)?
+            {
+                return Ok(done);
+            }
+        }
+        while let Some(taken) = in_flight.next().await {
+            if let Some(done) = piece_taken(taken?)? {
+                return Ok(done);
+            }
+        }
+        let end = RequestRepr::SnapshotEnd { transfer, pieces: number };
+        let install_deadline = Duration::from_millis(self.config.snapshot_install_ms_max);
+        match send(end, install_deadline).await? {
+            Response::Snapshot(vote) => Ok(SnapshotResponse::new(vote.into())),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn unexpected(response: &Response) -> RpcError {
+    network(&format!("an answer of another kind: {response:?}"))
+}
+
+fn export_error(error: &ExportError) -> RpcError {
+    match error {
+        ExportError::Read(ReadError::Corrupt { .. } | ReadError::Retired { .. }) => {
+            tracing::error!(%error, "a checkpoint can't be read to be sent");
+            unreachable(error)
+        }
+        _ => unreachable(error),
+    }
+}
+
+/// `None`: go on. A vote: the other side knows a newer leader.
+fn piece_taken(response: Response) -> Result<Option<SnapshotResponse<Types>>, RpcError> {
+    match response {
+        Response::PieceTaken => Ok(None),
+        Response::Snapshot(vote) => Ok(Some(SnapshotResponse::new(vote.into()))),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// The answer to an append as a stream gives it, and whether the stream may go on after it.
+fn stream_result(
+    response: AppendEntriesResponse<Types>,
+    prev: Option<LogId>,
+    last: Option<LogId>,
+) -> (StreamAppendResult<Types>, bool) {
+    match response {
+        // Nothing to conflict with: openraft would panic on it, and so could whoever sends it.
+        AppendEntriesResponse::Conflict if prev.is_none() => (Ok(None), false),
+        AppendEntriesResponse::PartialSuccess(reached) => (Ok(reached), reached == last),
+        response => {
+            let result = response.into_stream_result(prev, last);
+            let on = result.is_ok();
+            (result, on)
+        }
+    }
+}
+
+impl RaftNetworkV2<Types> for Peer {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RpcError> {
+        let deadline = self.append_deadline(&option);
+        self.append(&request, deadline).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let deadline = self.append_deadline(&option);
+        let in_flight = self.config.appends_in_flight;
+        Box::pin(async move {
+            let this = &*self;
+            // Sent as soon as they come, several at once; the answers are taken in the order of the requests.
+            let answers = input.map(move |request| {
+                let prev = request.prev_log_id;
+                let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+                let call = this.append(&request, deadline);
+                async move { call.await.map(|response| stream_result(response, prev, last)) }
+            });
+            let ending = answers.buffered(in_flight).scan(true, |on, answer| {
+                // After the first that is not a success nothing more is told: openraft begins a new stream.
+                let go_on = std::mem::replace(on, matches!(answer, Ok((_, true))));
+                std::future::ready(go_on.then(|| answer.map(|(result, _)| result)))
+            });
+            Ok(ending.boxed())
+        })
+    }
+
+    async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+        self.ask_for_vote(RequestRepr::Vote((&request).into()), &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
+        self.ask_for_vote(RequestRepr::PreVote((&request).into()), &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot<CommittedLeader, u64, Member, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = self.send_snapshot(vote, snapshot.snapshot) => Ok(sent?),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RpcError> {
+        let call = RequestRepr::transfer_leader(&request);
+        match self.call(Lane::Control, RPCTypes::TransferLeader, call, option.soft_ttl()).await? {
+            Response::TransferLeader(response) => Ok(response.into()),
+            other => Err(unexpected(&other)),
+        }
+    }
+}

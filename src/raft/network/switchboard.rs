@@ -1,0 +1,100 @@
+//! One node's table of live replicas: what an incoming frame has to pass.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Link;
+use super::wire::{Request, Response, decode_frame};
+use crate::ids::{GroupId, ReplicaId};
+
+/// Frames that wait for one replica; more are refused, and sent again.
+const INBOUND_MAX: usize = 1024;
+
+/// A frame's request, and where its answer goes.
+pub(crate) struct Inbound {
+    pub(super) from: ReplicaId,
+    pub(super) request: Request,
+    pub(super) answer: oneshot::Sender<Response>,
+}
+
+struct Port {
+    group: GroupId,
+    inbound: mpsc::Sender<Inbound>,
+}
+
+/// One node's table of live replicas: hands incoming frames to them, and outgoing ones to the link.
+pub struct Switchboard {
+    link: Arc<dyn Link>,
+    ports: RwLock<HashMap<ReplicaId, Port>>,
+}
+
+impl std::fmt::Debug for Switchboard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Switchboard").field("replicas", &self.ports.read().len()).finish_non_exhaustive()
+    }
+}
+
+impl Switchboard {
+    /// An empty table, for groups that send over `link`.
+    pub fn new(link: Arc<dyn Link>) -> Arc<Self> {
+        Arc::new(Self { link, ports: RwLock::new(HashMap::new()) })
+    }
+
+    pub(crate) fn link(&self) -> &Arc<dyn Link> {
+        &self.link
+    }
+
+    /// Takes frames for `replica` from now on; `None` when it lives here already.
+    pub(crate) fn open(&self, group: GroupId, replica: ReplicaId) -> Option<mpsc::Receiver<Inbound>> {
+        let (inbound, frames) = mpsc::channel(INBOUND_MAX);
+        let mut ports = self.ports.write();
+        if ports.contains_key(&replica) {
+            return None;
+        }
+        ports.insert(replica, Port { group, inbound });
+        Some(frames)
+    }
+
+    /// Takes no more frames for `replica`.
+    pub(crate) fn close(&self, replica: ReplicaId) {
+        self.ports.write().remove(&replica);
+    }
+
+    /// Takes a frame that came over the link, in the order of arrival; the future gives the answer to send back. A frame
+    /// whose addressee does not live here exactly, under its group, is answered REPLICA_GONE and dropped (invariant R2).
+    ///
+    /// The frame is queued for its replica before this returns. Needs no particular thread.
+    pub fn serve(&self, frame: Bytes) -> BoxFuture<'static, Bytes> {
+        let response = match self.deliver(&frame) {
+            Ok(answer) => {
+                return Box::pin(async move {
+                    let stopped = || Response::Refused("the replica has stopped".to_string());
+                    answer.await.unwrap_or_else(|_| stopped()).encode()
+                });
+            }
+            Err(response) => response,
+        };
+        Box::pin(std::future::ready(response.encode()))
+    }
+
+    fn deliver(&self, bytes: &Bytes) -> Result<oneshot::Receiver<Response>, Response> {
+        let frame = decode_frame(bytes).map_err(|error| {
+            tracing::warn!(%error, len = bytes.len(), "a frame can't be read");
+            Response::Malformed(error.to_string().into_bytes().into())
+        })?;
+        let ports = self.ports.read();
+        let port = ports.get(&frame.to).filter(|port| port.group == frame.group).ok_or(Response::Gone)?;
+        let (answer, answered) = oneshot::channel();
+        let inbound = Inbound { from: frame.from, request: frame.request, answer };
+        match port.inbound.try_send(inbound) {
+            Ok(()) => Ok(answered),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Response::Refused("too many frames wait".to_string())),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Response::Gone),
+        }
+    }
+}
