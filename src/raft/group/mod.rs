@@ -440,6 +440,8 @@ impl Group<ShardMachine> {
                     let fetched = core.fetch(Missing { fence: missing.fence, keys }).await.map_err(failed)?;
                     core.admit(fetched);
                 }
+                // A row that this build can't read; the next command about it stops the replica.
+                Lookup::Stop(stop) => return Err(QueryError::Failed(stop.to_string())),
                 Lookup::Scan(scan) => {
                     let rows = self.scan(&scan).await.map_err(failed)?;
                     scanned = Some((scan, rows));
