@@ -92,6 +92,11 @@ impl Ring {
         &self.members
     }
 
+    /// Every virtual node: where it stands and whose it is, clockwise from token 0.
+    pub fn points(&self) -> impl ExactSizeIterator<Item = (Token, NodeId)> + '_ {
+        self.points.iter().map(|(token, member)| (*token, self.members[*member as usize].node))
+    }
+
     /// Every node once, in the order in which the shard prefers them: clockwise from the shard's own point on the ring,
     /// a node of a zone not met yet before nodes of zones met already.
     pub fn preference(&self, shard: ShardId, count: ShardCount) -> Vec<NodeId> {

@@ -19,12 +19,12 @@ impl AccountService for Account {
         &self,
         request: Request<v1::GetStreamPolicyRequest>,
     ) -> Result<Response<v1::GetStreamPolicyResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (within, request) = self.0.within(request);
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let mode = convert::read_mode(&mut fields, request.read_options);
         let account = fields.with(account)?;
-        let seen = self.0.read(&metadata, Query::GetStreamPolicy(account), mode).await?;
+        let seen = self.0.read(within, Query::GetStreamPolicy(account), mode).await?;
         let Reply::StreamPolicy(policy) = &seen.reply else { return Err(mismatch("GetStreamPolicy")) };
         let policy = Some(convert::stream_policy(*policy));
         Ok(seen.respond(v1::GetStreamPolicyResponse { policy, read_info: Some(seen.info.clone()) }))
@@ -34,8 +34,8 @@ impl AccountService for Account {
         &self,
         request: Request<v1::UpdateStreamPolicyRequest>,
     ) -> Result<Response<v1::UpdateStreamPolicyResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let (_, done) = self.0.write(&metadata, convert::update_stream_policy(request)?).await?;
+        let (within, request) = self.0.within(request);
+        let (_, done) = self.0.write(within, convert::update_stream_policy(request)?).await?;
         let Answer::PolicyUpdated(policy) = &done.answer else { return Err(mismatch("UpdateStreamPolicy")) };
         let policy = Some(convert::stream_policy(*policy));
         Ok(done.respond(v1::UpdateStreamPolicyResponse { policy, write_info: Some(done.info.clone()) }))
@@ -45,12 +45,12 @@ impl AccountService for Account {
         &self,
         request: Request<v1::GetAccountRequest>,
     ) -> Result<Response<v1::GetAccountResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (within, request) = self.0.within(request);
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let mode = convert::read_mode(&mut fields, request.read_options);
         let account = fields.with(account)?;
-        let seen = self.0.read(&metadata, Query::GetAccount(account.clone()), mode).await?;
+        let seen = self.0.read(within, Query::GetAccount(account.clone()), mode).await?;
         let Reply::Account(summary) = &seen.reply else { return Err(mismatch("GetAccount")) };
         let message = v1::GetAccountResponse {
             account: Some(convert::account_summary(&account, summary)),

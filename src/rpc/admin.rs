@@ -173,8 +173,7 @@ impl AdminService for Admin {
     ) -> Result<Response<v1::UpdateSettingsResponse>, Status> {
         let update = request.into_inner().settings.ok_or_else(|| Fault::field("settings", "is missing"))?;
         let wanted = convert::settings_update(&self.0.settings().await?, &update)?;
-        let shards_updated = self.0.update_settings(wanted.clone()).await?;
-        let settings = Some(convert::settings(&wanted));
-        Ok(Response::new(v1::UpdateSettingsResponse { settings, shards_updated }))
+        self.0.update_settings(wanted.clone()).await?;
+        Ok(Response::new(v1::UpdateSettingsResponse { settings: Some(convert::settings(&wanted)) }))
     }
 }

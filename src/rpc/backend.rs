@@ -11,6 +11,7 @@ use crate::ids::{Revision, ShardId};
 use crate::proto::v1;
 use crate::raft::{ReadMode, Role};
 use crate::ring::ShardCount;
+use crate::telemetry::trace::TraceId;
 use crate::time::WallMs;
 use crate::view::{Answer, Envelope, Query, Reply};
 
@@ -84,6 +85,9 @@ pub enum Failure {
         /// Who may lead, if that is somebody else.
         hint: Option<Hint>,
     },
+    /// The meta group has no leader that could be reached in time.
+    #[error("the meta group has no leader that can be reached")]
+    NoMetaLeader,
     /// The shard is moving. Nothing was changed.
     #[error("shard {0} is moving")]
     Moving(ShardId),
@@ -113,6 +117,15 @@ pub enum Failure {
     Internal(String),
 }
 
+/// Within what a call must be answered, and under which name it stands in log lines.
+#[derive(Clone, Debug)]
+pub struct Within {
+    /// How long it may take from now on.
+    pub timeout: Duration,
+    /// Its id for people.
+    pub trace: TraceId,
+}
+
 /// The router, as the services for clients see it.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
@@ -122,12 +135,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether the node can serve: it belongs to a cluster and is not stopping.
     fn ready(&self) -> watch::Receiver<bool>;
 
-    /// Proposes commands of any accounts, and gives an outcome for each, in order, within `timeout`. Commands of one account
-    /// keep their order.
-    async fn propose(&self, envelopes: Vec<Envelope>, timeout: Duration) -> Vec<Result<Write, Failure>>;
+    /// Proposes commands of any accounts, and gives an outcome for each, in order. Commands of one account keep their order.
+    async fn propose(&self, envelopes: Vec<Envelope>, within: Within) -> Vec<Result<Write, Failure>>;
 
-    /// Asks the account's shard, within `timeout`.
-    async fn query(&self, query: Query, mode: ReadMode, timeout: Duration) -> Result<Read, Failure>;
+    /// Asks the account's shard.
+    async fn query(&self, query: Query, mode: ReadMode, within: Within) -> Result<Read, Failure>;
 }
 
 /// What operators can have done. Requests come checked.
@@ -149,8 +161,8 @@ pub trait Operations: Send + Sync + 'static {
     async fn replace_replica(&self, request: v1::ReplaceReplicaRequest) -> Result<v1::ReplaceReplicaResponse, Fault>;
     /// The settings that every shard shall work by.
     async fn settings(&self) -> Result<crate::view::Settings, Fault>;
-    /// Gives every shard these settings; answers how many have them. `version` is one more than the version they replace.
-    async fn update_settings(&self, settings: crate::view::Settings) -> Result<u32, Fault>;
+    /// Has every shard given these settings. Their version is one more than that of the ones they replace.
+    async fn update_settings(&self, settings: crate::view::Settings) -> Result<(), Fault>;
     /// The node that answers, by name.
     fn name(&self) -> String;
     /// How many shards there are; `None` before there is a cluster.

@@ -13,6 +13,7 @@ use super::stream::{Answers, Streams};
 use crate::ids::ViewId;
 use crate::proto::v1;
 use crate::proto::v1::collection_service_server::CollectionService;
+use crate::telemetry::trace::TraceId;
 use crate::view::{Answer, Query, Reply, ViewStatus};
 
 pub(super) struct Collection {
@@ -36,8 +37,8 @@ impl CollectionService for Collection {
         &self,
         request: Request<v1::StartViewRequest>,
     ) -> Result<Response<v1::StartViewResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let (account, done) = self.front.write(&metadata, convert::start_view(request)?).await?;
+        let (within, request) = self.front.within(request);
+        let (account, done) = self.front.write(within, convert::start_view(request)?).await?;
         let Answer::Started(started) = &done.answer else { return Err(mismatch("StartView")) };
         let started = Some(convert::started(&account, started));
         Ok(done.respond(v1::StartViewResponse { started, write_info: Some(done.info.clone()) }))
@@ -47,10 +48,10 @@ impl CollectionService for Collection {
         &self,
         request: Request<v1::ReportProgressRequest>,
     ) -> Result<Response<v1::ReportProgressResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (within, request) = self.front.within(request);
         let report = request.report.ok_or_else(|| Fault::field("report", "is missing"))?;
         let envelope = convert::report(Path::from("report"), report)?;
-        let done = self.front.write_envelope(&metadata, envelope).await?;
+        let done = self.front.write_envelope(within, envelope).await?;
         let Answer::Progressed(progressed) = &done.answer else { return Err(mismatch("ReportProgress")) };
         let result = Some(convert::progress_result(progressed));
         Ok(done.respond(v1::ReportProgressResponse { result, write_info: Some(done.info.clone()) }))
@@ -60,12 +61,13 @@ impl CollectionService for Collection {
         &self,
         request: Request<Streaming<v1::ReportProgressStreamRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        Ok(Response::new(self.streams.open(request.into_inner())?))
+        let trace = request.extensions().get::<TraceId>().cloned().unwrap_or_default();
+        Ok(Response::new(self.streams.open(request.into_inner(), trace)?))
     }
 
     async fn stop_view(&self, request: Request<v1::StopViewRequest>) -> Result<Response<v1::StopViewResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let (account, done) = self.front.write(&metadata, convert::stop_view(request)?).await?;
+        let (within, request) = self.front.within(request);
+        let (account, done) = self.front.write(within, convert::stop_view(request)?).await?;
         let Answer::Stopped(stopped) = &done.answer else { return Err(mismatch("StopView")) };
         let message =
             v1::StopViewResponse { write_info: Some(done.info.clone()), ..convert::stopped(&account, stopped) };
@@ -73,20 +75,20 @@ impl CollectionService for Collection {
     }
 
     async fn end_view(&self, request: Request<v1::EndViewRequest>) -> Result<Response<v1::EndViewResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let (_, done) = self.front.write(&metadata, convert::end_view(request)?).await?;
+        let (within, request) = self.front.within(request);
+        let (_, done) = self.front.write(within, convert::end_view(request)?).await?;
         let Answer::Ended(view) = &done.answer else { return Err(mismatch("EndView")) };
         Ok(done.respond(v1::EndViewResponse { view_id: view.to_string(), write_info: Some(done.info.clone()) }))
     }
 
     async fn get_view(&self, request: Request<v1::GetViewRequest>) -> Result<Response<v1::GetViewResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (within, request) = self.front.within(request);
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let view = fields.id("view_id", request.view_id, ViewId::new);
         let mode = convert::read_mode(&mut fields, request.read_options);
         let (account, view) = fields.with(account.zip(view))?;
-        let seen = self.front.read(&metadata, Query::GetView(account.clone(), view.clone()), mode).await?;
+        let seen = self.front.read(within, Query::GetView(account.clone(), view.clone()), mode).await?;
         let Reply::View(status) = &seen.reply else { return Err(mismatch("GetView")) };
         let status = match status {
             ViewStatus::Active(active) => v1::get_view_response::Status::Active(convert::view(&account, active)),
@@ -100,12 +102,12 @@ impl CollectionService for Collection {
         &self,
         request: Request<v1::ListActiveViewsRequest>,
     ) -> Result<Response<v1::ListActiveViewsResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (within, request) = self.front.within(request);
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let mode = convert::read_mode(&mut fields, request.read_options);
         let account = fields.with(account)?;
-        let seen = self.front.read(&metadata, Query::ListActiveViews(account.clone()), mode).await?;
+        let seen = self.front.read(within, Query::ListActiveViews(account.clone()), mode).await?;
         let Reply::ActiveViews(views) = &seen.reply else { return Err(mismatch("ListActiveViews")) };
         let views = views.iter().map(|v| convert::view(&account, v)).collect();
         Ok(seen.respond(v1::ListActiveViewsResponse { views, read_info: Some(seen.info.clone()) }))

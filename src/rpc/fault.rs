@@ -210,6 +210,7 @@ impl From<Failure> for Fault {
                 fault.0.hint = hint.map(|h| (h, None));
                 fault
             }
+            Failure::NoMetaLeader => Self::new(Code::Unavailable, R::NoLeader, message).retry_after(RETRY_NO_LEADER),
             Failure::Moving(_) => Self::new(Code::Unavailable, R::ShardMoving, message).retry_after(RETRY_MOVING),
             Failure::Overloaded => Self::overloaded(&message),
             Failure::Deadline => Self::new(Code::DeadlineExceeded, R::Deadline, message),

@@ -6,16 +6,16 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::metadata::MetadataMap;
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
-use super::backend::{Backend, Cluster, Failure, Read, Served, Write};
+use super::backend::{Backend, Cluster, Failure, Read, Served, Within, Write};
 use super::convert;
 use super::fault::{self, Fault};
 use super::limits::Limits;
 use crate::ids::{AccountId, GroupId, RequestId, Revision, ShardId};
 use crate::proto::v1;
 use crate::raft::ReadMode;
+use crate::telemetry::trace::TraceId;
 use crate::time::Clock;
 use crate::view::{AccountCommand, Answer, Command, Envelope, Query, Reply};
 
@@ -77,6 +77,13 @@ impl Front {
         self.calls.clone().try_acquire_owned().map_err(|_| Fault::overloaded("too many calls are at work on this node"))
     }
 
+    /// Within what a request must be answered, and its message.
+    pub(super) fn within<M>(&self, request: Request<M>) -> (Within, M) {
+        let (metadata, extensions, message) = request.into_parts();
+        let trace = extensions.get::<TraceId>().cloned().unwrap_or_default();
+        (Within { timeout: self.limits.timeout(&metadata), trace }, message)
+    }
+
     fn cluster(&self) -> Result<Cluster, Fault> {
         self.backend.cluster().ok_or_else(|| Failure::NoCluster.into())
     }
@@ -89,25 +96,25 @@ impl Front {
     /// Has a command of an account done under its request id; one is made where the caller gave none.
     pub(super) async fn write(
         &self,
-        metadata: &MetadataMap,
+        within: Within,
         asked: (AccountId, Option<RequestId>, AccountCommand),
     ) -> Result<(AccountId, Done), Status> {
         let (account, request_id, command) = asked;
         let request_id = request_id.unwrap_or_else(|| self.fresh_request_id());
         tracing::debug!(%account, %request_id, command = command_name(&command), "write");
         let envelope = Envelope::request(request_id, account.clone(), command);
-        Ok((account, self.write_envelope(metadata, envelope).await?))
+        Ok((account, self.write_envelope(within, envelope).await?))
     }
 
     /// Has one envelope done.
-    pub(super) async fn write_envelope(&self, metadata: &MetadataMap, envelope: Envelope) -> Result<Done, Status> {
+    pub(super) async fn write_envelope(&self, within: Within, envelope: Envelope) -> Result<Done, Status> {
         let _place = self.place()?;
         let cluster = self.cluster()?;
         let account = match &envelope.command {
             Command::Account(account, _) => account.clone(),
             Command::Tick | Command::UpdateSettings(_) => return Err(Fault::internal("no account's command").into()),
         };
-        let outcomes = self.backend.propose(vec![envelope], self.limits.timeout(metadata)).await;
+        let outcomes = self.backend.propose(vec![envelope], within).await;
         let outcome = outcomes.into_iter().next().unwrap_or(Err(Failure::Unknown));
         let Write { answer, shard, revision, hint } =
             outcome.map_err(|failure| Fault::from(failure).of(Some(cluster.shards)))?;
@@ -119,10 +126,10 @@ impl Front {
     }
 
     /// Asks the account's shard.
-    pub(super) async fn read(&self, metadata: &MetadataMap, query: Query, mode: ReadMode) -> Result<Seen, Status> {
+    pub(super) async fn read(&self, within: Within, query: Query, mode: ReadMode) -> Result<Seen, Status> {
         let _place = self.place()?;
         let cluster = self.cluster()?;
-        let read = self.backend.query(query, mode, self.limits.timeout(metadata)).await;
+        let read = self.backend.query(query, mode, within).await;
         let Read { reply, served, hint } = read.map_err(|failure| Fault::from(failure).of(Some(cluster.shards)))?;
         if let Reply::Invalid { field, accepted } = &reply {
             return Err(Fault::field(field, accepted.to_string()).into());

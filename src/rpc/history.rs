@@ -21,7 +21,7 @@ impl HistoryService for History {
         &self,
         request: Request<v1::ListHistoryRequest>,
     ) -> Result<Response<v1::ListHistoryResponse>, Status> {
-        let (metadata, _, mut request) = request.into_parts();
+        let (within, mut request) = self.0.within(request);
         let mut fields = Fields::default();
         let wanted = convert::list_history(&mut fields, &mut request);
         let mode = convert::read_mode(&mut fields, request.read_options);
@@ -43,7 +43,7 @@ impl HistoryService for History {
         let (account, profile) = fields.with(wanted.account.zip(wanted.profile))?;
         let page = Page { items_max: wanted.items_max, bytes_max: Some(wanted.bytes_max), after };
         let query = Query::ListHistory(account, profile.clone(), wanted.filter, page);
-        let seen = self.0.read(&metadata, query, mode).await?;
+        let seen = self.0.read(within, query, mode).await?;
         let Reply::History { entries, next } = &seen.reply else { return Err(mismatch("ListHistory")) };
         let message = v1::ListHistoryResponse {
             entries: entries.iter().map(|e| convert::entry(&profile, e, request.include_plays)).collect(),
@@ -57,8 +57,8 @@ impl HistoryService for History {
         &self,
         request: Request<v1::BatchImportHistoryRequest>,
     ) -> Result<Response<v1::BatchImportHistoryResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        let (_, done) = self.0.write(&metadata, convert::import(request)?).await?;
+        let (within, request) = self.0.within(request);
+        let (_, done) = self.0.write(within, convert::import(request)?).await?;
         let Answer::Imported(imported) = &done.answer else { return Err(mismatch("BatchImportHistory")) };
         let write_info = Some(done.info.clone());
         Ok(done.respond(v1::BatchImportHistoryResponse { write_info, ..convert::imported(imported) }))

@@ -33,14 +33,19 @@ mod fields;
 mod front;
 mod history;
 mod limits;
+mod operator;
 mod page;
 mod progress;
+mod routed;
 mod serve;
 mod stream;
+mod tally;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, Cluster, Failure, Hint, Operations, Read, Served, Write};
+pub use backend::{Backend, Cluster, Failure, Hint, Operations, Read, Served, Within, Write};
 pub use fault::Fault;
 pub use limits::Limits;
-pub use serve::{ServeError, Services};
+pub use operator::{Bootstrap, Founded, Operator, OperatorParts};
+pub use routed::Routed;
+pub use serve::{ServeError, Services, ServicesParts};

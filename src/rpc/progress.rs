@@ -24,7 +24,7 @@ impl ProgressService for Progress {
         &self,
         request: Request<v1::GetResumePointRequest>,
     ) -> Result<Response<v1::GetResumePointResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (within, request) = self.0.within(request);
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let profile = fields.id("profile_id", request.profile_id, ProfileId::new);
@@ -32,7 +32,7 @@ impl ProgressService for Progress {
         let mode = convert::read_mode(&mut fields, request.read_options);
         let ((account, profile), title) = fields.with(account.zip(profile).zip(title))?;
         let query = Query::GetResumePoints(account, profile.clone(), vec![title]);
-        let seen = self.0.read(&metadata, query, mode).await?;
+        let seen = self.0.read(within, query, mode).await?;
         let Reply::ResumePoints(states) = &seen.reply else { return Err(mismatch("GetResumePoint")) };
         let resume_point = states.first().map(|state| convert::resume_point(&profile, state));
         Ok(seen.respond(v1::GetResumePointResponse { resume_point, read_info: Some(seen.info.clone()) }))
@@ -42,7 +42,7 @@ impl ProgressService for Progress {
         &self,
         request: Request<v1::BatchGetResumePointsRequest>,
     ) -> Result<Response<v1::BatchGetResumePointsResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (within, request) = self.0.within(request);
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let profile = fields.id("profile_id", request.profile_id, ProfileId::new);
@@ -50,7 +50,7 @@ impl ProgressService for Progress {
         let mode = convert::read_mode(&mut fields, request.read_options);
         let (account, profile) = fields.with(account.zip(profile))?;
         let query = Query::GetResumePoints(account, profile.clone(), titles);
-        let seen = self.0.read(&metadata, query, mode).await?;
+        let seen = self.0.read(within, query, mode).await?;
         let Reply::ResumePoints(states) = &seen.reply else { return Err(mismatch("BatchGetResumePoints")) };
         let resume_points = states.iter().map(|state| convert::resume_point(&profile, state)).collect();
         Ok(seen.respond(v1::BatchGetResumePointsResponse { resume_points, read_info: Some(seen.info.clone()) }))
@@ -60,7 +60,7 @@ impl ProgressService for Progress {
         &self,
         request: Request<v1::ListContinueWatchingRequest>,
     ) -> Result<Response<v1::ListContinueWatchingResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (within, request) = self.0.within(request);
         let mut fields = Fields::default();
         let list = List::new("continue", &[request.account_id.as_bytes(), request.profile_id.as_bytes()]);
         let after = list.place(&mut fields, "page_token", &request.page_token);
@@ -70,7 +70,7 @@ impl ProgressService for Progress {
         let mode = convert::read_mode(&mut fields, request.read_options);
         let (account, profile) = fields.with(account.zip(profile))?;
         let query = Query::ListContinueWatching(account, profile, Page { items_max, bytes_max: None, after });
-        let seen = self.0.read(&metadata, query, mode).await?;
+        let seen = self.0.read(within, query, mode).await?;
         let Reply::ContinueWatching { items, next } = &seen.reply else {
             return Err(mismatch("ListContinueWatching"));
         };

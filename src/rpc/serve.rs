@@ -10,6 +10,7 @@ use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::layer::util::{Identity, Stack};
 
 use super::account::Account;
 use super::admin::Admin;
@@ -19,12 +20,14 @@ use super::front::Front;
 use super::history::History;
 use super::limits::Limits;
 use super::progress::Progress;
+use super::tally::TallyLayer;
 use crate::proto::v1::account_service_server::AccountServiceServer;
 use crate::proto::v1::admin_service_server::AdminServiceServer;
 use crate::proto::v1::collection_service_server::CollectionServiceServer;
 use crate::proto::v1::history_service_server::HistoryServiceServer;
 use crate::proto::v1::progress_service_server::ProgressServiceServer;
 use crate::proto::{FILE_DESCRIPTOR_SET, MESSAGE_BYTES_MAX};
+use crate::telemetry::Metrics;
 use crate::time::Clock;
 
 /// Why a listener ended other than by being stopped.
@@ -47,13 +50,25 @@ const HEALTH_NAMES: [&str; 5] = [
     "playhead.v1.AccountService",
 ];
 
+/// What the services are made of.
+pub struct ServicesParts {
+    /// The router.
+    pub backend: Arc<dyn Backend>,
+    /// What operators can have done.
+    pub operations: Arc<dyn Operations>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// For the ids of requests and calls whose callers give none.
+    pub seed: u64,
+}
+
 /// The services of a node.
 pub struct Services {
-    backend: Arc<dyn Backend>,
-    operations: Arc<dyn Operations>,
-    limits: Limits,
-    clock: Arc<dyn Clock>,
-    seed: u64,
+    parts: ServicesParts,
 }
 
 macro_rules! sized {
@@ -63,52 +78,50 @@ macro_rules! sized {
 }
 
 impl Services {
-    /// `seed` is for the request ids of callers who give none.
-    pub fn new(
-        backend: Arc<dyn Backend>,
-        operations: Arc<dyn Operations>,
-        limits: Limits,
-        clock: Arc<dyn Clock>,
-        seed: u64,
-    ) -> Self {
-        Self { backend, operations, limits, clock, seed }
+    /// The services over these parts.
+    pub fn new(parts: ServicesParts) -> Self {
+        Self { parts }
     }
 
     /// Serves clients on `listener` until `stop`: the services, health, and reflection. Then health says that the node doesn't
     /// serve, streams end, and calls at work are waited for, not longer than [`Limits::grace`].
     pub async fn serve_clients(&self, listener: TcpListener, stop: CancellationToken) -> Result<(), ServeError> {
-        let front = Arc::new(Front::new(self.backend.clone(), self.limits, self.clock.clone(), self.seed));
+        let ServicesParts { backend, limits, clock, seed, .. } = &self.parts;
+        let front = Arc::new(Front::new(backend.clone(), *limits, clock.clone(), *seed));
         let (health, health_service) = tonic_health::server::health_reporter();
-        let telling = tokio::spawn(tell_health(health, self.backend.clone(), stop.clone()));
-        let router = server(&self.limits)
+        let telling = tokio::spawn(tell_health(health, backend.clone(), stop.clone()));
+        let router = self
+            .server()
             .add_service(sized!(CollectionServiceServer::new(Collection::new(front.clone(), stop.clone()))))
             .add_service(sized!(ProgressServiceServer::new(Progress(front.clone()))))
             .add_service(sized!(HistoryServiceServer::new(History(front.clone()))))
             .add_service(sized!(AccountServiceServer::new(Account(front))))
             .add_service(health_service)
             .add_service(reflection()?);
-        let served = serve(router, listener, stop, self.limits.grace).await;
+        let served = serve(router, listener, stop, self.parts.limits.grace).await;
         telling.abort();
         served
     }
 
     /// Serves operators on `listener` until `stop`: the admin service and reflection.
     pub async fn serve_admin(&self, listener: TcpListener, stop: CancellationToken) -> Result<(), ServeError> {
-        let router = server(&self.limits)
-            .add_service(sized!(AdminServiceServer::new(Admin(self.operations.clone()))))
+        let router = self
+            .server()
+            .add_service(sized!(AdminServiceServer::new(Admin(self.parts.operations.clone()))))
             .add_service(reflection()?);
-        serve(router, listener, stop, self.limits.grace).await
+        serve(router, listener, stop, self.parts.limits.grace).await
     }
-}
 
-fn server(limits: &Limits) -> Server {
-    Server::builder()
-        .max_concurrent_streams(limits.connection_streams)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .http2_max_header_list_size(16 << 10)
+    fn server(&self) -> Server<Stack<TallyLayer, Identity>> {
+        Server::builder()
+            .max_concurrent_streams(self.parts.limits.connection_streams)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .http2_max_header_list_size(16 << 10)
+            .layer(TallyLayer::new(self.parts.metrics.clone(), self.parts.seed))
+    }
 }
 
 fn reflection() -> Result<
@@ -122,7 +135,7 @@ fn reflection() -> Result<
 }
 
 async fn serve(
-    router: Router,
+    router: Router<Stack<TallyLayer, Identity>>,
     listener: TcpListener,
     stop: CancellationToken,
     grace: Duration,

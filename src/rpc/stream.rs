@@ -14,13 +14,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::backend::{Cluster, Failure, Write};
+use super::backend::{Cluster, Failure, Within, Write};
 use super::convert;
 use super::fault::Fault;
 use super::fields::Path;
 use super::front::{Front, mismatch, revision_text};
 use crate::ids::{AccountId, Revision, ShardId};
 use crate::proto::{BATCH_ITEMS_MAX, v1};
+use crate::telemetry::trace::TraceId;
 use crate::view::{Answer, Envelope};
 
 /// The answers of a stream.
@@ -42,7 +43,11 @@ impl Streams {
     }
 
     /// Takes a stream into work, or refuses it.
-    pub(super) fn open(&self, messages: Streaming<v1::ReportProgressStreamRequest>) -> Result<Answers, Status> {
+    pub(super) fn open(
+        &self,
+        messages: Streaming<v1::ReportProgressStreamRequest>,
+        trace: TraceId,
+    ) -> Result<Answers, Status> {
         let full = |_| Fault::overloaded("too many progress streams are open on this node");
         let place = self.streams.clone().try_acquire_owned().map_err(full)?;
         let (answers, out) = mpsc::channel(self.front.limits.stream_messages);
@@ -52,20 +57,23 @@ impl Streams {
             messages: Arc::new(Semaphore::new(self.front.limits.stream_messages)),
             stop: self.stop.clone(),
             answers,
+            within: Within { timeout: self.front.limits.stream_deadline, trace },
         };
         tokio::spawn(reader.run(messages, place));
         Ok(Box::pin(ReceiverStream::new(out)))
     }
 }
 
-type Answer1 = Result<v1::ReportProgressStreamResponse, Status>;
+type Answered = Result<v1::ReportProgressStreamResponse, Status>;
 
 struct Reader {
     front: Arc<Front>,
     reports: Arc<Semaphore>,
     messages: Arc<Semaphore>,
     stop: CancellationToken,
-    answers: mpsc::Sender<Answer1>,
+    answers: mpsc::Sender<Answered>,
+    /// Of each message.
+    within: Within,
 }
 
 impl Reader {
@@ -94,9 +102,9 @@ impl Reader {
         let batch_id = message.batch_id;
         match self.check(&message) {
             Ok(reports) => {
-                let (front, answers) = (self.front.clone(), self.answers.clone());
+                let (front, answers, within) = (self.front.clone(), self.answers.clone(), self.within.clone());
                 tokio::spawn(async move {
-                    let answer = work(&front, message).await;
+                    let answer = work(&front, message, within).await;
                     // A client that doesn't read its answers keeps its own places only, not everybody's.
                     drop(reports);
                     // The client may be gone.
@@ -125,7 +133,11 @@ impl Reader {
 }
 
 /// One message: well-formed reports are proposed together, and every report has its result.
-async fn work(front: &Front, message: v1::ReportProgressStreamRequest) -> v1::ReportProgressStreamResponse {
+async fn work(
+    front: &Front,
+    message: v1::ReportProgressStreamRequest,
+    within: Within,
+) -> v1::ReportProgressStreamResponse {
     let batch_id = message.batch_id;
     let refuse = |fault: Fault| v1::ReportProgressStreamResponse {
         batch_id,
@@ -147,11 +159,7 @@ async fn work(front: &Front, message: v1::ReportProgressStreamRequest) -> v1::Re
             Err(fault) => results.push(Some(failed(fault))),
         }
     }
-    let outcomes = if envelopes.is_empty() {
-        Vec::new()
-    } else {
-        front.backend.propose(envelopes, front.limits.stream_deadline).await
-    };
+    let outcomes = if envelopes.is_empty() { Vec::new() } else { front.backend.propose(envelopes, within).await };
     let mut revisions = Revisions::default();
     for ((i, account), outcome) in proposed.iter().zip(outcomes) {
         results[*i] = Some(result(&mut revisions, account, outcome));

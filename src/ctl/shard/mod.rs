@@ -130,5 +130,8 @@ pub(super) fn role(role: v1::ReplicaRole) -> &'static str {
         v1::ReplicaRole::Follower => "follower",
         v1::ReplicaRole::Learner => "learner",
         v1::ReplicaRole::Candidate => "candidate",
+        v1::ReplicaRole::Stopped => "stopped",
+        v1::ReplicaRole::Failed => "failed",
+        v1::ReplicaRole::Retired => "retired",
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn role(role: Role) -> v1::ReplicaRole {
         Role::Follower => v1::ReplicaRole::Follower,
         Role::Candidate => v1::ReplicaRole::Candidate,
         Role::Learner => v1::ReplicaRole::Learner,
-        Role::Stopped => v1::ReplicaRole::Unspecified,
+        Role::Stopped => v1::ReplicaRole::Stopped,
     }
 }
 

@@ -1,0 +1,424 @@
+//! What the node can tell operators and do for them.
+//!
+//! Everything about other nodes is hearsay from their pulses and reports; what the cluster wants is the meta state as far as
+//! this node has applied it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::backend::{Failure, Operations};
+use super::convert::timestamp;
+use super::fault::Fault;
+use crate::health::Liveness;
+use crate::ids::{GroupId, NodeId, ReplicaId, ShardId};
+use crate::node::gossip::{Ear, ReplicaReport, ReplicaRole, Report};
+use crate::node::leaders::Leaders;
+use crate::node::link::{Book, Endpoints};
+use crate::node::meta::{self, Intent, MetaState, NodeRecord};
+use crate::node::router::{Call, Router};
+use crate::node::shards::Shards;
+use crate::proto::v1;
+use crate::ring::{Ring, ShardCount, Token};
+use crate::telemetry::trace::TraceId;
+use crate::time::WallMs;
+use crate::view::Settings;
+
+/// How long a change may take.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A cluster that was founded, or had been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Founded {
+    /// Its id.
+    pub cluster: String,
+    /// Its first nodes, by name.
+    pub nodes: Vec<String>,
+    /// Voting copies of each shard.
+    pub replication: u32,
+    /// It was founded by this call.
+    pub created: bool,
+}
+
+/// Founds a cluster; the node can do it.
+#[async_trait]
+pub trait Bootstrap: Send + Sync + 'static {
+    /// Founds one of `shards` shards with `replication` voting copies each (0: as fits), of the nodes that serve other nodes at
+    /// `endpoints`, or of the configured ones where that is empty. An error says why not.
+    async fn bootstrap(&self, shards: ShardCount, replication: u32, endpoints: Vec<String>) -> Result<Founded, Fault>;
+}
+
+/// What an operator's view of the node is made of.
+pub struct OperatorParts {
+    /// The way to leaders.
+    pub router: Router,
+    /// This node's replicas.
+    pub shards: Arc<Shards>,
+    /// What was heard of the others.
+    pub ear: Arc<Ear>,
+    /// Who leads.
+    pub leaders: Arc<Leaders>,
+    /// Where the others listen.
+    pub book: Arc<Book>,
+    /// Where this node listens.
+    pub endpoints: Endpoints,
+    /// What this node tells the others of itself.
+    pub report: Arc<dyn Fn() -> Report + Send + Sync>,
+    /// How often this node has started on its folder.
+    pub generation: crate::ids::Generation,
+    /// Makes a cluster.
+    pub bootstrap: Arc<dyn Bootstrap>,
+}
+
+/// [`Operations`] of a node.
+pub struct Operator {
+    parts: OperatorParts,
+}
+
+/// A replica as its node told it, and when.
+type Told = (NodeId, WallMs, ReplicaReport);
+
+impl Operator {
+    /// Over these parts.
+    pub fn new(parts: OperatorParts) -> Self {
+        Self { parts }
+    }
+
+    fn me(&self) -> NodeId {
+        self.parts.router.node()
+    }
+
+    fn now(&self) -> WallMs {
+        self.parts.router.clock().wall()
+    }
+
+    fn call(&self) -> Call {
+        let now = self.parts.router.clock().monotonic();
+        let timeout_ms = u64::try_from(CHANGE_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
+        Call { trace: TraceId::from_random(now.0), deadline: now.plus(timeout_ms) }
+    }
+
+    fn liveness(&self, node: NodeId) -> Liveness {
+        if node == self.me() { Liveness::Alive } else { self.parts.ear.liveness(node).unwrap_or(Liveness::Dead) }
+    }
+
+    /// A node's report and when it came; this node's own is as of now.
+    fn report_of(&self, node: NodeId) -> Option<(WallMs, Report)> {
+        if node == self.me() {
+            return Some((self.now(), (self.parts.report)()));
+        }
+        self.parts.ear.heard(node).and_then(|heard| heard.report)
+    }
+
+    /// Who leads a group, and in which term.
+    fn leader(&self, group: GroupId) -> Option<(NodeId, u64)> {
+        let here = self.parts.shards.get(group).filter(|hosted| hosted.leads());
+        let here = here.map(|hosted| (self.me(), hosted.leadership().1));
+        here.or_else(|| self.parts.leaders.get(group).map(|lead| (lead.node, lead.term)))
+    }
+
+    /// What all nodes say of their replicas, by group.
+    fn told(&self, meta: &MetaState) -> BTreeMap<GroupId, Vec<Told>> {
+        let mut told: BTreeMap<GroupId, Vec<Told>> = BTreeMap::new();
+        for node in meta.nodes.keys() {
+            let Some((at, report)) = self.report_of(*node) else { continue };
+            for replica in report.replicas {
+                told.entry(replica.group).or_default().push((*node, at, replica));
+            }
+        }
+        told
+    }
+
+    fn meta(&self) -> Result<Arc<MetaState>, Fault> {
+        let meta = self.parts.router.meta();
+        if meta.cluster.is_some() { Ok(meta) } else { Err(Failure::NoCluster.into()) }
+    }
+
+    fn shard_status(&self, meta: &MetaState, shard: ShardId, told: &[Told]) -> v1::ShardStatus {
+        let group = GroupId::from(shard);
+        let leader = self.leader(group);
+        let of_leader =
+            told.iter().find(|(node, _, r)| Some(*node) == leader.map(|l| l.0) && r.role == ReplicaRole::Leader);
+        let ahead = told.iter().map(|(_, _, r)| r.applied).max().unwrap_or(0);
+        let recorded = meta.groups.get(&group).map(|g| &g.recorded.replicas);
+        let replicas = recorded.into_iter().flatten().filter(|(_, allotted)| allotted.dismissed_by.is_none());
+        let wanted = meta.wanted(group);
+        // The preferred leader first.
+        let mut placement: Vec<NodeId> = wanted.and_then(|w| w.leader).into_iter().collect();
+        placement.extend(
+            wanted.into_iter().flat_map(|w| &w.nodes).copied().filter(|n| Some(*n) != wanted.and_then(|w| w.leader)),
+        );
+        v1::ShardStatus {
+            shard: shard.0,
+            group: group.0,
+            leader: leader.map(|(node, _)| meta.name_of(node)).unwrap_or_default(),
+            term: leader.map_or(0, |(_, term)| term),
+            applied_index: of_leader.map_or(ahead, |(_, _, r)| r.applied),
+            revision: of_leader.map_or(0, |(_, _, r)| r.revision),
+            active_views: of_leader.map_or(0, |(_, _, r)| r.active_views),
+            replicas: replicas
+                .map(|(id, allotted)| {
+                    let said = told.iter().find(|(node, _, r)| *node == allotted.node && r.replica == *id);
+                    replica_status(*id, meta.name_of(allotted.node), said, ahead)
+                })
+                .collect(),
+            placement: placement.into_iter().map(|node| meta.name_of(node)).collect(),
+        }
+    }
+
+    fn node_status(&self, meta: &MetaState, node: NodeId, record: &NodeRecord) -> v1::NodeStatus {
+        let report = self.report_of(node);
+        let heard = self.parts.ear.heard(node);
+        let known = self.parts.book.get(node);
+        let (endpoints, generation) = if node == self.me() {
+            (Some(self.parts.endpoints.clone()), Some(self.parts.generation))
+        } else {
+            known.map(|known| (known.endpoints, known.generation)).unzip()
+        };
+        let endpoints = endpoints.unwrap_or_default();
+        let http = |address: &str| if address.is_empty() { String::new() } else { format!("http://{address}") };
+        let of_shards = |r: &&ReplicaReport| r.group != GroupId::META;
+        let replicas = report.iter().flat_map(|(_, report)| &report.replicas).filter(of_shards);
+        let led = replicas.clone().filter(|r| r.role == ReplicaRole::Leader);
+        let wanted = meta.placement.as_ref().map_or(0, |p| p.held_by(node).count());
+        let pulse = if node == self.me() { Some(self.now()) } else { heard.map(|h| h.at) };
+        let about = report.as_ref().map(|(_, report)| report);
+        v1::NodeStatus {
+            node: record.name.clone(),
+            node_id: node.0,
+            intent: intent(record.intent).into(),
+            liveness: self.liveness_told(node).into(),
+            client_endpoint: http(&endpoints.client),
+            admin_endpoint: http(&endpoints.admin),
+            node_endpoint: endpoints.link,
+            zone: record.zone.to_string(),
+            weight: record.weight.get(),
+            generation: generation.unwrap_or_default().0,
+            version: about.map(|r| r.version.clone()).unwrap_or_default(),
+            shards_led: count(led.clone().count()),
+            replicas: count(replicas.count()),
+            replicas_wanted: count(wanted),
+            active_views: led.map(|r| r.active_views).sum(),
+            log_bytes: about.map_or(0, |r| r.log_bytes),
+            store_bytes: about.map_or(0, |r| r.store_bytes),
+            pulse_time: pulse.map(timestamp),
+            start_time: about.map(|r| timestamp(r.started)),
+            reports_acknowledged: about.map_or(0, |r| r.acknowledged),
+        }
+    }
+
+    fn liveness_told(&self, node: NodeId) -> v1::NodeLiveness {
+        if node != self.me() && self.parts.ear.heard(node).is_none() {
+            return v1::NodeLiveness::Unspecified;
+        }
+        match self.liveness(node) {
+            Liveness::Alive => v1::NodeLiveness::Alive,
+            Liveness::Suspect => v1::NodeLiveness::Suspect,
+            Liveness::Dead => v1::NodeLiveness::Dead,
+        }
+    }
+
+    fn cluster(&self, meta: &MetaState) -> v1::ClusterStatus {
+        let told = self.told(meta);
+        let shards: Vec<ShardId> = meta.shard_count.map(|c| c.shards().collect()).unwrap_or_default();
+        let led = |shard: &&ShardId| {
+            self.leader(GroupId::from(**shard)).is_some_and(|(node, _)| self.liveness(node) != Liveness::Dead)
+        };
+        let recorded = shards.iter().filter_map(|shard| meta.groups.get(&GroupId::from(*shard)));
+        let standing = recorded.flat_map(|g| g.recorded.replicas.values()).filter(|a| a.dismissed_by.is_none());
+        let follows = |(node, _, r): &&Told| {
+            matches!(r.role, ReplicaRole::Leader | ReplicaRole::Follower) && self.liveness(*node) == Liveness::Alive
+        };
+        let of_shards = || told.iter().filter(|(group, _)| **group != GroupId::META).flat_map(|(_, told)| told);
+        let views = of_shards().filter(|(_, _, r)| r.role == ReplicaRole::Leader).map(|(_, _, r)| r.active_views);
+        let wanted = meta.placement.as_ref().map_or(0, |p| p.iter().map(|(_, r)| r.nodes.len()).sum());
+        let lead = self.leader(GroupId::META);
+        v1::ClusterStatus {
+            cluster_id: meta.cluster.as_ref().map(|c| c.as_str().to_string()).unwrap_or_default(),
+            epoch: meta.epoch.0,
+            cluster_version: meta.cluster_version,
+            shards: count(shards.len()),
+            shards_led: count(shards.iter().filter(led).count()),
+            replicas: count(standing.count()),
+            replicas_wanted: count(wanted),
+            replicas_current: count(of_shards().filter(follows).count()),
+            replication_factor: meta.rules.replication.get(),
+            active_views: views.sum(),
+            meta_leader: lead.map(|(node, _)| meta.name_of(node)).unwrap_or_default(),
+            meta_term: lead.map_or(0, |(_, term)| term),
+        }
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn intent(intent: Intent) -> v1::NodeIntent {
+    match intent {
+        Intent::Joining => v1::NodeIntent::Joining,
+        Intent::Active => v1::NodeIntent::Active,
+        Intent::Draining => v1::NodeIntent::Draining,
+        Intent::Removed => v1::NodeIntent::Removed,
+    }
+}
+
+fn role(role: ReplicaRole) -> v1::ReplicaRole {
+    match role {
+        ReplicaRole::Leader => v1::ReplicaRole::Leader,
+        ReplicaRole::Follower => v1::ReplicaRole::Follower,
+        ReplicaRole::Candidate => v1::ReplicaRole::Candidate,
+        ReplicaRole::Learner => v1::ReplicaRole::Learner,
+        ReplicaRole::Stopped => v1::ReplicaRole::Stopped,
+        ReplicaRole::Failed => v1::ReplicaRole::Failed,
+        ReplicaRole::Retired => v1::ReplicaRole::Retired,
+    }
+}
+
+/// A replica; of one that was not heard of, only where it stands.
+fn replica_status(id: ReplicaId, node: String, said: Option<&Told>, ahead: u64) -> v1::ReplicaStatus {
+    let place = v1::ReplicaStatus { replica_id: id.0, node, ..Default::default() };
+    let Some((_, at, r)) = said else { return place };
+    v1::ReplicaStatus {
+        role: role(r.role).into(),
+        voter: r.voter,
+        last_log_index: r.last_log,
+        applied_index: r.applied,
+        lag: ahead.saturating_sub(r.applied),
+        log_bytes: r.log_bytes,
+        checkpoint_index: r.checkpointed,
+        report_time: Some(timestamp(*at)),
+        ..place
+    }
+}
+
+#[async_trait]
+impl Operations for Operator {
+    async fn bootstrap(&self, request: v1::BootstrapRequest) -> Result<v1::BootstrapResponse, Fault> {
+        let shards = match request.shards {
+            0 => ShardCount::DEFAULT,
+            n => ShardCount::new(n).map_err(|e| Fault::field("shards", e.to_string()))?,
+        };
+        let founding = self.parts.bootstrap.bootstrap(shards, request.replication_factor, request.node_endpoints);
+        let Founded { cluster, nodes, replication, created } = founding.await?;
+        Ok(v1::BootstrapResponse {
+            cluster_id: cluster,
+            shards: shards.get(),
+            replication_factor: replication,
+            nodes,
+            created,
+        })
+    }
+
+    async fn cluster_status(&self) -> Result<v1::GetClusterStatusResponse, Fault> {
+        let meta = self.parts.router.meta();
+        let mut nodes: Vec<v1::NodeStatus> =
+            meta.nodes.iter().map(|(node, record)| self.node_status(&meta, *node, record)).collect();
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        Ok(v1::GetClusterStatusResponse {
+            cluster: Some(self.cluster(&meta)),
+            nodes,
+            answered_by: self.name(),
+            as_of_time: Some(timestamp(self.now())),
+        })
+    }
+
+    async fn shards(&self, first: ShardId, limit: usize) -> Result<Vec<v1::ShardStatus>, Fault> {
+        let meta = self.meta()?;
+        let told = self.told(&meta);
+        let count = meta.shard_count.ok_or(Failure::NoCluster)?;
+        let page = count.shards().filter(|shard| *shard >= first).take(limit);
+        let of = |shard: ShardId| told.get(&GroupId::from(shard)).map_or(&[][..], Vec::as_slice);
+        Ok(page.map(|shard| self.shard_status(&meta, shard, of(shard))).collect())
+    }
+
+    async fn shard(&self, shard: ShardId) -> Result<v1::ShardStatus, Fault> {
+        let meta = self.meta()?;
+        let told = self.told(&meta).remove(&GroupId::from(shard)).unwrap_or_default();
+        Ok(self.shard_status(&meta, shard, &told))
+    }
+
+    async fn ring(&self, include_points: bool) -> Result<v1::GetRingResponse, Fault> {
+        let meta = self.meta()?;
+        let ring = Ring::new(&meta.members());
+        let points: Vec<(Token, NodeId)> = ring.points().collect();
+        let total_weight: u32 = ring.members().iter().map(|m| m.weight.get()).sum();
+        let shares = ring.members().iter().map(|member| {
+            let placed = meta.placement.as_ref();
+            v1::RingShare {
+                node: meta.name_of(member.node),
+                weight: member.weight.get(),
+                zone: member.zone.to_string(),
+                vnodes: count(points.iter().filter(|(_, node)| *node == member.node).count()),
+                token_share: token_share(&points, member.node),
+                weight_share: f64::from(member.weight.get()) / f64::from(total_weight.max(1)),
+                replicas: count(placed.map_or(0, |p| p.held_by(member.node).count())),
+                leaders_preferred: count(placed.map_or(0, |p| p.led_by(member.node).count())),
+            }
+        });
+        let mut shares: Vec<v1::RingShare> = shares.collect();
+        shares.sort_by(|a, b| a.node.cmp(&b.node));
+        let point = |(token, node): &(Token, NodeId)| v1::RingPoint { token: token.0, node: meta.name_of(*node) };
+        Ok(v1::GetRingResponse {
+            epoch: meta.epoch.0,
+            shares,
+            points: if include_points { points.iter().map(point).collect() } else { Vec::new() },
+            shards: meta.shard_count.map_or(0, ShardCount::get),
+        })
+    }
+
+    async fn transfer_leader(&self, shard: ShardId, to_node: &str) -> Result<v1::TransferLeaderResponse, Fault> {
+        let meta = self.meta()?;
+        let group = GroupId::from(shard);
+        let node = if to_node.is_empty() {
+            let preferred = meta.wanted(group).and_then(|wanted| wanted.leader);
+            preferred.ok_or_else(|| Fault::not_found(format!("preferred leader of shard {shard}")))?
+        } else {
+            meta.node_named(to_node).ok_or_else(|| Fault::not_found(format!("node named {to_node:?}")))?
+        };
+        let replicas = meta.groups.get(&group).map(|g| &g.recorded.replicas);
+        let here = replicas.into_iter().flatten().find(|(_, a)| a.node == node && a.dismissed_by.is_none());
+        let Some((replica, _)) = here else {
+            return Err(Fault::not_found(format!("replica of shard {shard} on node {}", meta.name_of(node))));
+        };
+        self.parts.router.transfer(group, *replica, &self.call()).await.map_err(Fault::cluster_state)?;
+        let term = self.leader(group).filter(|(leader, _)| *leader == node).map_or(0, |(_, term)| term);
+        Ok(v1::TransferLeaderResponse { leader: meta.name_of(node), term })
+    }
+
+    async fn replace_replica(&self, _: v1::ReplaceReplicaRequest) -> Result<v1::ReplaceReplicaResponse, Fault> {
+        Err(Fault::unsupported("replicas are replaced by the node itself when they are retired; not yet on request"))
+    }
+
+    async fn settings(&self) -> Result<Settings, Fault> {
+        Ok(self.meta()?.settings.clone())
+    }
+
+    async fn update_settings(&self, settings: Settings) -> Result<(), Fault> {
+        let command = meta::Command::SetSettings { settings };
+        match self.parts.router.propose_meta(&command, &self.call()).await.map_err(Failure::from)? {
+            meta::Answer::Done { .. } | meta::Answer::Unchanged { .. } => Ok(()),
+            meta::Answer::Refused { why, .. } => Err(Fault::conflict(why.to_string())),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.parts.router.meta().name_of(self.me())
+    }
+
+    fn shard_count(&self) -> Option<ShardCount> {
+        self.parts.router.meta().shard_count
+    }
+}
+
+/// Which part of the tokens belongs to a node: a token belongs to the first point at or after it.
+fn token_share(points: &[(Token, NodeId)], node: NodeId) -> f64 {
+    let before = points.iter().cycle().skip(points.len().saturating_sub(1));
+    let arcs = before.zip(points).map(|((from, _), (to, owner))| (to.0.wrapping_sub(from.0), *owner));
+    // Of a single point's arc the difference is 0: it is the whole ring.
+    let whole = points.len() == 1;
+    let own = arcs.filter(|(_, owner)| *owner == node).map(|(arc, _)| if whole { u64::MAX } else { arc });
+    own.map(|arc| arc as f64 / u64::MAX as f64).sum()
+}

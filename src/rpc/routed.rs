@@ -1,0 +1,139 @@
+//! The node's router as the services' backend.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use tokio::sync::watch;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::backend::{Backend, Cluster, Failure, Hint, Read, Served, Within, Write};
+use crate::ids::{NodeId, ShardId};
+use crate::node::router::{Call, Committed, Proposed, RouteError, Router, Server};
+use crate::raft::{ReadMode, Role};
+use crate::view::{Envelope, Query};
+
+/// A [`Backend`] over the node's [`Router`].
+pub struct Routed {
+    router: Router,
+    ready: watch::Receiver<bool>,
+}
+
+impl Routed {
+    /// `ready` tells whether the node belongs to a cluster and is not stopping.
+    pub fn new(router: Router, ready: watch::Receiver<bool>) -> Self {
+        Self { router, ready }
+    }
+
+    fn call(&self, within: Within) -> Call {
+        let timeout_ms = u64::try_from(within.timeout.as_millis()).unwrap_or(u64::MAX);
+        Call { trace: within.trace, deadline: self.router.clock().monotonic().plus(timeout_ms) }
+    }
+
+    /// Where to ask first the next time, if it was another node that served.
+    fn hint(&self, shard: ShardId, by: Server) -> Option<Hint> {
+        if !by.forwarded {
+            return None;
+        }
+        let leader = format!("http://{}", self.router.client_endpoint(by.node)?);
+        Some(Hint { shard, leader: leader.into() })
+    }
+
+    fn write(&self, shard: ShardId, proposed: Proposed) -> Result<Write, Failure> {
+        match proposed {
+            Proposed::Committed(Committed { answer, revision, by }) => {
+                Ok(Write { answer, shard, revision, hint: self.hint(shard, by) })
+            }
+            Proposed::Rejected(error) => Err(error.into()),
+            Proposed::Unknown => Err(Failure::Unknown),
+        }
+    }
+
+    fn name(&self, node: NodeId) -> Arc<str> {
+        self.router.meta().name_of(node).into()
+    }
+}
+
+impl From<RouteError> for Failure {
+    fn from(error: RouteError) -> Self {
+        match error {
+            RouteError::NoCluster => Self::NoCluster,
+            RouteError::NoLeader { shard, .. } => Self::NoLeader { shard, hint: None },
+            RouteError::NoMetaLeader => Self::NoMetaLeader,
+            RouteError::Overloaded { .. } => Self::Overloaded,
+            RouteError::DeadlineExceeded => Self::Deadline,
+            RouteError::TooLarge { .. } => Self::TooLarge,
+            RouteError::Failed(why) => Self::Internal(why),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Routed {
+    fn cluster(&self) -> Option<Cluster> {
+        let meta = self.router.meta();
+        let hash = xxh3_64(meta.cluster.as_ref()?.as_str().as_bytes());
+        // Half of a hash is enough to tell a few clusters apart.
+        Some(Cluster { tag: u32::try_from(hash >> 32).unwrap_or_default(), shards: meta.shard_count? })
+    }
+
+    fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.clone()
+    }
+
+    async fn propose(&self, mut envelopes: Vec<Envelope>, within: Within) -> Vec<Result<Write, Failure>> {
+        let call = self.call(within);
+        let shard_of = |envelope: &Envelope| match envelope.account() {
+            Some(account) => self.router.shard_of(account).map_err(Failure::from),
+            None => Err(Failure::Internal("a command without an account".into())),
+        };
+        if envelopes.len() == 1
+            && let Some(envelope) = envelopes.pop()
+        {
+            return vec![match shard_of(&envelope) {
+                Ok(shard) => self.write(shard, self.router.propose(envelope, &call).await),
+                Err(failure) => Err(failure),
+            }];
+        }
+        // Those of one shard go together, in their order, and so share an entry of its log.
+        let mut outcomes: Vec<Result<Write, Failure>> = vec![Err(Failure::Unknown); envelopes.len()];
+        let mut shards: BTreeMap<ShardId, (Vec<usize>, Vec<Envelope>)> = BTreeMap::new();
+        for (i, envelope) in envelopes.into_iter().enumerate() {
+            match shard_of(&envelope) {
+                Ok(shard) => {
+                    let (places, of_shard) = shards.entry(shard).or_default();
+                    places.push(i);
+                    of_shard.push(envelope);
+                }
+                Err(failure) => outcomes[i] = Err(failure),
+            }
+        }
+        let proposals = shards.into_iter().map(|(shard, (places, envelopes))| {
+            let proposing = self.router.propose_many(shard, envelopes, &call);
+            async move { (shard, places, proposing.await) }
+        });
+        for (shard, places, proposed) in join_all(proposals).await {
+            for (place, proposed) in places.into_iter().zip(proposed) {
+                outcomes[place] = self.write(shard, proposed);
+            }
+        }
+        outcomes
+    }
+
+    async fn query(&self, query: Query, mode: ReadMode, within: Within) -> Result<Read, Failure> {
+        let shard = self.router.shard_of(query.account())?;
+        let answer = self.router.query(query, mode, &self.call(within)).await?;
+        let as_of = answer.as_of;
+        let served = Served {
+            node: self.name(answer.by.node),
+            role: as_of.role,
+            as_of: as_of.wall,
+            shard,
+            revision: as_of.revision,
+            degraded: mode == ReadMode::Any && as_of.role != Role::Leader && !self.router.knows_leader(shard),
+        };
+        let hint = if mode == ReadMode::Any { None } else { self.hint(shard, answer.by) };
+        Ok(Read { reply: answer.reply, served, hint })
+    }
+}
