@@ -4,7 +4,8 @@
 //! Accounts hash to shards, a ring of virtual nodes places shards on nodes, each shard is a Raft group with its active
 //! views in memory, checkpointed to sled; any node takes any call and forwards it to the shard's leader.
 //!
-//! The modules stand on floors, and a module imports only from floors below its own (`tests/floors.rs` holds this):
+//! The modules stand on floors. A module imports only from floors below its own, and from its left on its own floor
+//! (`tests/floors` reads this table and holds it):
 //!
 //! | floor | modules |
 //! |---|---|
@@ -13,7 +14,7 @@
 //! | 2 edges | [`fs`], [`wal`], [`store`], [`proto`], [`formats`], [`telemetry`], [`ambient`] |
 //! | 3 replication | [`raft`] |
 //! | 4 the node and its clients | [`node`], [`client`], [`device`] |
-//! | 5 faces | [`rpc`], [`ctl`], [`local`] |
+//! | 5 faces | [`rpc`], [`local`], [`ctl`] |
 //! | 6 binaries | `src/bin/` |
 
 pub mod ambient;
