@@ -2,8 +2,9 @@
 //! ioctl: nothing more reaches the disk, the journal is not flushed) while a child process checkpoints; then it is mounted
 //! again, the store opened, and compared with what the child had been told was durable.
 //!
-//! `PLAYHEAD_POWER_CUTS` cuts (20), `PLAYHEAD_POWER_CUT_GROUP` checkpoints to a sync (16), `PLAYHEAD_SEED` (1). Where it cannot
-//! run it says `skipped`; with `PLAYHEAD_REQUIRE_FAULTS=1` that is a failure.
+//! `PLAYHEAD_POWER_CUTS` cuts (20), `PLAYHEAD_POWER_CUT_GROUP` checkpoints to a sync (16), `PLAYHEAD_POWER_CUT_SCALE` times 55 KB
+//! a checkpoint (1), `PLAYHEAD_SEED` (1). Where it cannot run it says `skipped`; with `PLAYHEAD_REQUIRE_FAULTS=1` that is a
+//! failure.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeMap;
@@ -11,27 +12,30 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use playhead::ambient::SystemClock;
 use playhead::ids::ReplicaId;
 use playhead::store::{
-    Checkpoint, CheckpointRecord, Checkpointed, CoolBudget, DiskStore, Exported, Options, Queues, Store, StoreHandle,
-    Verdict,
+    Checkpoint, CheckpointRecord, Checkpointed, CoolBudget, DiskStore, ExportError, Exported, Options, Queues, Store,
+    StoreHandle, Verdict,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 const REPLICAS: u64 = 6;
-const ROWS: u64 = 400;
-const IMAGES: u64 = 30;
 /// Replicas from here on are made by snapshots.
 const INSTALLED: u64 = 1000;
 const CHILD: &str = "PLAYHEAD_POWER_CUT_CHILD";
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
+}
+
+fn scale() -> u64 {
+    static SCALE: OnceLock<u64> = OnceLock::new();
+    *SCALE.get_or_init(|| number("PLAYHEAD_POWER_CUT_SCALE", 1))
 }
 
 fn options(path: &Path) -> Options {
@@ -73,8 +77,8 @@ fn checkpoint(replica: u64, g: u64) -> Checkpoint {
     Checkpoint {
         generation: g,
         header: format!("{replica} at {g}").into_bytes(),
-        images: (0..IMAGES).filter_map(|n| Some((key(n), Some(image_at(replica, g, n)?)))).collect(),
-        rows: (0..ROWS).filter_map(|n| Some((key(n), row_at(replica, g, n)?))).collect(),
+        images: (0..30 * scale()).filter_map(|n| Some((key(n), Some(image_at(replica, g, n)?)))).collect(),
+        rows: (0..400 * scale()).filter_map(|n| Some((key(n), row_at(replica, g, n)?))).collect(),
     }
 }
 
@@ -97,18 +101,18 @@ fn content_at(replica: u64, generation: u64) -> Content {
     (images, rows)
 }
 
-fn content_of(store: &dyn Store, replica: ReplicaId) -> Content {
+fn content_of(store: &dyn Store, replica: ReplicaId) -> Result<Content, ExportError> {
     let mut content = Content::default();
-    if store.header(replica).unwrap().is_some() {
-        let mut export = store.export(replica, 60_000).unwrap();
-        while let Some(next) = export.next(1 << 16).unwrap() {
+    if store.header(replica)?.is_some() {
+        let mut export = store.export(replica, 60_000)?;
+        while let Some(next) = export.next(1 << 16)? {
             match next {
                 Exported::Images(images) => content.0.extend(images),
                 Exported::Rows(rows) => content.1.extend(rows),
             }
         }
     }
-    content
+    Ok(content)
 }
 
 fn say(line: &str) {
@@ -269,7 +273,8 @@ fn check(folder: &Path, told: &Told) -> Result<usize, String> {
         let record = told.lock().unwrap().get(&replica.0).copied();
         ahead += usize::from(record.is_some_and(|record| generation > record.generation));
         let source = if replica.0 > INSTALLED { 1 } else { replica.0 };
-        if content_of(&opened.store, replica) != content_at(source, generation) {
+        let found = content_of(&opened.store, replica).map_err(|e| format!("{replica} at {generation}: {e}"))?;
+        if found != content_at(source, generation) {
             return Err(format!("{replica} is not what it was at {generation}"));
         }
     }
@@ -320,11 +325,12 @@ fn acknowledged_checkpoints_survive_power_cuts() {
                 println!("cut {cut}: {what}");
                 bad.push((cut, what));
                 told.lock().unwrap().clear();
+                fs::remove_dir_all(&store).unwrap();
                 life += 1;
             }
         }
         // Content is computed from the first generation on, so do not let it grow without end.
-        if told.lock().unwrap().values().any(|record| record.generation > 400) {
+        if told.lock().unwrap().values().any(|record| record.generation > 400 / scale()) {
             told.lock().unwrap().clear();
             fs::remove_dir_all(&store).unwrap();
             life += 1;

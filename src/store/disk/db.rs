@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::durable;
+
 /// How an access to sled went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Bad {
@@ -100,6 +102,10 @@ impl Database {
 
     /// Makes what opening made durable.
     fn settle(db: sled::Db, path: &Path) -> io::Result<Self> {
+        let flushed = flushes_durably(&db).map_err(io::Error::other)?;
+        if !flushed {
+            return Err(io::Error::other("this program is linked so that sled's flush is not durable"));
+        }
         let file = File::options().read(true).write(true).open(path.join("db"))?;
         file.sync_all()?;
         for entry in fs::read_dir(path)? {
@@ -177,6 +183,18 @@ impl Database {
     pub(super) fn bytes_on_disk(&self) -> io::Result<u64> {
         bytes_on_disk(&self.path)
     }
+}
+
+/// Whether sled's flush comes through [`durable`]. Counts how often the database was opened, to have something to flush.
+fn flushes_durably(db: &sled::Db) -> Result<bool, sled::Error> {
+    if !cfg!(target_os = "linux") {
+        return Ok(true);
+    }
+    let before = durable::calls();
+    let opened = db.get(b"opened")?.and_then(|n| n.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
+    db.insert(b"opened", &opened.wrapping_add(1).to_be_bytes())?;
+    db.flush()?;
+    Ok(durable::calls() > before)
 }
 
 /// Bytes that the files of a folder, and of the folders in it, take on the disk.

@@ -26,6 +26,7 @@ mod checkpoint;
 mod codec;
 mod cool;
 mod db;
+mod durable;
 mod evidence;
 mod export;
 mod install;
