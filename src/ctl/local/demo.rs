@@ -299,9 +299,9 @@ impl Summary {
         rows.set_header::<Vec<comfy_table::Cell>>(Vec::new());
         let mut row = |what: &str, value: String, well: bool| {
             rows.add_row([
-                what.to_string(),
-                value,
-                paint(if well { "ok" } else { "WRONG" }, if well { 32 } else { 31 }),
+                what.into(),
+                value.into(),
+                judged(if well { "ok" } else { "WRONG" }, well),
             ]);
         };
         let led = status.shards_led == status.shards;

@@ -1,0 +1,176 @@
+//! `clusterctl`, the program, against a cluster of one process.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+
+#[path = "support/solo.rs"]
+mod solo;
+
+use std::fs;
+use std::sync::atomic::Ordering;
+
+use serde_json::Value;
+use tokio::process::Command;
+
+const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/sample/ViewingActivity.csv");
+
+/// What a run of the program gave.
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+async fn run(connection: &str, arguments: &[&str]) -> Run {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clusterctl"));
+    command.args(arguments).env("PLAYHEAD_ENDPOINTS", connection);
+    let output = command.output().await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let code = output.status.code().expect("it was not killed");
+    assert_ne!(code, 101, "it panicked: {}", text(output.stderr.clone()));
+    Run { code, out: text(output.stdout), err: text(output.stderr) }
+}
+
+async fn json(connection: &str, arguments: &[&str]) -> Value {
+    let run = run(connection, &[arguments, &["--output", "json"]].concat()).await;
+    assert_eq!(run.code, 0, "{}", run.err);
+    serde_json::from_str(&run.out).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_is_a_table_that_fits_or_a_json_document() {
+    let serving = solo::serve().await;
+    let connection = serving.connection();
+    for arguments in [
+        &["status"][..],
+        &["node", "list"],
+        &["shard", "list"],
+        &["shard", "show", "3"],
+        &["shard", "show", "--account", "ann"],
+        &["ring", "show"],
+        &["account", "show", "ann"],
+        &["bootstrap"],
+    ] {
+        let table = run(&connection, arguments).await;
+        assert_eq!((table.code, table.err.as_str()), (0, ""), "{arguments:?}: {}", table.out);
+        assert!(!table.out.trim().is_empty());
+        assert!(json(&connection, arguments).await.is_object() || arguments[1..] == ["list"], "{arguments:?}");
+    }
+    let status = json(&connection, &["status"]).await;
+    assert_eq!((status["shards_led"].as_u64(), status["healthy"].as_bool()), (Some(8), Some(true)));
+    let ring = json(&connection, &["ring", "show", "--points"]).await;
+    assert_eq!(ring["points"].as_array().map(Vec::len), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_degraded_cluster_is_3_and_says_what_is_missing() {
+    let serving = solo::serve().await;
+    serving.solo.refuse_next.store(1, Ordering::Relaxed);
+    let run = run(&serving.connection(), &["status"]).await;
+    assert_eq!(run.code, 3);
+    assert!(run.out.contains("5 of 8"), "{}", run.out);
+    assert!(run.err.contains("3 of 8 shards have no leader") && run.err.contains("not alive: other"), "{}", run.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_there_is_4() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let connection = format!("127.0.0.1:{port};admin=127.0.0.1:{port}");
+    for arguments in [&["status"][..], &["account", "show", "ann"]] {
+        let run = run(&connection, &[arguments, &["--timeout", "300ms"]].concat()).await;
+        assert_eq!((run.code, run.out.as_str()), (4, ""), "{}", run.err);
+        assert!(run.err.starts_with("clusterctl: unreachable:"), "{}", run.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_usage_is_2_and_changes_nothing() {
+    let serving = solo::serve().await;
+    let long = "x".repeat(129);
+    for arguments in [
+        &["status", "--output", "xml"][..],
+        &["frobnicate"],
+        &["account", "show", ""],
+        &["account", "show", &long],
+        &["account", "show", "a\tb"],
+        &["shard", "show", "99999999999"],
+        &["shard", "show"],
+        &["bootstrap", "--shards", "63"],
+        &["import", "netflix", SAMPLE],
+        &["import", "netflix", SAMPLE, "--account", ""],
+        &["import", "netflix", SAMPLE, "--account", "a", "--dry-run", "--verify"],
+        &["status", "--endpoints", "nowhere"],
+        &["local", "kill"],
+    ] {
+        let run = run(&serving.connection(), arguments).await;
+        assert_eq!((run.code, run.out.as_str()), (2, ""), "{arguments:?}: {}", run.err);
+        assert!(!run.err.is_empty(), "{arguments:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_adds_what_is_new_and_a_second_one_nothing() {
+    let serving = solo::serve().await;
+    let connection = serving.connection();
+    let first = json(&connection, &["import", "netflix", SAMPLE, "--account", "ann"]).await;
+    assert_eq!((first["added"].as_u64(), first["unchanged"].as_u64()), (Some(307), Some(1)));
+    assert_eq!((first["refused"].as_u64(), first["previews"].as_u64()), (Some(0), Some(155)));
+    let again = run(&connection, &["import", "netflix", SAMPLE, "--account", "ann"]).await;
+    assert_eq!(again.out.trim(), "0 added, 308 unchanged, 0 refused; 155 previews left out");
+    let account = json(&connection, &["account", "show", "ann"]).await;
+    assert_eq!(account["profiles"].as_array().map(Vec::len), Some(4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_is_verified_compares_everything() {
+    let serving = solo::serve().await;
+    let connection = serving.connection();
+    let arguments = ["import", "netflix", SAMPLE, "--account", "ann", "--verify"];
+    let verified = run(&connection, &arguments).await;
+    assert_eq!(verified.code, 0, "{}{}", verified.out, verified.err);
+    assert!(verified.out.contains("second import: 0 added") && verified.out.contains("mismatches: 0"), "{}", verified.out);
+    serving.solo.lie.store(true, Ordering::Relaxed);
+    let spoilt = run(&connection, &arguments).await;
+    assert_eq!(spoilt.code, 1);
+    assert!(spoilt.err.contains("140 mismatches"), "{}", spoilt.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_rows_are_told_by_line_and_reason_and_the_others_are_imported() {
+    let serving = solo::serve().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("some.csv");
+    let sample = fs::read_to_string(SAMPLE).unwrap();
+    let mut lines: Vec<&str> = sample.lines().take(8).collect();
+    lines.insert(3, "Kids,2024-13-01 10:00:00,00:10:00,,Wool,,TV,00:10:00,00:10:00,PT");
+    lines.push("Kids,2024-03-01 10:0");
+    fs::write(&file, lines.join("\n")).unwrap();
+    let run = run(&serving.connection(), &["import", "netflix", file.to_str().unwrap(), "--account", "ann"]).await;
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert!(run.out.contains("refused: line 4: Start Time \"2024-13-01 10:00:00\" is not a time"), "{}", run.out);
+    assert!(run.out.contains("refused: line 10: has 2 columns") && run.out.contains(", 2 refused;"), "{}", run.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_no_history_are_1_and_change_nothing() {
+    let serving = solo::serve().await;
+    let folder = tempfile::tempdir().unwrap();
+    let binary: Vec<u8> = (0..=255u8).cycle().take(4096).collect();
+    for (name, bytes, told) in [
+        ("empty.csv", &b""[..], "is empty"),
+        ("binary.csv", &binary, "a binary file"),
+        ("archive.csv", b"PK\x03\x04", "a zip archive"),
+        ("words.csv", b"these are words\n", "is not a viewing activity"),
+    ] {
+        let file = folder.path().join(name);
+        fs::write(&file, bytes).unwrap();
+        let run = run(&serving.connection(), &["import", "netflix", file.to_str().unwrap(), "--account", "ann"]).await;
+        assert_eq!((run.code, run.out.as_str()), (1, ""), "{name}");
+        assert!(run.err.contains(name) && run.err.contains(told), "{}", run.err);
+    }
+    let missing = run(&serving.connection(), &["import", "netflix", "no/such/file.csv", "--account", "ann"]).await;
+    assert_eq!(missing.code, 1);
+    assert!(missing.err.contains("no/such/file.csv: No such file"), "{}", missing.err);
+    let account = json(&serving.connection(), &["account", "show", "ann"]).await;
+    assert_eq!(account["profiles"].as_array().map(Vec::len), Some(0));
+}

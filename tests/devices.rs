@@ -1,0 +1,67 @@
+//! The simulator of devices against a cluster of one process: it finds nothing where nothing is wrong, and finds what is.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+
+#[path = "support/solo.rs"]
+mod solo;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use playhead::device::{Fleet, Plan, Report, Way};
+
+fn plan(seed: u64) -> Plan {
+    Plan { interval: Duration::ZERO, check_share: 1.0, ..Plan::new(20, seed) }
+}
+
+/// Plays until so many reports are acknowledged.
+async fn play(serving: &solo::Serving, plan: Plan, reports: u64) -> Report {
+    let fleet = Fleet::start(serving.client(), serving.clock.clone(), plan);
+    let stats = fleet.stats();
+    while stats.snapshot().reports_acknowledged < reports {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    fleet.stop().await.check(&[serving.client()]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_right_is_found_right_over_single_calls() {
+    let serving = solo::serve().await;
+    let report = play(&serving, plan(1), 5_000).await;
+    assert!(report.is_right(), "{report:#?}");
+    let counters = &report.counters;
+    assert!(counters.checks > 20 && counters.reads > 100 && counters.writes_acknowledged > 100, "{counters:?}");
+    assert_eq!((counters.unknown, counters.unavailable), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_right_is_found_right_over_streams() {
+    let serving = solo::serve().await;
+    let report = play(&serving, Plan { way: Way::Streams { streams: 2, window: 4 }, ..plan(2) }, 5_000).await;
+    assert!(report.is_right(), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_that_are_unknown_at_first_are_learned_and_contradict_nothing() {
+    let serving = solo::serve().await;
+    let solo = serving.solo.clone();
+    let disturb = tokio::spawn(async move {
+        loop {
+            solo.hide_next.store(3, Ordering::Relaxed);
+            solo.refuse_next.store(3, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    });
+    let report = play(&serving, plan(3), 3_000).await;
+    disturb.abort();
+    assert!(report.is_right(), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_moves_a_resume_point_by_a_millisecond_is_found_out() {
+    let serving = solo::serve().await;
+    serving.solo.lie.store(true, Ordering::Relaxed);
+    let report = play(&serving, plan(4), 500).await;
+    assert!(report.counters.mismatches > 0 && !report.is_right());
+    assert!(report.counters.described.iter().any(|what| what.contains("was left at")), "{report:#?}");
+}
