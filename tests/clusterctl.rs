@@ -128,7 +128,11 @@ async fn an_import_that_is_verified_compares_everything() {
     let arguments = ["import", "netflix", SAMPLE, "--account", "ann", "--verify"];
     let verified = run(&connection, &arguments).await;
     assert_eq!(verified.code, 0, "{}{}", verified.out, verified.err);
-    assert!(verified.out.contains("second import: 0 added") && verified.out.contains("mismatches: 0"), "{}", verified.out);
+    assert!(
+        verified.out.contains("second import: 0 added") && verified.out.contains("mismatches: 0"),
+        "{}",
+        verified.out
+    );
     serving.solo.lie.store(true, Ordering::Relaxed);
     let spoilt = run(&connection, &arguments).await;
     assert_eq!(spoilt.code, 1);

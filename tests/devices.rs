@@ -8,6 +8,7 @@ mod solo;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use playhead::client::Client;
 use playhead::device::{Fleet, Plan, Report, Way};
 
 fn plan(seed: u64) -> Plan {
@@ -16,7 +17,11 @@ fn plan(seed: u64) -> Plan {
 
 /// Plays until so many reports are acknowledged.
 async fn play(serving: &solo::Serving, plan: Plan, reports: u64) -> Report {
-    let fleet = Fleet::start(serving.client(), serving.clock.clone(), plan);
+    play_by(serving.client(), serving, plan, reports).await
+}
+
+async fn play_by(client: Client, serving: &solo::Serving, plan: Plan, reports: u64) -> Report {
+    let fleet = Fleet::start(client, serving.clock.clone(), plan);
     let stats = fleet.stats();
     while stats.snapshot().reports_acknowledged < reports {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -47,14 +52,17 @@ async fn outcomes_that_are_unknown_at_first_are_learned_and_contradict_nothing()
     let solo = serving.solo.clone();
     let disturb = tokio::spawn(async move {
         loop {
-            solo.hide_next.store(3, Ordering::Relaxed);
-            solo.refuse_next.store(3, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_millis(3)).await;
+            solo.hide_next.store(2, Ordering::Relaxed);
+            solo.refuse_next.store(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
-    let report = play(&serving, plan(3), 3_000).await;
+    // Devices with little patience see outcomes that a client with more would have learned by itself.
+    let hasty = serving.client().with_deadline(Duration::from_millis(20));
+    let report = play_by(hasty, &serving, plan(3), 500).await;
     disturb.abort();
     assert!(report.is_right(), "{report:#?}");
+    assert!(report.counters.unknown > 0, "{report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -19,17 +20,24 @@ pub(super) struct Context {
     pub(super) output: Output,
     pub(super) timeout: Duration,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) seed: u64,
+    seed: u64,
+    clients_made: Arc<AtomicU64>,
 }
 
 impl Context {
     pub(super) fn new(global: Global, clock: Arc<dyn Clock>, seed: u64) -> Self {
-        Self { connection: global.endpoints, output: global.output, timeout: global.timeout, clock, seed }
+        let (connection, output, timeout) = (global.endpoints, global.output, global.timeout);
+        Self { connection, output, timeout, clock, seed, clients_made: Arc::default() }
     }
 
     /// The same, of another cluster.
     pub(super) fn at(&self, connection: Connection) -> Self {
         Self { connection, ..self.clone() }
+    }
+
+    /// A seed that was not given out before: two clients with one seed make the same request ids.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed.wrapping_add(self.clients_made.fetch_add(1, Ordering::Relaxed))
     }
 
     /// A client of the cluster.
@@ -42,15 +50,15 @@ impl Context {
         if endpoints.is_empty() {
             return Err(Failure::Usage("--endpoints names no client endpoint: HOST:PORT,HOST:PORT is accepted".into()));
         }
-        let builder = Client::builder(self.clock.clone(), self.seed).endpoints(endpoints.to_vec());
+        let builder = Client::builder(self.clock.clone(), self.seed()).endpoints(endpoints.to_vec());
         Ok(builder.deadline(self.timeout).attempt(self.timeout).build()?)
     }
 
     /// A client for each node, which asks that node only.
     pub(super) fn client_of_each(&self) -> Result<Vec<(String, Client)>, Failure> {
         let mut clients = Vec::new();
-        for (number, endpoint) in self.connection.client.iter().enumerate() {
-            let builder = Client::builder(self.clock.clone(), self.seed.wrapping_add(1 + number as u64));
+        for endpoint in &self.connection.client {
+            let builder = Client::builder(self.clock.clone(), self.seed());
             let builder = builder.endpoints([endpoint.clone()]).follow_hints(false);
             clients.push((endpoint.clone(), builder.deadline(self.timeout).attempt(self.timeout).build()?));
         }
@@ -63,7 +71,7 @@ impl Context {
             let message = "--endpoints names no admin endpoint: HOST:PORT,..;admin=HOST:PORT,.. is accepted";
             return Err(Failure::Usage(message.into()));
         }
-        let builder = Client::builder(self.clock.clone(), self.seed).endpoints(self.connection.admin.clone());
+        let builder = Client::builder(self.clock.clone(), self.seed()).endpoints(self.connection.admin.clone());
         Ok(builder.deadline(self.timeout).attempt(self.timeout.min(Duration::from_secs(3))).build_admin()?)
     }
 

@@ -156,7 +156,10 @@ impl Household {
                 self.started(view_id, device, title, answer.started.unwrap_or_default());
             }
             Outcome::Refused(error) => self.start_refused(&error),
-            Outcome::Unresolved => self.views_uncertain = true,
+            Outcome::Unresolved => {
+                self.views_uncertain = true;
+                self.ledger.place(device, title).perhaps(0);
+            }
             Outcome::Undone => {}
         }
     }
@@ -193,6 +196,8 @@ impl Household {
             uncertain: false,
         };
         self.ledger.running.insert(view_id.clone(), running);
+        // A view that runs counts as left where it is.
+        self.ledger.place(device, title).acknowledge(position_ms);
         self.ledger.ended.remove(&(device, title));
         if self.playing[device].is_none() {
             self.around.stats.now_playing(true);
@@ -272,7 +277,6 @@ impl Household {
             played_ranges: Vec::new(),
         };
         let sent = Instant::now();
-        self.ledger.place(running.profile, running.title);
         let reporter = self.reporter.clone();
         let mut may_be_done = false;
         let outcome = self.insist_noting(|| reporter.report(report.clone()), &mut may_be_done).await;
@@ -353,6 +357,9 @@ impl Household {
             }
             Outcome::Unresolved => {
                 self.ledger.place(running.profile, running.title).perhaps(position_ms);
+                if let Some((_, title)) = next {
+                    self.ledger.place(running.profile, title).perhaps(0);
+                }
                 self.views_uncertain = true;
                 self.lost(&running.view_id);
             }
@@ -366,11 +373,8 @@ impl Household {
 
     /// A view ended and stands in the history, if anything was reported of it.
     fn ended(&mut self, view_id: &str) {
-        if let Some(running) = self.ledger.running.remove(view_id) {
-            let place = self.ledger.place(running.profile, running.title);
-            if place.acked_ms.is_some() {
-                self.ledger.ended.insert((running.profile, running.title), running.device);
-            }
+        if let Some(running) = self.ledger.running.remove(view_id).filter(|running| running.position_ms.is_some()) {
+            self.ledger.ended.insert((running.profile, running.title), running.device);
         }
     }
 

@@ -94,8 +94,10 @@ async fn demo(context: &Context, options: &Options, root: &Path) -> Result<Summa
     };
     let here = context_of(context, &cluster);
     say(&format!("{} households play; kill a node and watch: kill -9 PID\n", number(options.devices.into())));
-    let plan =
-        Playing { way: Way::Streams { streams: 4, window: 8 }, ..Playing::new(options.devices as usize, context.seed) };
+    let plan = Playing {
+        way: Way::Streams { streams: 4, window: 8 },
+        ..Playing::new(options.devices as usize, context.seed())
+    };
     let begun = here.clock.monotonic();
     let fleet = Fleet::start(here.client()?, here.clock.clone(), plan);
     watch(&here, &mut cluster, &fleet.stats(), options.duration, begun, &mut interrupts).await?;
@@ -298,11 +300,7 @@ impl Summary {
         let mut rows = table(["", ""]);
         rows.set_header::<Vec<comfy_table::Cell>>(Vec::new());
         let mut row = |what: &str, value: String, well: bool| {
-            rows.add_row([
-                what.into(),
-                value.into(),
-                judged(if well { "ok" } else { "WRONG" }, well),
-            ]);
+            rows.add_row([what.into(), value.into(), judged(if well { "ok" } else { "WRONG" }, well)]);
         };
         let led = status.shards_led == status.shards;
         row("shards led", format!("{} of {}", status.shards_led, status.shards), led);
