@@ -14,7 +14,9 @@ use playhead::ids::{AccountId, ShardId};
 use playhead::proto::v1;
 use playhead::raft::{ReadMode, Role};
 use playhead::ring::{ShardCount, Token};
-use playhead::rpc::{Backend, Cluster, Failure, Fault, Limits, Operations, Read, Served, Services, Write};
+use playhead::rpc::{
+    Backend, Cluster, Failure, Fault, Limits, Operations, Read, Served, Services, ServicesParts, Within, Write,
+};
 use playhead::time::{Clock, LogicalMs, Stamp};
 use playhead::view::{Envelope, Lookup, Missing, Query, Reply, Settings, State};
 use tokio::net::TcpListener;
@@ -77,7 +79,16 @@ pub async fn serve() -> Serving {
         lie: false.into(),
     });
     let stop = CancellationToken::new();
-    let services = || Services::new(solo.clone(), solo.clone(), Limits::default(), clock.clone(), 11);
+    let services = || {
+        Services::new(ServicesParts {
+            backend: solo.clone(),
+            operations: solo.clone(),
+            limits: Limits::default(),
+            clock: clock.clone(),
+            metrics: Arc::default(),
+            seed: 11,
+        })
+    };
     let listen = async || {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -166,11 +177,11 @@ impl Backend for Solo {
         self.ready.subscribe()
     }
 
-    async fn propose(&self, envelopes: Vec<Envelope>, _: Duration) -> Vec<Result<Write, Failure>> {
+    async fn propose(&self, envelopes: Vec<Envelope>, _: Within) -> Vec<Result<Write, Failure>> {
         envelopes.iter().map(|envelope| self.apply(envelope)).collect()
     }
 
-    async fn query(&self, query: Query, _: ReadMode, _: Duration) -> Result<Read, Failure> {
+    async fn query(&self, query: Query, _: ReadMode, _: Within) -> Result<Read, Failure> {
         let shard = shard_of(query.account());
         let mut reply = self.ask(&query);
         if let (true, Reply::ResumePoints(points)) = (self.lie.load(Ordering::Relaxed), &mut reply) {
@@ -299,8 +310,8 @@ impl Operations for Solo {
         Ok(Settings::default())
     }
 
-    async fn update_settings(&self, _: Settings) -> Result<u32, Fault> {
-        Ok(0)
+    async fn update_settings(&self, _: Settings) -> Result<(), Fault> {
+        Ok(())
     }
 
     fn name(&self) -> String {
