@@ -1,7 +1,7 @@
 //! openraft's log, in the node's write-ahead log.
 //!
 //! Entries are readable when `append` returns and openraft is told when they are durable; a vote is durable before
-//! `save_vote` returns (invariant R1). Order among appends, truncations, purges and votes of one replica is the log's own.
+//! `save_vote` returns (invariant raft/1). Order among appends, truncations, purges and votes of one replica is the log's own.
 //! Committed markers only save replay time.
 
 use std::fmt::Debug;

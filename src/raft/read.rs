@@ -2,7 +2,7 @@
 //!
 //! A STRONG read is ReadIndex: after the read came in, a quorum confirms that this replica leads, and everything that was
 //! committed then is applied before the read looks. It uses no lease and no clock. One round serves all reads that wait when
-//! it begins; a read that comes while a round is on its way waits for the next one (invariant R3), so however many reads
+//! it begins; a read that comes while a round is on its way waits for the next one (invariant raft/3), so however many reads
 //! there are, at most one round is open.
 //!
 //! A LEASE read trusts the leader's lease instead, and is answered at once while that is valid.

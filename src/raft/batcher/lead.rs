@@ -5,6 +5,7 @@
 //! applied all stamps of the leaders before it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -34,16 +35,25 @@ pub(crate) struct Lead {
     clock: Arc<dyn Clock>,
     metrics: ServerMetrics,
     reign: Mutex<Option<Reign>>,
+    stopped: AtomicBool,
 }
 
 impl Lead {
     pub(crate) fn new(replica: ReplicaId, clock: Arc<dyn Clock>, metrics: ServerMetrics) -> Self {
-        Self { replica, clock, metrics, reign: Mutex::new(None) }
+        Self { replica, clock, metrics, reign: Mutex::new(None), stopped: AtomicBool::new(false) }
+    }
+
+    /// The replica has stopped, or failed: openraft itself would go on naming its last role.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
     }
 
     /// Role, term and leader now.
     pub(crate) fn now(&self) -> (Role, u64, Option<LeaderHint>) {
         let metrics = self.metrics.borrow_watched();
+        if self.stopped.load(Ordering::Acquire) {
+            return (Role::Stopped, metrics.vote.leader_id.term, None);
+        }
         let role = match metrics.state {
             ServerState::Leader => Role::Leader,
             ServerState::Follower => Role::Follower,

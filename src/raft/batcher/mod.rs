@@ -6,7 +6,7 @@
 //! # Contract
 //!
 //! - A command ends *committed* with its answer, *rejected* (it was never proposed) or *unknown* (it was, and what became
-//!   of it was not learned). Unknown is never told as rejected: invariant R4.
+//!   of it was not learned). Unknown is never told as rejected: invariant raft/4.
 //! - Commands of one call stand in the log in their order. A call too large for one entry is cut into several entries;
 //!   then a later part may be committed though an earlier one was rejected, when the lead changes in between.
 //! - What waits is bounded in commands and bytes; beyond that a call is rejected as overloaded.
@@ -80,7 +80,8 @@ impl<M: Machine> Batcher<M> {
     async fn propose(&self, taken: &[Submission<M>]) -> Proposed<M::Answer> {
         let (responder, outcome) = ProgressResponder::complete_only();
         if self.raft.client_write_ff(self.batch(taken), Some(responder)).await.is_err() {
-            // It did not reach openraft at all.
+            // It did not reach openraft at all, which has ended.
+            self.lead.stop();
             return Proposed::Rejected(Rejected::Stopped);
         }
         match outcome.await {

@@ -187,7 +187,7 @@ impl<M: Machine> Queue<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::testing::Tally;
+    use crate::raft::tests::Tally;
 
     fn queue() -> Queue<Tally> {
         Queue::new(10, 100)

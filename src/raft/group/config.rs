@@ -131,7 +131,7 @@ impl GroupConfig {
             install_snapshot_timeout: self.snapshot_install_ms_max,
             enable_pre_vote: Some(true),
             // With the default a restarted leader goes on without an election, and a strong read can miss writes that
-            // were acknowledged: invariant R3.
+            // were acknowledged: invariant raft/3.
             enable_leader_restore: Some(false),
             // A leader that lost its quorum stops its heartbeats in turns, so that followers which hear only it may elect.
             quorum_loss_probe_interval: Some(self.election_ms_max.saturating_mul(2)),

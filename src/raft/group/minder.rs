@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::GroupParts;
 use crate::raft::batcher::{Ended, Lead, Queue};
 use crate::raft::machine::{Core, Machine, Replica, push};
+use crate::raft::read::Reads;
 use crate::raft::types::Types;
 use crate::time::MonotonicMs;
 
@@ -37,6 +38,7 @@ pub(super) struct Minder<M: Machine> {
     pub(super) core: Arc<Core<M>>,
     pub(super) queue: Arc<Queue<M>>,
     pub(super) lead: Arc<Lead>,
+    pub(super) reads: Arc<Reads>,
     pub(super) orders: Arc<Orders>,
     /// When the newest checkpoint was asked for.
     pub(super) checkpoint_at: MonotonicMs,
@@ -58,7 +60,9 @@ impl<M: Machine> Minder<M> {
             if let Err(error) = &self.raft.metrics().borrow_watched().running_state {
                 tracing::error!(group = %self.parts.group, replica = %self.parts.replica, %error, "a replica has stopped");
                 // Whoever waits is told; the node sees it in the status and replaces the replica.
+                self.lead.stop();
                 self.queue.close();
+                self.reads.close();
                 return;
             }
             self.tick().await;

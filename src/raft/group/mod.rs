@@ -149,7 +149,6 @@ struct Inner<M: Machine> {
     /// Everything that runs for this replica besides openraft.
     tasks: Mutex<Vec<JoinHandle<()>>>,
     minding: Arc<minder::Orders>,
-    revisions: watch::Receiver<Revision>,
 }
 
 impl<M: Machine> Clone for Group<M> {
@@ -349,7 +348,12 @@ impl<M: Machine> Group<M> {
 
     /// Wakes whenever this replica has applied something: the revision.
     pub fn revisions(&self) -> watch::Receiver<Revision> {
-        self.inner.revisions.clone()
+        self.inner.core.revisions()
+    }
+
+    /// Looks at the machine as this replica has it.
+    pub fn look<T>(&self, look: impl FnOnce(&M) -> T) -> T {
+        self.inner.core.look(|machine, _| look(machine))
     }
 
     fn as_of(&self, revision: Revision, logical: LogicalMs, wall: WallMs) -> AsOf {
@@ -362,6 +366,7 @@ impl<M: Machine> Group<M> {
     pub async fn stop(&self) {
         let parts = &self.inner.parts;
         parts.switchboard.close(parts.replica);
+        self.inner.lead.stop();
         self.inner.queue.close();
         self.inner.reads.close();
         self.inner.minding.stop();

@@ -5,11 +5,9 @@ use std::sync::atomic::AtomicU64;
 
 use openraft::Raft;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::minder::{Minder, Orders};
 use super::{Group, GroupParts, Inner, StartError};
-use crate::ids::Revision;
 use crate::raft::batcher::{Batcher, Lead, Queue};
 use crate::raft::log_store::LogStore;
 use crate::raft::machine::{Core, Header, Machine, Replica, restore};
@@ -25,7 +23,7 @@ struct Found {
 }
 
 /// Compares log and store; makes the replica in the store if it is new. A replica whose disk has lost something that it may
-/// have promised is retired, never repaired (invariant R7).
+/// have promised is retired, never repaired (invariant raft/7).
 async fn find(parts: &GroupParts) -> Result<Found, StartError> {
     let replica = parts.replica;
     let retired = |why: String| StartError::Retired { replica, why };
@@ -138,12 +136,10 @@ async fn assemble<M: Machine>(
     let lead = Arc::new(Lead::new(replica, Arc::clone(&parts.clock), raft.server_metrics()));
     let reads = Arc::new(Reads::new(config.reads_max, config.election_ms_max, Arc::clone(&parts.clock)));
     let minding = Arc::new(Orders::default());
-    let (revision, revisions) = watch::channel(core.applied().borrow().revision);
     let spawn = |task: futures::future::BoxFuture<'static, ()>| parts.thread.handle().spawn(task);
     let tasks = vec![
         spawn(Box::pin(inbound::run(raft.clone(), parts.store.clone(), replica, frames))),
         spawn(Box::pin(Arc::clone(&core).prefetch_all(fetches))),
-        spawn(Box::pin(tell_revisions(Arc::clone(&core), revision))),
         spawn(Box::pin(
             Batcher {
                 raft: raft.clone(),
@@ -165,6 +161,7 @@ async fn assemble<M: Machine>(
                 core: Arc::clone(&core),
                 queue: Arc::clone(&queue),
                 lead: Arc::clone(&lead),
+                reads: Arc::clone(&reads),
                 orders: Arc::clone(&minding),
                 checkpoint_at: MonotonicMs(0),
             }
@@ -172,14 +169,5 @@ async fn assemble<M: Machine>(
         )),
     ];
     let tasks = Mutex::new(tasks);
-    Ok(Group { inner: Arc::new(Inner { parts, raft, core, queue, lead, reads, tasks, minding, revisions }) })
-}
-
-async fn tell_revisions<M: Machine>(core: Arc<Core<M>>, revisions: watch::Sender<Revision>) {
-    let mut applied = core.applied();
-    // Ends with the replica's tasks.
-    while applied.changed().await.is_ok() {
-        let revision = applied.borrow_and_update().revision;
-        revisions.send_if_modified(|told| std::mem::replace(told, revision) != revision);
-    }
+    Ok(Group { inner: Arc::new(Inner { parts, raft, core, queue, lead, reads, tasks, minding }) })
 }

@@ -82,6 +82,7 @@ pub(crate) struct Core<M: Machine> {
     decoded: Mutex<Decoded<M::Command>>,
     prefetches: mpsc::Sender<Missing<M::Fence>>,
     applied: watch::Sender<Applied>,
+    revisions: watch::Sender<Revision>,
 }
 
 /// Rows and what the store has for them.
@@ -128,6 +129,7 @@ impl<M: Machine> Core<M> {
             decoded: Mutex::new(Decoded::new(config.decoded_bytes_max)),
             prefetches,
             applied: watch::Sender::new(Applied { log_id: applied, revision }),
+            revisions: watch::Sender::new(revision),
         };
         (Arc::new(core), fetches)
     }
@@ -223,7 +225,7 @@ impl<M: Machine> Core<M> {
         if let Some((fence, rows)) = fetched {
             inner.admit(fence, &rows);
         }
-        // Invariant R6: a shard's time never goes back, whatever stamp a new leader has put on an entry.
+        // Invariant raft/6: a shard's time never goes back, whatever stamp a new leader has put on an entry.
         let stamp = inner.stamp_of(stamp);
         for _ in 0..TURN_COMMANDS {
             let Some(command) = commands.get(answers.len()) else { return Ok(Next::Done) };
@@ -246,7 +248,17 @@ impl<M: Machine> Core<M> {
             inner.machine.trim();
             inner.machine.revision()
         };
-        self.applied.send_replace(Applied { log_id: Some(id), revision });
+        self.tell(Some(id), revision);
+    }
+
+    fn tell(&self, log_id: Option<LogId>, revision: Revision) {
+        self.applied.send_replace(Applied { log_id, revision });
+        self.revisions.send_if_modified(|told| std::mem::replace(told, revision) != revision);
+    }
+
+    /// The revision, now and whenever it changes.
+    pub(crate) fn revisions(&self) -> watch::Receiver<Revision> {
+        self.revisions.subscribe()
     }
 
     /// Reads rows from the store.
@@ -305,7 +317,7 @@ impl<M: Machine> Core<M> {
             inner.checkpointed = Checkpointed { meta: Some(header.meta), generation, purge_upto: None };
         }
         self.decoded.lock().truncate(0);
-        self.applied.send_replace(Applied { log_id: applied, revision });
+        self.tell(applied, revision);
     }
 }
 

@@ -247,7 +247,7 @@ pub(crate) struct Checkpointer<M: Machine> {
 }
 
 impl<M: Machine> Checkpointer<M> {
-    /// One batch into the store, durable; then a record in the log; only then may the log be purged (invariant R5). `None`:
+    /// One batch into the store, durable; then a record in the log; only then may the log be purged (invariant raft/5). `None`:
     /// gave way to a snapshot that is to be installed.
     async fn checkpoint(&mut self, work: Work<M::Frozen>) -> io::Result<Option<SnapshotMeta>> {
         let Work { frozen, meta, stamp, next } = work;

@@ -14,6 +14,8 @@ mod link;
 mod memory;
 mod peer;
 mod switchboard;
+#[cfg(test)]
+pub(crate) mod testing;
 mod wire;
 
 pub use link::{Lane, Link, LinkError};

@@ -66,7 +66,7 @@ impl Switchboard {
     }
 
     /// Takes a frame that came over the link, in the order of arrival; the future gives the answer to send back. A frame
-    /// whose addressee does not live here exactly, under its group, is answered REPLICA_GONE and dropped (invariant R2).
+    /// whose addressee does not live here exactly, under its group, is answered REPLICA_GONE and dropped (invariant raft/2).
     ///
     /// The frame is queued for its replica before this returns. Needs no particular thread.
     pub fn serve(&self, frame: Bytes) -> BoxFuture<'static, Bytes> {

@@ -105,6 +105,13 @@ pub(super) struct VoteRequestRepr {
     leadership_transfer: bool,
 }
 
+#[cfg(test)]
+impl VoteRequestRepr {
+    pub(super) fn bare(vote: VoteRepr) -> Self {
+        Self { vote, last: None, leadership_transfer: false }
+    }
+}
+
 impl From<&VoteRequest<Types>> for VoteRequestRepr {
     fn from(request: &VoteRequest<Types>) -> Self {
         Self {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::machine::{Changes, Machine, Missing, Stop};
 use crate::ids::Revision;
+use crate::raft::{Changes, Machine, Missing, Stop};
 use crate::store::{Key, Pair, Value};
 use crate::time::{LogicalMs, Stamp};
 

@@ -1,0 +1,287 @@
+//! What a group promises when links are cut, disks lose something and commands can't be applied.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::{GROUP, LONG, POISON, Tally, TestCluster, config, eventually};
+use crate::ids::{GroupId, ReplicaId};
+use crate::raft::codec::VoteRepr;
+use crate::raft::types::Vote;
+use crate::raft::{Fate, GroupConfig, Lane, Outcome, QueryError, ReadMode, Rejected, StartError};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_cut_off_never_answers_a_strong_read_and_tells_unknown_outcomes_as_such() {
+    let cluster = TestCluster::<Tally>::form(3, config()).await;
+    cluster.commit(1).await;
+    let old = cluster.leader().await;
+    let cut_off = cluster.nodes[&old].group();
+    cluster.net.isolate(cluster.nodes[&old].id);
+    // It still thinks that it leads: what it proposes now may or may not be committed later.
+    let unknown = tokio::spawn({
+        let cut_off = cut_off.clone();
+        async move { cut_off.propose(vec![2], Duration::from_millis(1500)).await.remove(0) }
+    });
+    let reads = tokio::spawn({
+        let cut_off = cut_off.clone();
+        async move {
+            let mut answered = 0;
+            for _ in 0..20 {
+                answered +=
+                    u32::from(cut_off.ready_to_read(ReadMode::Strong, Duration::from_millis(100)).await.is_ok());
+            }
+            answered
+        }
+    });
+    let new = cluster.leader_but(Some(old)).await;
+    let outcome = cluster.nodes[&new].group().propose(vec![3], LONG).await.remove(0);
+    assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+    assert_eq!(reads.await.expect("no panic"), 0, "no quorum can have confirmed the old lead");
+    let outcome = unknown.await.expect("no panic");
+    assert!(matches!(outcome, Outcome::Unknown), "proposed without a quorum: {outcome:?}");
+    // Once its lease has run out it doesn't even propose: that is known.
+    let outcome = cut_off.propose(vec![4], Duration::from_millis(300)).await.remove(0);
+    assert!(matches!(outcome, Outcome::Rejected(_) | Outcome::Unknown), "{outcome:?}");
+    cluster.net.heal();
+    cluster.all_have(&cluster.nodes[&new].applied()).await;
+    assert_eq!(cluster.nodes[&new].applied()[..2], [1, 3]);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strong_read_never_misses_a_write_that_was_acknowledged_elsewhere() {
+    let cluster = Arc::new(TestCluster::<Tally>::form(3, config()).await);
+    let stop = Arc::new(AtomicBool::new(false));
+    let acknowledged = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let writer = tokio::spawn({
+        let (cluster, stop, acknowledged) = (Arc::clone(&cluster), Arc::clone(&stop), Arc::clone(&acknowledged));
+        async move {
+            let mut n = 0;
+            while !stop.load(Ordering::Acquire) {
+                n += 1;
+                let leader = cluster.nodes[&cluster.leader().await].group();
+                if let Outcome::Committed((revision, _)) =
+                    leader.propose(vec![n], Duration::from_secs(2)).await.remove(0)
+                {
+                    acknowledged.fetch_max(revision, Ordering::AcqRel);
+                }
+            }
+        }
+    });
+    let mut readers = Vec::new();
+    for id in 1..=3 {
+        let (group, stop, acknowledged) = (cluster.nodes[&id].group(), Arc::clone(&stop), Arc::clone(&acknowledged));
+        readers.push(tokio::spawn(async move {
+            let mut answered = 0_u32;
+            while !stop.load(Ordering::Acquire) {
+                let before = acknowledged.load(Ordering::Acquire);
+                if group.ready_to_read(ReadMode::Strong, Duration::from_millis(200)).await.is_ok() {
+                    let seen = group.status().revision.0;
+                    assert!(seen >= before, "revision {seen} read, {before} had been acknowledged");
+                    answered += 1;
+                } else {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            answered
+        }));
+    }
+    for _ in 0..4 {
+        let leader = cluster.leader().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.net.isolate(cluster.nodes[&leader].id);
+        cluster.leader_but(Some(leader)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.net.heal();
+    }
+    stop.store(true, Ordering::Release);
+    writer.await.expect("no panic");
+    let mut answered = 0;
+    for reader in readers {
+        answered += reader.await.expect("no stale read");
+    }
+    assert!(answered > 0);
+    assert!(acknowledged.load(Ordering::Acquire) > 0);
+    Arc::into_inner(cluster).expect("all tasks have ended").end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_was_cut_off_catches_up_by_log() {
+    let cluster = TestCluster::<Tally>::form(3, config()).await;
+    cluster.commit(0).await;
+    let leader = cluster.leader().await;
+    let behind = if leader == 1 { 2 } else { 1 };
+    cluster.net.isolate(cluster.nodes[&behind].id);
+    let commands: Vec<u64> = (1..200).collect();
+    for chunk in commands.chunks(10) {
+        let leader = cluster.nodes[&cluster.leader_but(Some(behind)).await].group();
+        assert!(leader.propose(chunk.to_vec(), LONG).await.iter().all(|o| matches!(o, Outcome::Committed(_))));
+    }
+    cluster.net.heal();
+    cluster.all_have(&(0..200).collect::<Vec<u64>>()).await;
+    assert_eq!(cluster.nodes[&behind].group().status().checkpointed, None);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_the_log_no_longer_reaches_catches_up_by_snapshot_and_restarts_from_it() {
+    let small = GroupConfig { snapshot_piece_bytes: 512, snapshot_pieces_in_flight: 2, ..config() };
+    let mut cluster = TestCluster::<Tally>::form(3, small).await;
+    cluster.commit(0).await;
+    let leader = cluster.leader().await;
+    let behind = if leader == 1 { 2 } else { 1 };
+    cluster.net.isolate(cluster.nodes[&behind].id);
+    for chunk in (1..20_001).collect::<Vec<u64>>().chunks(2000) {
+        let leader = cluster.nodes[&cluster.leader_but(Some(behind)).await].group();
+        assert!(leader.propose(chunk.to_vec(), LONG).await.iter().all(|o| matches!(o, Outcome::Committed(_))));
+    }
+    for node in cluster.nodes.values().filter(|node| node.id.0 != behind) {
+        let group = node.group();
+        eventually("all is applied", || (group.status().revision.0 == 20_001).then_some(())).await;
+        group.checkpoint_now().await.expect("a checkpoint");
+        eventually("the log is purged", || group.status().purged.filter(|purged| *purged > 5)).await;
+    }
+    cluster.net.heal();
+    let all: Vec<u64> = (0..20_001).collect();
+    cluster.all_have(&all).await;
+    let status = cluster.nodes[&behind].group().status();
+    assert!(status.checkpointed.is_some(), "it came by snapshot: {status:?}");
+    cluster.node(behind).crash().await;
+    cluster.net.heal();
+    cluster.node(behind).start().await;
+    cluster.commit(9).await;
+    cluster.all_have(&[&all[..], &[9]].concat()).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_under_writes_and_crashes_lose_nothing() {
+    let busy = GroupConfig { checkpoint_log_bytes: 2000, log_keep_bytes: 1000, ..config() };
+    let mut cluster = TestCluster::<Tally>::form(3, busy).await;
+    let mut committed = Vec::new();
+    for round in 0..5_u64 {
+        for n in 0..100 {
+            let command = round * 1000 + n;
+            cluster.commit(command).await;
+            committed.push(command);
+        }
+        let victim = 1 + round % 3;
+        cluster.node(victim).crash().await;
+        cluster.net.heal();
+        cluster.node(victim).start().await;
+    }
+    cluster.all_have(&committed).await;
+    let group = cluster.nodes[&1].group();
+    eventually("there are checkpoints", || group.status().checkpointed).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_cannot_be_applied_stops_the_replica_and_is_never_skipped() {
+    let cluster = TestCluster::<Tally>::form(3, config()).await;
+    cluster.commit(1).await;
+    let leader = cluster.nodes[&cluster.leader().await].group();
+    let outcome = leader.propose(vec![POISON], LONG).await.remove(0);
+    assert_eq!(outcome, Outcome::Unknown);
+    for node in cluster.nodes.values() {
+        let group = node.group();
+        eventually("the replica has stopped", || group.status().stopped).await;
+        assert_eq!(node.applied(), [1]);
+    }
+    let rejected = leader.propose(vec![2], LONG).await.remove(0);
+    assert!(matches!(rejected, Outcome::Rejected(Rejected::Stopped | Rejected::NotLeader { .. })), "{rejected:?}");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_for_a_replica_that_does_not_live_here_exactly_are_refused() {
+    use crate::raft::network::testing::{is_gone, vote_frame};
+    let cluster = TestCluster::<Tally>::form(3, config()).await;
+    cluster.commit(1).await;
+    let node = &cluster.nodes[&1];
+    let switchboard = node.parts().switchboard;
+    let before = node.group().status().term;
+    let vote = VoteRepr::from(Vote::new(before + 100, 12));
+    let wrong = [(GROUP, ReplicaId(99)), (GroupId(8), node.replica), (GroupId(8), ReplicaId(99))];
+    for (group, to) in wrong {
+        assert!(is_gone(&switchboard.serve(vote_frame(group, ReplicaId(12), to, vote)).await));
+    }
+    assert!(!is_gone(&switchboard.serve(vote_frame(GROUP, ReplicaId(12), node.replica, vote)).await));
+    assert!(!is_gone(&switchboard.serve(bytes::Bytes::from_static(b"garbage")).await));
+    // A stopped replica is gone too.
+    node.group().stop().await;
+    assert!(is_gone(&switchboard.serve(vote_frame(GROUP, ReplicaId(12), node.replica, vote)).await));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_disk_has_lost_something_is_retired_and_not_opened() {
+    let mut cluster = TestCluster::<Tally>::form(3, config()).await;
+    for n in 0..10 {
+        cluster.commit(n).await;
+    }
+    let victim = if cluster.leader().await == 1 { 2 } else { 1 };
+    let group = cluster.nodes[&victim].group();
+    eventually("all is applied", || (group.status().revision.0 == 10).then_some(())).await;
+    group.checkpoint_now().await.expect("a checkpoint");
+    let node = cluster.node(victim);
+    node.crash().await;
+    node.disk.lose(node.replica);
+    node.boot();
+    let refused = node.try_start().await;
+    assert!(matches!(refused, Err(StartError::Retired { .. })), "{refused:?}");
+    // Nor does an id come back that was destroyed.
+    crate::raft::destroy(&node.wal(), &node.store(), node.replica).await.expect("destroyed");
+    let refused = node.try_start().await;
+    assert!(matches!(refused, Err(StartError::Retired { .. })), "{refused:?}");
+    cluster.net.heal();
+    cluster.commit(10).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_loses_and_delays_costs_time_and_nothing_else() {
+    let cluster = TestCluster::<Tally>::form(3, config()).await;
+    cluster.commit(0).await;
+    let count = std::sync::atomic::AtomicU64::new(0);
+    cluster.net.judge(move |_, _, lane| match (lane, count.fetch_add(1, Ordering::Relaxed) % 11) {
+        (Lane::Append, 3) => Fate::Lost,
+        (Lane::Append, 7) => Fate::AnswerLost,
+        (Lane::Append, 9) => Fate::Slow(Duration::from_millis(30)),
+        (Lane::Control, 5) => Fate::Slow(Duration::from_millis(20)),
+        _ => Fate::Arrives,
+    });
+    let mut acknowledged = Vec::new();
+    for n in 1..40 {
+        let leader = cluster.nodes[&cluster.leader().await].group();
+        if let Outcome::Committed(_) = leader.propose(vec![n], LONG).await.remove(0) {
+            acknowledged.push(n);
+        }
+    }
+    cluster.net.heal();
+    cluster.commit(1000).await;
+    let applied = cluster.nodes[&cluster.leader().await].applied();
+    cluster.all_have(&applied).await;
+    assert!(acknowledged.iter().all(|n| applied.iter().filter(|m| *m == n).count() == 1));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_and_writes_without_a_quorum_end_by_their_deadline() {
+    let mut cluster = TestCluster::<Tally>::form(3, config()).await;
+    cluster.commit(1).await;
+    let leader = cluster.leader().await;
+    for id in (1..=3).filter(|id| *id != leader) {
+        cluster.node(id).end().await;
+    }
+    let group = cluster.nodes[&leader].group();
+    let short = Duration::from_millis(200);
+    for _ in 0..5 {
+        let read = group.ready_to_read(ReadMode::Strong, short).await;
+        assert!(matches!(read, Err(QueryError::DeadlineExceeded | QueryError::NotLeader { .. })), "{read:?}");
+        let outcome = group.propose(vec![2], short).await.remove(0);
+        assert!(!matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+    }
+    assert_eq!(group.ready_to_read(ReadMode::Any, short).await, Ok(()));
+    cluster.end().await;
+}
