@@ -25,10 +25,23 @@ const CHUNK_BYTES_MIN: usize = 1024;
 /// Room is made in such steps, so that little of it is unused.
 const ROOM_STEP: usize = 256;
 
-#[derive(Debug)]
+/// Bits of an index slot that say where a record begins. A chunk is longer than a few KiB only where one account's views
+/// are, of which there are at most 128 of at most 1.3 KiB.
+const OFFSET_BITS: u32 = 20;
+const OFFSET_MASK: u32 = (1 << OFFSET_BITS) - 1;
+
+/// The bits of a token that an index slot holds.
+fn tag(token: u64) -> u32 {
+    token as u32 & (u32::MAX >> OFFSET_BITS)
+}
+
+#[derive(Clone, Debug)]
 struct Chunk {
     /// The version, then records in order.
     bytes: Vec<u8>,
+    /// For each record, the low bits of its token above the low bits of where it begins: so that a report touches its own
+    /// record only, and not all before it.
+    index: Vec<u32>,
     /// No view in it is due before.
     due: LogicalMs,
     /// It differs from its image in the store.
@@ -37,7 +50,7 @@ struct Chunk {
 
 impl Chunk {
     fn new() -> Self {
-        Self { bytes: vec![IMAGE_VERSION], due: LogicalMs(u64::MAX), changed: true }
+        Self { bytes: vec![IMAGE_VERSION], index: Vec::new(), due: LogicalMs(u64::MAX), changed: true }
     }
 
     fn records(&self) -> impl Iterator<Item = (usize, &[u8])> {
@@ -49,10 +62,27 @@ impl Chunk {
         })
     }
 
+    /// Where a view's record begins, and its length.
     fn find(&self, token: u64, account: &str, view: &str) -> Option<(usize, usize)> {
-        self.records()
-            .find(|(_, r)| record::record_token(r) == token && record::record_is(r, account, Some(view)))
-            .map(|(at, r)| (at, r.len()))
+        let begins = |slot: &&u32| **slot >> OFFSET_BITS == tag(token);
+        for slot in self.index.iter().filter(begins) {
+            let at = (slot & OFFSET_MASK) as usize;
+            let (record, _) = record::split_record(&self.bytes[at..]).ok()?;
+            if record::record_token(record) == token && record::record_is(record, account, Some(view)) {
+                return Some((at, record.len()));
+            }
+        }
+        None
+    }
+
+    /// Makes the index anew, after records have moved.
+    fn reindex(&mut self) {
+        let mut index = std::mem::take(&mut self.index);
+        index.clear();
+        let records = self.records();
+        index.extend(records.map(|(at, r)| tag(record::record_token(r)) << OFFSET_BITS | at as u32 & OFFSET_MASK));
+        index.shrink_to(index.len() + 4);
+        self.index = index;
     }
 
     /// Replaces `bytes[at..at + old]` by `new`.
@@ -63,6 +93,9 @@ impl Chunk {
         }
         self.bytes.splice(at..at + old, new.iter().copied());
         self.changed = true;
+        if old != new.len() {
+            self.reindex();
+        }
     }
 
     /// The earliest due time, exactly.
@@ -73,7 +106,7 @@ impl Chunk {
 }
 
 /// The active views of a shard. See the [module](self).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Live {
     chunks: BTreeMap<u64, Chunk>,
     dropped: BTreeSet<u64>,
@@ -128,13 +161,13 @@ impl Live {
         let answer = change(&mut progress)?;
         let (had, has) = (record::record_ranges(&chunk.bytes[at..at + len]), progress.played.as_slice().len());
         let new_len = len + 8 * has - 8 * had;
-        if has > had {
-            chunk.splice(at + len, 0, &[0; 8 * record::VIEW_RANGES_MAX][..8 * (has - had)]);
-        } else if has < had {
-            chunk.splice(at + new_len, len - new_len, &[]);
+        if has != had {
+            record::set_record_ranges(&mut chunk.bytes[at..at + len], has);
+            let more = has.saturating_sub(had);
+            let fewer = had.saturating_sub(has);
+            chunk.splice(at + len - 8 * fewer, 8 * fewer, &[0; 8 * record::VIEW_RANGES_MAX][..8 * more]);
         }
         let record = &mut chunk.bytes[at..at + new_len];
-        record::set_record_ranges(record, has);
         record::write_progress(record, &progress);
         chunk.changed = true;
         let due = progress.due(settings);
@@ -198,6 +231,7 @@ impl Live {
         upper.splice(1, 0, &chunk.bytes[at..]);
         upper.due = chunk.due;
         chunk.bytes.truncate(at);
+        chunk.reindex();
         chunk.bytes.shrink_to(at.next_multiple_of(ROOM_STEP));
         chunk.changed = true;
         self.dropped.remove(&token);
@@ -293,7 +327,8 @@ impl Live {
             (last, rest) = (Some(record), tail);
             self.count += 1;
         }
-        let chunk = Chunk { bytes: image.to_vec(), due: LogicalMs(0), changed: false };
+        let mut chunk = Chunk { bytes: image.to_vec(), index: Vec::new(), due: LogicalMs(0), changed: false };
+        chunk.reindex();
         match self.chunks.insert(key, chunk) {
             None => Ok(()),
             Some(_) => Err("there are two images with its key".to_string()),

@@ -265,10 +265,10 @@ pub(super) fn record_ranges(record: &[u8]) -> usize {
     usize::from(record[12])
 }
 
-/// Says how many played ranges a record, resized for them, has room for.
+/// Says how many played ranges a record will have room for; its end has to be resized for them next.
 pub(super) fn set_record_ranges(record: &mut [u8], count: usize) {
+    let len = record.len() + 8 * count - 8 * record_ranges(record);
     record[12] = u8::try_from(count).expect("at most 16");
-    let len = record.len();
     put_u16(record, 0, len);
 }
 

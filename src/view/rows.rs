@@ -11,7 +11,7 @@ type Value = Option<Arc<[u8]>>;
 
 /// Look-ups go dirty -> frozen -> clean. Clean rows are two generations: what was read or written lately, and what was
 /// before that.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rows {
     dirty: BTreeMap<RowKey, Value>,
     dirty_bytes: usize,

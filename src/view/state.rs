@@ -22,7 +22,7 @@ pub const TICK_EXPIRIES_MAX: usize = 64;
 const HEADER_VERSION: u8 = 1;
 
 /// The state of one shard. See the [module](super) for its contract.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct State {
     head: Head,
     live: Live,

@@ -1,7 +1,15 @@
 //! Tests of the whole domain, and the harness that plays the store for them.
 
+mod bytes;
+mod expiry;
+mod imports;
+mod limits;
+mod model;
 mod real_history;
+mod reference;
+mod requests;
 mod starting;
+mod titles;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -108,7 +116,19 @@ impl Shard {
         }
     }
 
-    fn admit(&mut self, missing: Missing) {
+    /// Another shard with the same content, all of it stored: to ask without changing what is resident here.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            state: self.state.clone(),
+            store: self.store.clone(),
+            images: self.images.clone(),
+            header: self.header.clone(),
+            frozen: self.frozen.clone(),
+            reads: 0,
+        }
+    }
+
+    pub(super) fn admit(&mut self, missing: Missing) {
         for key in missing.keys {
             let value = self.store.get(key.as_bytes()).cloned();
             self.reads += 1;

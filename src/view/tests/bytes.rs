@@ -1,0 +1,172 @@
+//! Bytes that must stay as they are, and bytes that are none of ours.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn sample() -> Shard {
+    let mut shard = Shard::new(Settings::default());
+    let start = StartView { position_ms: Some(10 * MINUTE), ..start("v1", "tv", film("heat")) };
+    let request = Envelope::request(request("r1"), account("a"), AccountCommand::StartView(start));
+    shard.apply(at(0), &request);
+    shard.progress(at(MINUTE), report("v1", 1, 11 * MINUTE));
+    shard
+}
+
+fn all_commands() -> Vec<Command> {
+    let own = |command| Command::Account(account("a"), command);
+    let next = NextView { view: view("v2"), media: film("ran"), position_ms: Some(1) };
+    let play = ImportPlay {
+        profile: profile("ann"),
+        title: title("heat"),
+        title_type: TitleType::Episode,
+        device: device("tv"),
+        kind: ViewKind::Offline,
+        start: WallMs(1000),
+        elapsed_ms: 2000,
+        position_ms: Some(3000),
+        duration_ms: None,
+    };
+    vec![
+        Command::Tick,
+        Command::UpdateSettings(Settings::default()),
+        own(AccountCommand::StartView(StartView {
+            on_limit: OnLimit::EndNamed(view("v0")),
+            ..start("v1", "tv", Media { credits_ms: Some(5), ..film("heat") })
+        })),
+        own(AccountCommand::ReportProgress(ReportProgress {
+            view: view("v1"),
+            sequence: 7,
+            position_ms: Some(60_000),
+            state: PlayState::Paused,
+            played: vec![Played { from_ms: 1, to_ms: 2 }],
+            seeked: true,
+        })),
+        own(AccountCommand::StopView(StopView {
+            view: view("v1"),
+            sequence: Some(8),
+            position_ms: None,
+            played: Vec::new(),
+            failed: true,
+            next: Some(next),
+        })),
+        own(AccountCommand::EndView(EndView { view: view("v1"), by: Some(device("pad")) })),
+        own(AccountCommand::ImportHistory(ImportHistory { plays: vec![play] })),
+        own(AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 3 })),
+    ]
+}
+
+#[test]
+fn commands_keep_their_bytes() {
+    let golden = include_str!("golden/commands.txt");
+    let mut written = String::new();
+    for command in all_commands() {
+        let envelope =
+            Envelope { request_id: Some(request("r1")), issued_at: Some(WallMs(99)), ..Envelope::plain(command) };
+        assert_eq!(Envelope::from_bytes(&envelope.to_bytes()).unwrap(), envelope);
+        written += &format!("{}\n", hex(&envelope.to_bytes()));
+    }
+    assert_eq!(written, golden, "commands in logs could not be read any more");
+}
+
+#[test]
+fn rows_images_and_headers_keep_their_bytes() {
+    let golden = include_str!("golden/stored.txt");
+    let mut shard = sample();
+    shard.checkpoint();
+    let mut written = format!("header {}\n", hex(&shard.header));
+    for (key, image) in &shard.images {
+        written += &format!("image {} {}\n", hex(key), hex(image));
+    }
+    shard.stop(at(2 * MINUTE), "v1", 12 * MINUTE);
+    shard.checkpoint();
+    for (key, row) in &shard.store {
+        written += &format!("row {} {}\n", hex(key), hex(row));
+    }
+    assert_eq!(written, golden, "what is stored could not be read any more");
+}
+
+#[test]
+fn a_newer_command_is_unknown_and_not_merely_damaged() {
+    let plain = Envelope::plain(Command::Tick);
+    let mut bytes = plain.to_bytes();
+    assert_eq!(Envelope::from_bytes(&bytes), Ok(plain.clone()));
+    // The version stands first, the command's tag in front of its (empty) fields last.
+    let newer = Envelope { version: 2, ..plain }.to_bytes();
+    assert_eq!(Envelope::from_bytes(&newer), Err(DecodeError::Unknown { version: Some(2), known: 1 }));
+    let tag = bytes.len() - 2;
+    assert_eq!(bytes[tag], 0);
+    bytes[tag] = 23;
+    assert_eq!(Envelope::from_bytes(&bytes), Err(DecodeError::Unknown { version: Some(1), known: 1 }));
+    assert!(matches!(Envelope::from_bytes(b"nonsense"), Err(DecodeError::Damaged(_))));
+    assert!(matches!(Envelope::from_bytes(&[]), Err(DecodeError::Damaged(_))));
+}
+
+#[test]
+fn a_row_of_a_newer_version_stops_the_replica() {
+    let mut shard = sample();
+    shard.checkpoint();
+    shard.state.evict(0);
+    let key = shard.store.keys().find(|k| k[0] == RowClass::Account as u8).unwrap().clone();
+    shard.store.get_mut(&key).unwrap()[0] = 2;
+    let envelope = Envelope::plain(Command::Account(account("a"), stop("v1", None)));
+    let missing = shard.state.missing(at(0), &envelope).unwrap().unwrap();
+    shard.admit(missing);
+    assert!(matches!(shard.state.missing(at(0), &envelope), Err(Stop::DamagedRow { .. })));
+}
+
+proptest! {
+    #[test]
+    fn damaged_images_and_headers_are_told_and_nothing_panics(
+        at_share in 0.0..1.0f64, value: u8, cut in any::<bool>(), in_header in any::<bool>()
+    ) {
+        let mut shard = sample();
+        shard.checkpoint();
+        let (key, image) = shard.images.iter().next().map(|(k, v)| (k.clone(), v.clone())).unwrap();
+        let mut bytes = if in_header { shard.header.clone() } else { image.clone() };
+        let at = (at_share * bytes.len() as f64) as usize;
+        if cut { bytes.truncate(at) } else { bytes[at] = value }
+        let (header, image) = if in_header { (bytes, image) } else { (shard.header.clone(), bytes) };
+        if let Ok(state) = State::restore(&header, [(key, image)]) {
+            state.query(&Query::ListActiveViews(account("a")), super::at(0));
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_command_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200), at: u8, value: u8) {
+        let _ = Envelope::from_bytes(&bytes);
+        for command in all_commands() {
+            let mut bytes = Envelope::plain(command).to_bytes();
+            let at = usize::from(at) % bytes.len();
+            bytes[at] = value;
+            if let Ok(envelope) = Envelope::from_bytes(&bytes) {
+                let mut shard = sample();
+                shard.apply(super::at(0), &envelope);
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_row_or_a_stop(bytes in prop::collection::vec(any::<u8>(), 0..100), which in 0..8usize) {
+        let mut shard = sample();
+        shard.stop(at(MINUTE), "v1", 12 * MINUTE);
+        shard.checkpoint();
+        shard.state.evict(0);
+        let key = shard.store.keys().nth(which % shard.store.len()).unwrap().clone();
+        let mut value = vec![1];
+        value.extend(bytes);
+        shard.state.admit(shard.state.fence(), RowKey::from_bytes(&key), Some(&value));
+        let envelope = Envelope::plain(Command::Account(account("a"), AccountCommand::StartView(start("v2", "tv", film("heat")))));
+        for _ in 0..4 {
+            match shard.state.missing(at(2 * MINUTE), &envelope) {
+                Ok(Some(missing)) => shard.admit(missing),
+                _ => break,
+            }
+        }
+        let _ = shard.state.apply(at(2 * MINUTE), &envelope);
+    }
+}

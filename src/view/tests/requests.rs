@@ -1,0 +1,88 @@
+//! Exactly once.
+
+use super::*;
+
+fn once(id: &str, issued: u64, command: AccountCommand) -> Envelope {
+    Envelope { issued_at: Some(WallMs(WALL + issued)), ..Envelope::request(request(id), account("a"), command) }
+}
+
+#[test]
+fn a_retry_gets_the_answer_of_the_first_and_changes_nothing() {
+    let mut shard = Shard::new(Settings::default());
+    let start = once("r1", 0, AccountCommand::StartView(start("v1", "tv", film("heat"))));
+    let first = shard.apply(at(0), &start);
+    shard.stop(at(MINUTE), "v1", MINUTE);
+    shard.restart();
+    let retry = shard.apply(at(2 * MINUTE), &start);
+    assert_eq!(retry.answer, first.answer);
+    assert!(retry.events.is_empty() && shard.active(at(0)).is_empty());
+}
+
+#[test]
+fn a_request_id_for_another_command_is_refused() {
+    let mut shard = Shard::new(Settings::default());
+    shard.apply(at(0), &once("r1", 0, AccountCommand::StartView(start("v1", "tv", film("heat")))));
+    let other = shard.apply(at(0), &once("r1", 0, AccountCommand::StartView(start("v2", "tv", film("heat")))));
+    assert_eq!(other.answer, Answer::Rejected(Rejection::RequestIdReused));
+}
+
+#[test]
+fn a_request_older_than_what_is_remembered_is_refused_but_a_start_that_still_runs_is_found() {
+    let mut shard = Shard::new(Settings::default());
+    let run = once("r0", 0, AccountCommand::StartView(start("v1", "tv", film("heat"))));
+    shard.apply(at(0), &run);
+    let policy = |n: u16| AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 1 + n % 64 });
+    for n in 0..65 {
+        shard.apply(at(1000 + u64::from(n)), &once(&format!("p{n}"), 1000 + u64::from(n), policy(n)));
+    }
+    let lost = shard.apply(at(2000), &once("p0", 1000, policy(0))).answer;
+    assert_eq!(lost, Answer::Rejected(Rejection::RequestTooOld { remembered_since: WallMs(WALL + 1000) }));
+    assert!(matches!(shard.apply(at(2000), &run).answer, Answer::Started(Started { repeated: true, .. })));
+    assert!(matches!(shard.apply(at(2000), &once("p1", 1001, policy(1))).answer, Answer::PolicyUpdated(_)));
+}
+
+#[test]
+fn a_hundred_starts_at_a_limit_of_two_and_their_retries_give_two_views_and_ninety_eight_refusals() {
+    let mut shard = Shard::new(Settings { policy: StreamPolicy { max_streams: 2 }, ..Settings::default() });
+    let command = |n: u64| {
+        let start = start(&format!("v{n}"), &format!("tv{n}"), film("heat"));
+        once(&format!("r{n}"), n, AccountCommand::StartView(start))
+    };
+    for _ in 0..3 {
+        for n in 0..100 {
+            match shard.apply(at(1000 + n), &command(n)).answer {
+                Answer::Started(_) => assert!(n < 2),
+                Answer::Rejected(Rejection::StreamLimit { views, .. }) => {
+                    let named: Vec<_> = views.iter().map(|v| v.view.as_str()).collect();
+                    assert_eq!(named, ["v0", "v1"]);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        shard.restart();
+    }
+}
+
+#[test]
+fn a_missing_row_stops_the_command_and_changes_nothing() {
+    let mut shard = Shard::new(Settings::default());
+    shard.start(at(0), start("v1", "tv", film("heat")));
+    shard.checkpoint();
+    shard.state.evict(0);
+    let envelope = Envelope::plain(Command::Account(account("a"), stop("v1", None)));
+    let digest = shard.state.digest();
+    let Err(Stop::NotResident(missing)) = shard.state.apply(at(1), &envelope) else { panic!("it was resident") };
+    assert!(missing.keys.iter().any(|k| k.class() == Some(RowClass::Title)));
+    assert_eq!((shard.state.digest(), shard.active(at(1)).len()), (digest, 1));
+}
+
+#[test]
+fn what_was_read_before_a_checkpoint_ended_is_not_taken_in() {
+    let mut shard = Shard::new(Settings::default());
+    shard.start(at(0), start("v1", "tv", film("heat")));
+    let fence = shard.state.fence();
+    shard.checkpoint();
+    shard.state.evict(0);
+    let key = shard.store.keys().next().unwrap().clone();
+    assert!(!shard.state.admit(fence, RowKey::from_bytes(&key), None));
+}
