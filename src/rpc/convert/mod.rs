@@ -7,8 +7,6 @@ mod account;
 mod collection;
 mod history;
 mod progress;
-#[cfg(test)]
-mod tests;
 
 pub(super) use account::{account_summary, settings, settings_update, stream_policy, update_stream_policy};
 pub(super) use collection::{end_view, ended, progress_result, report, start_view, started, stop_view, stopped, view};

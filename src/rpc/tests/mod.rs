@@ -1,1 +1,7 @@
+//! The services in a process of their own, over a backend that does what each test tells it.
 
+mod answers;
+mod bad_input;
+mod failures;
+mod fake;
+mod streams;
