@@ -1,10 +1,20 @@
 //! The node: its shards, the meta group, the router.
 
+pub mod bootstrap;
 pub mod config;
+mod core;
 pub mod folder;
 pub mod gossip;
+mod host;
 pub mod leaders;
 pub mod link;
 pub mod meta;
+mod pulse;
+mod reconciler;
 pub mod router;
+mod server;
 pub mod shards;
+mod storage;
+
+pub use self::core::{Node, Seeds, StartError, Started};
+pub use storage::StorageError;

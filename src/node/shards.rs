@@ -206,6 +206,10 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// When the process began.
     pub started: MonotonicMs,
+    /// Replicas that log or store have lost something of, and why.
+    pub retired: BTreeMap<ReplicaId, String>,
+    /// When the log may have lost replicas that it can't name: those that are whole.
+    pub only_trusted: Option<Vec<ReplicaId>>,
 }
 
 /// The replicas of this node.
@@ -246,6 +250,11 @@ impl Shards {
     /// Nothing runs yet.
     pub fn new(parts: Parts) -> Self {
         Self { parts, table: ArcSwap::default(), changing: Mutex::new(()), stopping: false.into() }
+    }
+
+    /// Where incoming frames go.
+    pub fn switchboard(&self) -> &Arc<Switchboard> {
+        &self.parts.switchboard
     }
 
     fn change(&self, change: impl FnOnce(&mut Table)) {
@@ -347,6 +356,10 @@ impl Shards {
         if self.is_stopping() {
             return;
         }
+        if let Some(why) = self.distrust(group, replica, meta) {
+            self.not_opened(group, replica, &StartError::Retired { replica, why });
+            return;
+        }
         let started = match group {
             GroupId::META => Group::start(parts, MetaMachine::new(Replicated::default())).await.map(Handle::Meta),
             _ => Group::start(parts, ShardMachine::new(meta.settings.clone())).await.map(Handle::Shard),
@@ -365,6 +378,19 @@ impl Shards {
             }
             Err(error) => self.not_opened(group, replica, &error),
         }
+    }
+
+    /// Why a replica must not be opened.
+    fn distrust(&self, group: GroupId, replica: ReplicaId, meta: &MetaState) -> Option<String> {
+        if let Some(why) = self.parts.retired.get(&replica) {
+            return Some(why.clone());
+        }
+        let trusted = self.parts.only_trusted.as_ref()?;
+        let membership = meta.groups.get(&group).and_then(|record| record.recorded.membership.as_ref());
+        // One that is in no membership yet has promised nothing to anybody.
+        let has_promised = group == GroupId::META || membership.is_some_and(|membership| membership.has(replica));
+        let lost = has_promised && trusted.binary_search(&replica).is_err();
+        lost.then(|| "the log is damaged and may have lost it".to_string())
     }
 
     fn not_opened(&self, group: GroupId, replica: ReplicaId, error: &StartError) {

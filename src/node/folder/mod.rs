@@ -26,7 +26,9 @@ use std::path::{Path, PathBuf};
 
 use crate::ids::{Generation, NodeId};
 
+pub(crate) use charter::FOUNDERS_MAX;
 pub use charter::{Charter, CharterError, ClusterId, Founder};
+pub(crate) use record::replace;
 pub use record::{RecordError, read_record, write_record};
 
 /// Why the folder can't be used.

@@ -52,6 +52,7 @@ use super::folder::Charter;
 pub use book::{Book, Endpoints, Known};
 pub use handshake::{Me, Refused, WIRE_VERSION};
 pub use serve::service;
+pub(crate) use transport::server_tls;
 pub use transport::{Introduction, ask_to_found, introduce};
 
 use dial::Outgoing;

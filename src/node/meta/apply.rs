@@ -122,7 +122,6 @@ impl MetaState {
             return Ok(Change::Nothing);
         }
         record.version += 1;
-        self.next_epoch();
         Ok(Change::Something)
     }
 

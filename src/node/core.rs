@@ -1,0 +1,453 @@
+//! The node as a whole: what it is made of, how it starts and how it stops.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ids::{GroupId, NodeId, ReplicaId};
+use crate::raft::{GroupConfig, InvalidConfig, RaftThread, Switchboard};
+use crate::store::StoreThreads;
+use crate::telemetry::Metrics;
+use crate::time::{Clock, MonotonicMs, WallMs};
+
+use super::config::{Address, Config};
+use super::folder::{Charter, DataFolder, FolderError, RecordError};
+use super::gossip::Ear;
+use super::leaders::Leaders;
+use super::link::{Book, Endpoints, Link, LinkConfig, Me};
+use super::meta::MetaState;
+use super::router::{Router, RouterParts};
+use super::shards::{Parts, Shards};
+use super::storage::{self, StorageError};
+
+/// Why a node doesn't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A small file in it.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Log or store.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A listener.
+    #[error("{what} can't listen on {address}: {source}")]
+    Listen {
+        /// Which setting.
+        what: &'static str,
+        /// Where.
+        address: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The times and sizes of groups.
+    #[error(transparent)]
+    Groups(#[from] InvalidConfig),
+    /// A thread or a file.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+/// A started node, and the sockets that its faces serve on.
+pub struct Started {
+    /// The node.
+    pub node: Node,
+    /// For clients.
+    pub client: TcpListener,
+    /// For operators.
+    pub admin: TcpListener,
+}
+
+/// What this node knows of the cluster.
+pub(super) struct MetaView {
+    pub(super) now: Arc<ArcSwap<MetaState>>,
+    pub(super) changes: watch::Sender<()>,
+}
+
+pub(super) struct Inner {
+    pub(super) config: Config,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) me: Arc<Me>,
+    pub(super) folder: Arc<Mutex<DataFolder>>,
+    pub(super) link: Link,
+    pub(super) shards: Arc<Shards>,
+    pub(super) leaders: Arc<Leaders>,
+    pub(super) ear: Arc<Ear>,
+    pub(super) router: Router,
+    pub(super) meta: MetaView,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) thread: RaftThread,
+    pub(super) wal: crate::wal::Wal,
+    pub(super) store: crate::store::StoreHandle,
+    pub(super) store_threads: Mutex<Option<StoreThreads>>,
+    /// Something happened that the host loop should look at.
+    pub(super) look: Notify,
+    pub(super) started: WallMs,
+    pub(super) started_at: MonotonicMs,
+    pub(super) metrics_address: SocketAddr,
+    /// Said first: no new calls. Faces stop accepting when it is cancelled.
+    pub(super) closing: CancellationToken,
+    /// Said last: every task of the node ends.
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// A running node. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    pub(super) inner: Arc<Inner>,
+}
+
+/// What is random about a process, made by the binary.
+#[derive(Clone, Copy, Debug)]
+pub struct Seeds {
+    /// Makes the node id of a new data folder.
+    pub node: u64,
+    /// For jitter.
+    pub jitter: u64,
+}
+
+struct Bound {
+    client: TcpListener,
+    link: TcpListener,
+    admin: TcpListener,
+    metrics: TcpListener,
+    endpoints: Endpoints,
+    metrics_address: SocketAddr,
+}
+
+async fn listen(what: &'static str, address: &Address) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { what, address: address.to_string(), source };
+    let listener = TcpListener::bind((address.host(), address.port())).await.map_err(failed)?;
+    let real = listener.local_addr().map_err(failed)?;
+    Ok((listener, real))
+}
+
+/// What others are told: the advertised address, else the real port at the host that was given.
+fn told(advertise: Option<&Address>, listen: &Address, real: SocketAddr) -> String {
+    match advertise {
+        Some(address) if address.port() == 0 => address.with_port(real.port()).to_string(),
+        Some(address) => address.to_string(),
+        None => listen.with_port(real.port()).to_string(),
+    }
+}
+
+impl Bound {
+    async fn new(config: &Config) -> Result<Self, StartError> {
+        let (client, client_at) = listen("listen.client", &config.listen_client).await?;
+        let (link, link_at) = listen("listen.link", &config.listen_link).await?;
+        let (admin, admin_at) = listen("listen.admin", &config.listen_admin).await?;
+        let (metrics, metrics_address) = listen("listen.metrics", &config.listen_metrics).await?;
+        let endpoints = Endpoints {
+            link: told(config.advertise_link.as_ref(), &config.listen_link, link_at),
+            client: told(config.advertise_client.as_ref(), &config.listen_client, client_at),
+            admin: told(config.advertise_admin.as_ref(), &config.listen_admin, admin_at),
+        };
+        Ok(Self { client, link, admin, metrics, endpoints, metrics_address })
+    }
+}
+
+fn group_config(config: &Config) -> GroupConfig {
+    GroupConfig {
+        heartbeat_ms: config.raft_heartbeat_ms,
+        election_ms_min: config.raft_election_min_ms,
+        election_ms_max: config.raft_election_max_ms,
+        entry_commands_max: config.raft_batch_items_max as usize,
+        ..GroupConfig::default()
+    }
+}
+
+impl Node {
+    /// Starts a node on its data folder: takes the folder, binds the listeners, opens log and store, begins all loops. The faces
+    /// are served by the caller, who then says so by [`Node::announce`].
+    pub async fn start(config: Config, clock: Arc<dyn Clock>, seeds: Seeds) -> Result<Started, StartError> {
+        let started_at = clock.monotonic();
+        let folder = DataFolder::open(&config.data_dir, seeds.node)?;
+        let identity = folder.identity().clone();
+        let groups = group_config(&config);
+        groups.validate()?;
+        let bound = Bound::new(&config).await?;
+        let storage = {
+            let (path, config, clock) = (folder.path().to_path_buf(), config.clone(), clock.clone());
+            let opening =
+                tokio::task::spawn_blocking(move || storage::open(&path, identity.node, &config, clock)).await;
+            let io = |e: tokio::task::JoinError| StartError::Io { what: "opening log and store", source: e.into() };
+            opening.map_err(io)??
+        };
+        let name = match config.node_name.as_str() {
+            "" => format!("node-{}", identity.node),
+            name => name.to_string(),
+        };
+        let me = Arc::new(Me {
+            node: identity.node,
+            generation: identity.generation,
+            name,
+            zone: config.node_zone.clone(),
+            weight: config.node_weight,
+            endpoints: bound.endpoints.clone(),
+            cluster: Default::default(),
+        });
+        if let Some(charter) = &identity.charter {
+            let _ = me.cluster.set(charter.cluster.clone());
+        }
+        let metrics = Arc::new(Metrics::new());
+        let book = Arc::new(Book::open(folder.path().join("peers"))?);
+        if let Some(charter) = &identity.charter {
+            learn_founders(&book, charter);
+        }
+        let link_config = LinkConfig {
+            me: me.clone(),
+            tls: config.link_tls(),
+            queue_frames_max: config.limits_forward_queue_max as usize,
+            seed: seeds.jitter,
+        };
+        let link = Link::new(link_config, book, metrics.clone());
+        let thread =
+            RaftThread::spawn("raft").map_err(|source| StartError::Io { what: "the groups' thread", source })?;
+        let shards = Arc::new(Shards::new(Parts {
+            node: identity.node,
+            config: Arc::new(groups),
+            thread: thread.clone(),
+            switchboard: Switchboard::new(Arc::new(link.clone())),
+            wal: storage.wal.clone(),
+            store: storage.store.clone(),
+            clock: clock.clone(),
+            started: started_at,
+            retired: storage.retired,
+            only_trusted: storage.only_trusted,
+        }));
+        let leaders = Arc::new(Leaders::default());
+        let ear = Arc::new(Ear::new(config.pulse_ms));
+        let meta = MetaView { now: Arc::default(), changes: watch::Sender::new(()) };
+        let router = Router::new(RouterParts {
+            node: identity.node,
+            generation: identity.generation,
+            shards: shards.clone(),
+            leaders: leaders.clone(),
+            ear: ear.clone(),
+            link: link.clone(),
+            meta: meta.now.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        });
+        let inner = Arc::new(Inner {
+            started: clock.wall(),
+            started_at,
+            config,
+            clock,
+            me,
+            folder: Arc::new(Mutex::new(folder)),
+            link,
+            shards,
+            leaders,
+            ear,
+            router,
+            meta,
+            metrics,
+            thread,
+            wal: storage.wal,
+            store: storage.store,
+            store_threads: Mutex::new(Some(storage.threads)),
+            look: Notify::new(),
+            metrics_address: bound.metrics_address,
+            closing: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let node = Self { inner };
+        node.begin(bound.link, bound.metrics)?;
+        Ok(Started { node, client: bound.client, admin: bound.admin })
+    }
+
+    /// Starts every loop.
+    fn begin(&self, link: TcpListener, metrics: TcpListener) -> Result<(), StartError> {
+        use super::{host, pulse, reconciler, server};
+        let inner = &self.inner;
+        server::serve_link(inner, link).map_err(|source| StartError::Io { what: "link.tls", source })?;
+        server::serve_metrics(inner, metrics);
+        inner.spawn(inner.link.book().clone().save_changes());
+        inner.spawn(host::follow_meta(inner.clone()));
+        inner.spawn(host::run(inner.clone()));
+        inner.spawn(host::seek(inner.clone()));
+        inner.spawn(pulse::run(inner.clone()));
+        inner.spawn(pulse::report(inner.clone()));
+        inner.spawn(reconciler::run(inner.clone()));
+        Ok(())
+    }
+
+    /// Writes `endpoints.json` and tells in the log where this node serves. To be called once its faces serve.
+    pub fn announce(&self) -> std::io::Result<()> {
+        let inner = &self.inner;
+        let Endpoints { link, client, admin } = &inner.me.endpoints;
+        let metrics = inner.metrics_address.to_string();
+        let listed = serde_json::json!({
+            "node": inner.me.name,
+            "node_id": inner.me.node.0,
+            "client": client,
+            "link": link,
+            "admin": admin,
+            "metrics": metrics,
+        });
+        let text = format!("{listed:#}\n");
+        super::folder::replace(&inner.config.data_dir.join("endpoints.json"), text.as_bytes())?;
+        tracing::info!(
+            node = %inner.me.name,
+            node_id = %inner.me.node,
+            generation = %inner.me.generation,
+            client,
+            link,
+            admin,
+            metrics,
+            "serving"
+        );
+        Ok(())
+    }
+
+    /// The router.
+    pub fn router(&self) -> &Router {
+        &self.inner.router
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.inner.metrics
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// What people call this node.
+    pub fn name(&self) -> &str {
+        &self.inner.me.name
+    }
+
+    /// This node.
+    pub fn id(&self) -> NodeId {
+        self.inner.me.node
+    }
+
+    /// Cancelled when the node begins to stop: faces take no new calls from then on.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.inner.closing
+    }
+
+    /// Says that no new calls are to be taken.
+    pub fn close(&self) {
+        self.inner.closing.cancel();
+    }
+
+    /// Hands over what this node leads, to whoever has caught up best. Waits for at most `within`.
+    pub async fn hand_over(&self, within: Duration) {
+        let handing = super::reconciler::hand_over_all(&self.inner);
+        if tokio::time::timeout(within, handing).await.is_err() {
+            tracing::warn!("not every leader was handed over in time; the others will notice by themselves");
+        }
+    }
+
+    /// Ends everything: replicas, link, log, store. What was acknowledged is durable already.
+    pub async fn stop(&self) {
+        let inner = &self.inner;
+        inner.closing.cancel();
+        inner.shards.begin_stop();
+        inner.stop.cancel();
+        inner.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(5), inner.tasks.wait()).await.is_err() {
+            tracing::warn!("some of the node's tasks didn't end in time");
+        }
+        inner.shards.stop().await;
+        inner.link.stop().await;
+        let (thread, wal) = (inner.thread.clone(), inner.wal.clone());
+        let ended = tokio::task::spawn_blocking(move || {
+            thread.end();
+            wal.close();
+        });
+        let _ = ended.await;
+        // The store's threads end with the last handle, which replicas that have just ended may still hold for a moment.
+        drop(inner.store_threads.lock().take());
+    }
+}
+
+impl Inner {
+    /// Spawns one of the node's own tasks: it ends when the node stops, wherever it waits.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// The founding record, if there is a cluster.
+    pub(super) fn charter(&self) -> Option<Charter> {
+        self.folder.lock().identity().charter.clone()
+    }
+
+    /// The meta replica that the charter gives this node.
+    pub(super) fn first_meta(&self) -> Option<ReplicaId> {
+        self.charter().and_then(|charter| charter.meta_replica_of(self.me.node))
+    }
+
+    /// All nodes of the cluster, as far as is known.
+    pub(super) fn nodes(&self) -> BTreeSet<NodeId> {
+        let meta = self.meta.now.load();
+        if meta.cluster.is_some() {
+            let there = meta.nodes.iter().filter(|(_, record)| record.intent != super::meta::Intent::Removed);
+            return there.map(|(node, _)| *node).collect();
+        }
+        self.charter().iter().flat_map(|charter| charter.founders.iter().map(|founder| founder.node)).collect()
+    }
+
+    /// Takes part in founding a cluster.
+    pub(super) async fn found(self: Arc<Self>, charter: Charter) -> Result<(), String> {
+        if charter.meta_replica_of(self.me.node).is_none() {
+            return Err(format!("the founding record doesn't name this node, {}", self.me.node));
+        }
+        let cluster = charter.cluster.clone();
+        learn_founders(self.link.book(), &charter);
+        let folder = self.folder.clone();
+        let written = tokio::task::spawn_blocking(move || folder.lock().found(charter)).await;
+        written.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        let _ = self.me.cluster.set(cluster);
+        self.look.notify_one();
+        Ok(())
+    }
+
+    /// Whether the meta group's leader runs here.
+    pub(super) fn leads_meta(&self) -> bool {
+        self.shards.get(GroupId::META).is_some_and(|hosted| hosted.leads())
+    }
+}
+
+/// The addresses of a charter are where the founders were when it was written; whatever was heard since is better.
+fn learn_founders(book: &Book, charter: &Charter) {
+    for founder in &charter.founders {
+        if book.get(founder.node).is_none() {
+            let endpoints = Endpoints { link: founder.link.clone(), ..Endpoints::default() };
+            book.learn(founder.node, crate::ids::Generation(0), &endpoints);
+        }
+    }
+}

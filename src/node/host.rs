@@ -1,0 +1,111 @@
+//! Following the meta state: opening, initializing and destroying this node's replicas as it says, and knowing whom to
+//! talk to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ids::GroupId;
+use crate::telemetry::trace::TraceId;
+
+use super::core::Inner;
+use super::link::introduce;
+use super::meta::Command;
+use super::router::Call;
+use super::shards::Wanted;
+
+/// How often it is looked without being told to.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a command for the meta group may take before it is left for the next round.
+const META_MS_MAX: u64 = 2000;
+/// How often unknown or silent nodes are looked for at the seeds.
+const SEEK: Duration = Duration::from_secs(1);
+
+impl Inner {
+    /// A call of the node itself.
+    pub(super) fn own_call(&self, ms: u64) -> Call {
+        Call { trace: TraceId::from_random(self.me.node.0), deadline: self.clock.monotonic().plus(ms) }
+    }
+}
+
+/// Shows what the local meta replica has applied to everybody on this node.
+pub(super) async fn follow_meta(inner: Arc<Inner>) {
+    loop {
+        let Some(hosted) = inner.shards.get(GroupId::META) else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let Some(group) = hosted.meta() else { return };
+        let mut revisions = group.revisions();
+        loop {
+            let state = group.peek(|replicated| replicated.state().clone());
+            if !Arc::ptr_eq(&state, &inner.meta.now.load()) {
+                inner.meta.now.store(state);
+                inner.meta.changes.send_replace(());
+                inner.look.notify_one();
+            }
+            // A replica that was replaced has no more news; its successor is asked.
+            match tokio::time::timeout(LOOK, revisions.changed()).await {
+                Ok(Err(_)) => break,
+                Ok(Ok(())) => {}
+                Err(_) if inner.shards.exactly(GroupId::META, hosted.replica).is_none() => break,
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Makes this node run what it should.
+pub(super) async fn run(inner: Arc<Inner>) {
+    loop {
+        let meta = inner.meta.now.load_full();
+        let nodes = inner.nodes();
+        inner.link.keep(&nodes);
+        inner.ear.keep(nodes.iter().copied().filter(|node| *node != inner.me.node), inner.clock.monotonic());
+        let wanted = Wanted::of(&meta, inner.me.node, inner.first_meta());
+        inner.shards.open(&wanted, &meta).await;
+        begin_meta(&inner).await;
+        inner.shards.initialize(&meta).await;
+        for (group, replica) in inner.shards.destroy(&wanted).await {
+            let forget = Command::Forget { group, replica };
+            if let Err(error) = inner.router.propose_meta(&forget, &inner.own_call(META_MS_MAX)).await {
+                tracing::debug!(%group, %replica, %error, "a destroyed replica is not forgotten yet");
+            }
+        }
+        tokio::select! {
+            () = inner.look.notified() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Before there is a meta state, the charter says who begins the meta group.
+async fn begin_meta(inner: &Inner) {
+    if inner.meta.now.load().cluster.is_some() {
+        return;
+    }
+    let Some(charter) = inner.charter() else { return };
+    let voters = charter.meta_voters();
+    inner.shards.initialize_one(GroupId::META, voters[0].0, voters.into_iter().collect()).await;
+}
+
+/// Asks seeds and last known addresses who is there, while a node of the cluster can't be reached.
+pub(super) async fn seek(inner: Arc<Inner>) {
+    let tls = inner.config.link_tls();
+    loop {
+        tokio::time::sleep(SEEK).await;
+        let peers = inner.link.peers();
+        let missing = peers.iter().any(|node| !inner.link.is_up(*node, super::link::Lane::Control));
+        if !missing {
+            continue;
+        }
+        for seed in &inner.config.seeds {
+            if let Ok(found) = introduce(&seed.to_string(), tls.as_ref()).await
+                && found.node != inner.me.node
+                && found.cluster.as_ref() == inner.me.cluster.get()
+                && peers.contains(&found.node)
+            {
+                inner.link.book().learn(found.node, found.generation, &found.endpoints);
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Sending and hearing pulses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::health::Liveness;
+use crate::ids::{GroupId, NodeId, ReplicaId};
+
+use super::core::Inner;
+use super::gossip::{Gossip, Pulse, Report};
+use super::link::{Lane, Peer};
+
+/// Every so many pulses tell all that is led, also when nothing has changed.
+const FULL_EVERY: u32 = 10;
+/// How often the replicas are reported.
+const REPORT: Duration = Duration::from_secs(1);
+/// How long the groups' thread may take to answer before the node falls silent.
+const THREAD_ANSWERS: Duration = Duration::from_millis(500);
+
+fn encode(gossip: &Gossip) -> Bytes {
+    minicbor::to_vec(gossip).expect("writing to a vector doesn't fail").into()
+}
+
+/// Sends pulses, and looks who has fallen silent.
+pub(super) async fn run(inner: Arc<Inner>) {
+    let mut every = tokio::time::interval(Duration::from_millis(inner.config.pulse_ms));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut last: Vec<(GroupId, u64, ReplicaId)> = Vec::new();
+    let mut count: u32 = 0;
+    loop {
+        every.tick().await;
+        for change in inner.ear.tick(inner.clock.monotonic()) {
+            tell(&inner, change.node, change.to);
+        }
+        // A node whose groups hang must not look alive.
+        let answered = tokio::time::timeout(THREAD_ANSWERS, inner.thread.run(async {})).await;
+        if !matches!(answered, Ok(Some(()))) {
+            tracing::warn!("the groups' thread doesn't answer: no pulse is sent");
+            continue;
+        }
+        let led: Vec<(GroupId, u64, ReplicaId)> =
+            inner.shards.led().into_iter().map(|(hosted, term)| (hosted.group, term, hosted.replica)).collect();
+        inner.leaders.hear(inner.me.node, led.iter().copied());
+        let news = led != last || count.is_multiple_of(FULL_EVERY);
+        count = count.wrapping_add(1);
+        let pulse = Pulse {
+            epoch: inner.meta.now.load().epoch,
+            endpoints: inner.me.endpoints.clone(),
+            led: news.then(|| led.clone()),
+        };
+        last = led;
+        let frame = encode(&Gossip::Pulse(pulse));
+        for node in inner.link.peers() {
+            if inner.link.cast(node, Lane::Control, frame.clone()).is_ok() {
+                inner.metrics.pulses_sent.inc();
+            }
+        }
+    }
+}
+
+/// This node's own report.
+pub(super) async fn own_report(inner: &Inner) -> Report {
+    let store_bytes = inner.store.usage().await.map_or(0, |usage| usage.live_bytes + usage.archive_bytes);
+    Report {
+        replicas: inner.shards.reports(),
+        started: inner.started,
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        log_bytes: inner.wal.stats().log_bytes,
+        store_bytes,
+        acknowledged: inner.router.acknowledged(),
+    }
+}
+
+/// Sends reports.
+pub(super) async fn report(inner: Arc<Inner>) {
+    loop {
+        tokio::time::sleep(REPORT).await;
+        let frame = encode(&Gossip::Report(own_report(&inner).await));
+        for node in inner.link.peers() {
+            // Whoever can't be reached gets the next one.
+            let _ = inner.link.cast(node, Lane::Control, frame.clone());
+        }
+    }
+}
+
+/// Takes in what another node says.
+pub(super) fn hear(inner: &Arc<Inner>, from: Peer, gossip: Gossip) {
+    if matches!(gossip, Gossip::Pulse(_)) {
+        inner.metrics.pulses_received.inc();
+    }
+    if let Some(change) = inner.ear.hear(from, gossip, inner.link.book(), &inner.leaders, &*inner.clock) {
+        tell(inner, change.node, change.to);
+    }
+}
+
+/// Acts on a node's liveness: what a silent node led needs another leader.
+fn tell(inner: &Arc<Inner>, node: NodeId, liveness: Liveness) {
+    let name = inner.meta.now.load().name_of(node);
+    match liveness {
+        Liveness::Alive => tracing::info!(other = name, "another node is heard again"),
+        Liveness::Suspect => {
+            tracing::info!(other = name, "another node has fallen silent");
+            stand_for(inner, node);
+        }
+        Liveness::Dead => {
+            tracing::warn!(other = name, "another node is taken for dead");
+            inner.leaders.forget(node);
+        }
+    }
+}
+
+/// Stands for election in the groups that the silent node led, where this node is the first to do so. Elections ask first
+/// (pre-vote), so standing too early harms nobody; the groups' own timers are the safety net.
+fn stand_for(inner: &Arc<Inner>, silent: NodeId) {
+    let meta = inner.meta.now.load_full();
+    let alive = |node: &NodeId| *node == inner.me.node || inner.ear.liveness(*node) == Some(Liveness::Alive);
+    for hosted in inner.shards.all() {
+        let leader = hosted.leadership().2.map(|hint| hint.node);
+        if leader != Some(silent) {
+            continue;
+        }
+        let first = meta.wanted(hosted.group).and_then(|wanted| wanted.nodes.iter().find(|node| alive(node)));
+        if first == Some(&inner.me.node) {
+            inner.tasks.spawn(async move { hosted.elect().await });
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Bringing what is to what is wanted, one step of a group at a time.
+//!
+//! Deciding is [`plan::next`], a pure function of the meta state, what the other nodes report, and what the group's leader
+//! sees. The reconciler runs where the group's leader is, since only the leader knows the committed membership and how far each
+//! replica is. It chooses nothing: it carries the step out, and looks again.
+//!
+//! # Invariants
+//!
+//! - At most one step of a group is under way on this node (C1); two nodes that both believe to lead are told apart by what each
+//!   step names: the membership's place in the log, the version of the group's record (C2).
+//! - Whatever is done for balance (moving a leader) waits until everything else is well, for a while (C3).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::ids::{GroupId, NodeId, ReplicaId};
+use crate::plan::{self, Leadership, Limits, Membership, MembershipId, Next, Observed, Recorded, Sighting, Step};
+use crate::raft::{ChangeError, GroupStatus, Members};
+use crate::ring::{Placement, Replicas, place};
+use crate::telemetry::OutcomeLabels;
+use crate::time::MonotonicMs;
+
+use super::core::Inner;
+use super::gossip::ReplicaRole;
+use super::meta::{Answer, Command};
+use super::shards::Hosted;
+
+/// How often it is looked.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a command for the meta group may take.
+const META_MS_MAX: u64 = 2000;
+/// How long a transfer of the lead may take.
+const TRANSFER_MAX: Duration = Duration::from_secs(2);
+/// For how long everything must have been well before a leader is moved for balance.
+const CALM_MS: u64 = 3000;
+/// How long after a failed transfer the same group is left alone.
+const TRANSFER_RETRY_MS: u64 = 10_000;
+/// Steps under way at once on this node.
+const STEPS_MAX: usize = 8;
+
+#[derive(Default)]
+struct Busy {
+    groups: BTreeSet<GroupId>,
+    /// A lead is being moved for balance.
+    moving: bool,
+    /// Not to be moved before.
+    leave: BTreeMap<GroupId, MonotonicMs>,
+}
+
+/// Looks at every group that is led here, until the node stops.
+pub(super) async fn run(inner: Arc<Inner>) {
+    let busy = Arc::new(Mutex::new(Busy::default()));
+    let mut calm_since = inner.clock.monotonic();
+    let mut first_settings = 0;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if inner.closing.is_cancelled() {
+            continue;
+        }
+        if inner.leads_meta() {
+            found(&inner).await;
+        }
+        let now = inner.clock.monotonic();
+        if !is_calm(&inner) {
+            calm_since = now;
+        }
+        let calm = now.since(calm_since) >= CALM_MS;
+        for (hosted, _) in inner.shards.led() {
+            let room = {
+                let busy = busy.lock();
+                busy.groups.len() < STEPS_MAX && !busy.groups.contains(&hosted.group)
+            };
+            if room && let Some(step) = decide(&inner, &hosted) {
+                begin(&inner, &busy, hosted, step, calm, now);
+            }
+        }
+        settings(&inner, &mut first_settings).await;
+    }
+}
+
+/// Whether every node lives and every shard is led.
+fn is_calm(inner: &Inner) -> bool {
+    let meta = inner.meta.now.load();
+    let others = meta.nodes.len().saturating_sub(1);
+    let shards = meta.shard_count.map_or(0, |count| count.get() as usize);
+    let leads = inner.leaders.all();
+    inner.ear.alive().len() == others && leads.keys().filter(|group| group.shard().is_some()).count() == shards
+}
+
+/// The first command of the meta group: the cluster itself.
+async fn found(inner: &Inner) {
+    if inner.meta.now.load().cluster.is_some() {
+        return;
+    }
+    let Some(charter) = inner.charter() else { return };
+    let placed = place(&charter.members(), charter.shards, charter.rules, &Placement::empty(charter.shards));
+    let placement = match placed {
+        Ok(placement) => placement,
+        Err(error) => {
+            tracing::error!(%error, "the cluster's first placement can't be made");
+            return;
+        }
+    };
+    let command = Command::Found { charter, placement };
+    match inner.router.propose_meta(&command, &inner.own_call(META_MS_MAX)).await {
+        Ok(Answer::Done { .. }) => tracing::info!("the cluster is founded"),
+        Ok(Answer::Unchanged { .. }) => {}
+        Ok(Answer::Refused { why, .. }) => tracing::error!(%why, "the cluster can't be founded"),
+        Err(error) => tracing::debug!(%error, "the cluster is not founded yet"),
+    }
+}
+
+/// The shards led here get the settings that the cluster has, each through its own log.
+async fn settings(inner: &Inner, given: &mut u64) {
+    let wanted = inner.meta.now.load().settings.clone();
+    if wanted.version <= *given {
+        return;
+    }
+    let mut all = true;
+    for (hosted, _) in inner.shards.led() {
+        let Some(group) = hosted.shard() else { continue };
+        let command = crate::view::Envelope::plain(crate::view::Command::UpdateSettings(wanted.clone()));
+        let ended = group.propose(vec![command], Duration::from_millis(META_MS_MAX)).await;
+        all &= ended.iter().all(|outcome| matches!(outcome, crate::raft::Outcome::Committed(_)));
+    }
+    if all {
+        *given = wanted.version;
+    }
+}
+
+fn decide(inner: &Inner, hosted: &Hosted) -> Option<Step> {
+    let meta = inner.meta.now.load();
+    let record = meta.groups.get(&hosted.group)?;
+    let wanted = meta.wanted(hosted.group)?;
+    let status = hosted.status();
+    let leadership = leadership(hosted.replica, &status)?;
+    let observed = observe(inner, hosted.group, leadership);
+    if hosted.group == GroupId::META {
+        return decide_meta(wanted, &record.recorded, observed);
+    }
+    match plan::next(wanted, &record.recorded, &observed, &Limits::default()) {
+        Next::Step(step) => Some(step),
+        Next::Wait(_) | Next::Settled => None,
+    }
+}
+
+/// The meta group has voters where the placement wants them, and a learner on every other node.
+fn decide_meta(wanted: &Replicas, recorded: &Recorded, observed: Observed) -> Option<Step> {
+    let leader = observed.leader.as_ref()?;
+    let listens = |replica: &ReplicaId| recorded.replicas.get(replica).is_some_and(|a| !wanted.has(a.node));
+    let missing = recorded.replicas.iter().find(|(replica, allotted)| {
+        listens(replica) && allotted.dismissed_by.is_none() && !leader.membership.has(**replica)
+    });
+    let mut of_voters = recorded.clone();
+    of_voters.replicas.retain(|replica, _| !listens(replica));
+    let mut seen = observed.clone();
+    if let Some(leader) = &mut seen.leader {
+        leader.membership.learners.retain(|replica| !listens(replica));
+    }
+    if let Some(membership) = &mut of_voters.membership {
+        membership.learners.retain(|replica| !listens(replica));
+    }
+    match plan::next(wanted, &of_voters, &seen, &Limits::default()) {
+        Next::Step(step) => Some(step),
+        Next::Wait(_) | Next::Settled => missing.map(|(replica, allotted)| Step::AddLearner {
+            replica: *replica,
+            node: allotted.node,
+            after: leader.membership.id,
+        }),
+    }
+}
+
+fn observe(inner: &Inner, group: GroupId, leader: Leadership) -> Observed {
+    let mut alive: BTreeSet<NodeId> = inner.ear.alive().into_iter().collect();
+    alive.insert(inner.me.node);
+    let sighting = |role: ReplicaRole| match role {
+        ReplicaRole::Retired => Sighting::Retired,
+        ReplicaRole::Failed | ReplicaRole::Stopped => Sighting::Absent,
+        _ => Sighting::Open,
+    };
+    let others = inner.ear.replicas_of(group).into_iter().map(|(_, _, report)| (report.replica, sighting(report.role)));
+    let own = inner.shards.reports().into_iter().filter(|report| report.group == group);
+    let own = own.map(|report| (report.replica, sighting(report.role)));
+    Observed { alive, replicas: others.chain(own).collect(), leader: Some(leader) }
+}
+
+/// What the leader sees; `None` while its newest membership isn't known to be committed.
+fn leadership(replica: ReplicaId, status: &GroupStatus) -> Option<Leadership> {
+    let membership = membership(&status.members)?;
+    let lag_entries = status.progress.iter().filter(|(_, progress)| progress.matched.is_some());
+    let lag_entries = lag_entries.map(|(replica, progress)| (*replica, progress.lag)).collect();
+    Some(Leadership { replica, membership, lag_entries })
+}
+
+/// A committed membership as the planner takes it.
+fn membership(members: &Members) -> Option<Membership> {
+    let id = members.id.as_ref().filter(|_| members.committed)?;
+    let sets: Vec<BTreeSet<ReplicaId>> = members.voters.iter().map(|set| set.iter().copied().collect()).collect();
+    Some(Membership {
+        id: MembershipId { index: id.index, term: id.leader_id.term },
+        voters: sets.last()?.clone(),
+        leaving: (sets.len() > 1).then(|| sets[0].clone()),
+        learners: members.learners.iter().copied().collect(),
+    })
+}
+
+fn begin(inner: &Arc<Inner>, busy: &Arc<Mutex<Busy>>, hosted: Arc<Hosted>, step: Step, calm: bool, now: MonotonicMs) {
+    let group = hosted.group;
+    let moves_leader = matches!(step, Step::TransferLeader { .. });
+    {
+        let mut busy = busy.lock();
+        if moves_leader {
+            let left_alone = busy.leave.get(&group).is_some_and(|until| *until > now);
+            if !inner.config.leaders_balance || !calm || busy.moving || left_alone {
+                return;
+            }
+            busy.moving = true;
+        }
+        busy.groups.insert(group);
+    }
+    let (inner, busy) = (inner.clone(), busy.clone());
+    let tasks = inner.tasks.clone();
+    tasks.spawn(async move {
+        let done = carry_out(&inner, &hosted, step).await;
+        let mut busy = busy.lock();
+        busy.groups.remove(&group);
+        if moves_leader {
+            busy.moving = false;
+            if !done {
+                busy.leave.insert(group, inner.clock.monotonic().plus(TRANSFER_RETRY_MS));
+            }
+        }
+    });
+}
+
+/// Whether it was done.
+async fn carry_out(inner: &Inner, hosted: &Hosted, step: Step) -> bool {
+    let group = hosted.group;
+    let shard = group.shard().map(|shard| shard.0);
+    let count = |outcome| {
+        inner.metrics.replica_steps.get_or_create(&OutcomeLabels { outcome }).inc();
+    };
+    let done = match &step {
+        Step::RecordMembership { membership } => {
+            count("recorded");
+            tell_meta(inner, Command::RecordMembership { group, membership: membership.clone() }).await
+        }
+        Step::Allot { node } => match version(inner, group) {
+            Some(version) => tell_meta(inner, Command::Allot { group, version, node: *node }).await,
+            None => return false,
+        },
+        Step::Dismiss { replica, missing_in } => match version(inner, group) {
+            Some(version) => {
+                let (replica, missing_in) = (*replica, *missing_in);
+                tell_meta(inner, Command::Dismiss { group, version, replica, missing_in }).await
+            }
+            None => return false,
+        },
+        Step::AddLearner { replica, node, after } => {
+            count("learner_added");
+            match named(hosted, *after) {
+                Some(after) => changed(hosted.add_learner(*replica, *node, after).await),
+                None => return false,
+            }
+        }
+        Step::ChangeVoters { voters, after } => {
+            count("membership_changed");
+            match named(hosted, *after) {
+                Some(after) => changed(hosted.change_voters(voters.iter().copied().collect(), after).await),
+                None => return false,
+            }
+        }
+        Step::RemoveLearner { replica, after } => match named(hosted, *after) {
+            Some(after) => changed(hosted.remove_learner(*replica, after).await),
+            None => return false,
+        },
+        Step::TransferLeader { to, .. } => {
+            let outcome = hosted.transfer_leader(*to, TRANSFER_MAX).await.map_err(|error| error.to_string());
+            let label = if outcome.is_ok() { "preferred" } else { "failed" };
+            inner.metrics.leader_transfers.get_or_create(&OutcomeLabels { outcome: label }).inc();
+            outcome
+        }
+        // The node that hosts a replica makes, begins, destroys and has it forgotten by itself; the cluster is founded once.
+        Step::Found { .. }
+        | Step::Create { .. }
+        | Step::Initialize { .. }
+        | Step::Destroy { .. }
+        | Step::Forget { .. } => {
+            return false;
+        }
+    };
+    match &done {
+        Ok(()) => tracing::debug!(shard, ?step, "a step was carried out"),
+        Err(why) => {
+            count("failed");
+            tracing::info!(shard, ?step, why, "a step could not be carried out; it is looked again");
+        }
+    }
+    done.is_ok()
+}
+
+fn changed(outcome: Result<(), ChangeError>) -> Result<(), String> {
+    outcome.map_err(|error| error.to_string())
+}
+
+/// The place in the log of the newest membership, if it is still the one that the step was decided on.
+fn named(hosted: &Hosted, after: MembershipId) -> Option<crate::raft::MembershipId> {
+    let members = hosted.status().members;
+    let same = members.id.as_ref().is_some_and(|id| id.index == after.index && id.leader_id.term == after.term);
+    same.then_some(members.id)
+}
+
+fn version(inner: &Inner, group: GroupId) -> Option<u64> {
+    inner.meta.now.load().groups.get(&group).map(|record| record.version)
+}
+
+async fn tell_meta(inner: &Inner, command: Command) -> Result<(), String> {
+    let seen = inner.meta.now.load().revision;
+    match inner.router.propose_meta(&command, &inner.own_call(META_MS_MAX)).await {
+        Ok(Answer::Refused { why, .. }) => Err(why.to_string()),
+        Ok(Answer::Done { .. } | Answer::Unchanged { .. }) => {
+            // What was done is decided upon next: wait until it has come back here.
+            let mut changes = inner.meta.changes.subscribe();
+            let back = async { while inner.meta.now.load().revision <= seen && changes.changed().await.is_ok() {} };
+            let _ = tokio::time::timeout(Duration::from_secs(1), back).await;
+            Ok(())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Hands every lead to another voter that lives and has caught up best.
+pub(super) async fn hand_over_all(inner: &Arc<Inner>) {
+    use futures::StreamExt;
+    let led: Vec<_> = inner.shards.led().into_iter().map(|(hosted, _)| hand_over(inner, hosted)).collect();
+    let asked = led.len();
+    let handed =
+        futures::stream::iter(led).buffer_unordered(8).filter(|handed| futures::future::ready(*handed)).count();
+    let handed = handed.await;
+    if asked > 0 {
+        tracing::info!(handed, led = asked, "leaders were handed over");
+    }
+}
+
+async fn hand_over(inner: &Inner, hosted: Arc<Hosted>) -> bool {
+    let status = hosted.status();
+    let alive = inner.ear.alive();
+    let lives = |replica: &ReplicaId| status.members.nodes.get(replica).is_some_and(|node| alive.contains(node));
+    let mut heirs: Vec<(u64, ReplicaId)> = status
+        .progress
+        .iter()
+        .filter(|(replica, _)| **replica != hosted.replica && status.members.is_voter(**replica) && lives(replica))
+        .map(|(replica, progress)| (progress.lag, *replica))
+        .collect();
+    heirs.sort();
+    let Some((_, heir)) = heirs.first() else { return false };
+    let handed = hosted.transfer_leader(*heir, TRANSFER_MAX).await.is_ok();
+    let outcome = if handed { "stopping" } else { "failed" };
+    inner.metrics.leader_transfers.get_or_create(&OutcomeLabels { outcome }).inc();
+    handed
+}

@@ -1,0 +1,124 @@
+//! The listeners that the node serves by itself: the link's and the metrics'.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use super::core::Inner;
+use super::folder::Charter;
+use super::gossip::Gossip;
+use super::link::{self, Lane, Peer, Receive};
+
+/// HTTP/2 windows of the link: a lane carries megabytes in flight.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
+/// What the link hands on.
+struct Inbox(Arc<Inner>);
+
+impl Receive for Inbox {
+    fn serve(&self, from: Peer, lane: Lane, frame: Bytes) -> BoxFuture<'static, Bytes> {
+        match lane {
+            Lane::Forward => self.0.router.clone().serve(from, frame).boxed(),
+            Lane::Control | Lane::Append | Lane::Snapshot => self.0.shards.switchboard().serve(frame),
+        }
+    }
+
+    fn cast(&self, from: Peer, _: Lane, frame: Bytes) {
+        match minicbor::decode::<Gossip>(&frame) {
+            Ok(gossip) => super::pulse::hear(&self.0, from, gossip),
+            Err(error) => tracing::debug!(from = %from.node, %error, "a pulse makes no sense to this node"),
+        }
+    }
+
+    fn founding(&self) -> Option<Charter> {
+        self.0.charter()
+    }
+
+    fn found(&self, founding: Charter) -> BoxFuture<'static, Result<(), String>> {
+        self.0.clone().found(founding).boxed()
+    }
+}
+
+/// Serves the node link. Fails only on what is wrong with `link.tls`.
+pub(super) fn serve_link(inner: &Arc<Inner>, listener: TcpListener) -> std::io::Result<()> {
+    let inbox = Arc::new(Inbox(inner.clone()));
+    let (me, book) = (inner.me.clone(), inner.link.book().clone());
+    let service = link::service(me, book, inner.metrics.clone(), inbox, inner.stop.clone());
+    let mut server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(Duration::from_secs(1)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(3)))
+        .max_concurrent_streams(64);
+    if let Some(files) = inner.config.link_tls() {
+        server = server.tls_config(link::server_tls(&files)?).map_err(std::io::Error::other)?;
+    }
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    inner.spawn(async move {
+        if let Err(error) = server.add_service(service).serve_with_incoming(incoming).await {
+            tracing::error!(%error, "the link's listener has failed");
+        }
+    });
+    Ok(())
+}
+
+/// Serves Prometheus.
+pub(super) fn serve_metrics(inner: &Arc<Inner>, listener: TcpListener) {
+    let scraped = inner.clone();
+    let scrape = move || async move {
+        scraped.observe().await;
+        let content = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+        (content, scraped.metrics.encode())
+    };
+    let app = axum::Router::new().route("/metrics", axum::routing::get(scrape));
+    inner.spawn(async move {
+        if let Err(error) = axum::serve(listener, app).await {
+            tracing::error!(%error, "the metrics' listener has failed");
+        }
+    });
+}
+
+impl Inner {
+    /// Brings the gauges up to date.
+    async fn observe(&self) {
+        let m = &self.metrics;
+        let set = |gauge: &prometheus_client::metrics::gauge::Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&m.groups_hosted, self.shards.all().len() as u64);
+        set(&m.groups_led, self.shards.led().len() as u64);
+        set(&m.groups_failed, self.shards.failed().len() as u64);
+        set(&m.meta_epoch, self.meta.now.load().epoch.0);
+        set(&m.uptime_seconds, self.clock.monotonic().since(self.started_at) / 1000);
+        set(&m.process_resident_bytes, resident_bytes());
+        let log = self.wal.stats();
+        set(&m.log_bytes, log.log_bytes);
+        set(&m.log_flushes, log.syncs);
+        set(&m.log_batches, log.batches);
+        set(&m.log_appended_bytes, log.bytes_written);
+        let views = self.shards.led().iter().map(|(hosted, _)| hosted.report().active_views).sum();
+        set(&m.active_views, views);
+        if let Ok(usage) = self.store.usage().await {
+            set(&m.store_bytes, usage.live_bytes + usage.archive_bytes);
+        }
+        for (name, value) in self.store.counters().await.unwrap_or_default() {
+            if name == "checkpoints" {
+                set(&m.store_checkpoints, value);
+            }
+        }
+    }
+}
+
+/// Resident memory of this process; 0 where the system doesn't tell.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: u64 = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+    kib << 10
+}
