@@ -1,2 +1,84 @@
-//! Placeholder.
-fn main() {}
+//! The node's process: makes the clock, the seeds and the configuration, runs the node and its faces, and stops gracefully.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Arg, ArgAction, Command};
+use playhead::ambient::{SystemClock, random_u64};
+use playhead::node::config::{Config, FIELDS, LogFormat, Sources, load};
+use playhead::node::{Node, Seeds, Started};
+use playhead::telemetry;
+
+fn command() -> Command {
+    let file = Arg::new("config").long("config").env("PLAYHEAD_CONFIG").help("A TOML file with settings");
+    let dump = Arg::new("dump-config").long("dump-config").action(ArgAction::SetTrue);
+    let base = Command::new("playhead")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("A node of a playhead cluster. Every setting can stand in the file, in PLAYHEAD_... or in a flag.")
+        .arg(file)
+        .arg(dump.help("Print the settings that came out of defaults, file, environment and flags, and end"));
+    FIELDS.iter().fold(base, |command, field| {
+        let default = if field.default.is_empty() { "empty" } else { field.default };
+        let help = format!("{} [{}] [default: {default}]", field.doc, field.accepted);
+        command.arg(Arg::new(field.name).long(field.flag().leak() as &str).value_name("VALUE").allow_hyphen_values(true).help(help))
+    })
+}
+
+fn configuration() -> anyhow::Result<Option<Config>> {
+    let matches = command().get_matches();
+    let flags: BTreeMap<String, String> = FIELDS
+        .iter()
+        .filter_map(|field| Some((field.flag(), matches.get_one::<String>(field.name)?.clone())))
+        .collect();
+    let file = matches.get_one::<String>("config").map(PathBuf::from);
+    let config = load(&Sources { file, environment: std::env::vars_os().collect(), flags })?;
+    if matches.get_flag("dump-config") {
+        print!("{}", config.dump());
+        return Ok(None);
+    }
+    Ok(Some(config))
+}
+
+fn main() -> ExitCode {
+    let config = match configuration() {
+        Ok(Some(config)) => config,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("playhead: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the node ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    telemetry::init(config.log_format == LogFormat::Json, &config.log_filter)?;
+    telemetry::install_panic_hook();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("grpc").build()?;
+    runtime.block_on(serve(config))?;
+    // Whatever still hangs has had its time.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    Ok(())
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let clock = Arc::new(SystemClock::new());
+    let seeds = Seeds { node: random_u64(), jitter: random_u64() };
+    let Started { node, client, admin } = Node::start(config, clock, seeds).await?;
+    let faces = async {
+        let _sockets = (client, admin);
+        node.closing().cancelled().await;
+        Ok(())
+    };
+    node.announce().context("endpoints.json")?;
+    playhead::node::run_until_signal(&node, faces).await
+}

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ids::{GroupId, NodeId, ReplicaId};
+use crate::ids::{Generation, GroupId, NodeId, ReplicaId};
 use crate::raft::{GroupConfig, InvalidConfig, RaftThread, Switchboard};
 use crate::store::StoreThreads;
 use crate::telemetry::Metrics;
@@ -20,7 +20,7 @@ use crate::time::{Clock, MonotonicMs, WallMs};
 
 use super::config::{Address, Config};
 use super::folder::{Charter, DataFolder, FolderError, RecordError};
-use super::gossip::Ear;
+use super::gossip::{Ear, Report};
 use super::leaders::Leaders;
 use super::link::{Book, Endpoints, Link, LinkConfig, Me};
 use super::meta::MetaState;
@@ -100,6 +100,12 @@ pub(super) struct Inner {
     pub(super) started: WallMs,
     pub(super) started_at: MonotonicMs,
     pub(super) metrics_address: SocketAddr,
+    /// What was reported last.
+    pub(super) last_report: ArcSwap<Report>,
+    /// Whether calls can be served.
+    pub(super) ready: watch::Sender<bool>,
+    /// The node is about to stop.
+    pub(super) leaving: std::sync::atomic::AtomicBool,
     /// Said first: no new calls. Faces stop accepting when it is cancelled.
     pub(super) closing: CancellationToken,
     /// Said last: every task of the node ends.
@@ -265,6 +271,9 @@ impl Node {
             store_threads: Mutex::new(Some(storage.threads)),
             look: Notify::new(),
             metrics_address: bound.metrics_address,
+            last_report: ArcSwap::default(),
+            ready: watch::Sender::new(false),
+            leaving: false.into(),
             closing: CancellationToken::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -323,6 +332,47 @@ impl Node {
         &self.inner.router
     }
 
+    /// Its replicas.
+    pub fn shards(&self) -> &Arc<Shards> {
+        &self.inner.shards
+    }
+
+    /// Who leads, as far as was heard.
+    pub fn leaders(&self) -> &Arc<Leaders> {
+        &self.inner.leaders
+    }
+
+    /// What was heard of the other nodes.
+    pub fn ear(&self) -> &Arc<Ear> {
+        &self.inner.ear
+    }
+
+    /// Where the other nodes listen.
+    pub fn book(&self) -> &Arc<Book> {
+        self.inner.link.book()
+    }
+
+    /// Where this node listens, as others are told.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.inner.me.endpoints
+    }
+
+    /// Which of its processes this is.
+    pub fn generation(&self) -> Generation {
+        self.inner.me.generation
+    }
+
+    /// What this node tells the others of itself; its sizes on disk may be a second old.
+    pub fn report(&self) -> Report {
+        let sizes = self.inner.last_report.load();
+        Report { replicas: self.inner.shards.reports(), ..(**sizes).clone() }
+    }
+
+    /// Whether the node can serve: it belongs to a cluster that has begun, and is not stopping.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.inner.ready.subscribe()
+    }
+
     /// The counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.inner.metrics
@@ -353,8 +403,15 @@ impl Node {
         &self.inner.closing
     }
 
+    /// Says by its health that clients should go elsewhere, and begins nothing new by itself.
+    pub fn unready(&self) {
+        self.inner.leaving.store(true, std::sync::atomic::Ordering::Release);
+        self.inner.ready.send_replace(false);
+    }
+
     /// Says that no new calls are to be taken.
     pub fn close(&self) {
+        self.inner.ready.send_replace(false);
         self.inner.closing.cancel();
     }
 
@@ -436,6 +493,11 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether the node is about to stop.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     /// Whether the meta group's leader runs here.
     pub(super) fn leads_meta(&self) -> bool {
         self.shards.get(GroupId::META).is_some_and(|hosted| hosted.leads())
@@ -447,7 +509,7 @@ fn learn_founders(book: &Book, charter: &Charter) {
     for founder in &charter.founders {
         if book.get(founder.node).is_none() {
             let endpoints = Endpoints { link: founder.link.clone(), ..Endpoints::default() };
-            book.learn(founder.node, crate::ids::Generation(0), &endpoints);
+            book.learn(founder.node, Generation(0), &endpoints);
         }
     }
 }

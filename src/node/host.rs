@@ -41,6 +41,8 @@ pub(super) async fn follow_meta(inner: Arc<Inner>) {
             if !Arc::ptr_eq(&state, &inner.meta.now.load()) {
                 inner.meta.now.store(state);
                 inner.meta.changes.send_replace(());
+                let begun = inner.meta.now.load().cluster.is_some() && !inner.is_leaving();
+                inner.ready.send_if_modified(|ready| std::mem::replace(ready, begun) != begun);
                 inner.look.notify_one();
             }
             // A replica that was replaced has no more news; its successor is asked.

@@ -14,7 +14,9 @@ mod reconciler;
 pub mod router;
 mod server;
 pub mod shards;
+mod signals;
 mod storage;
 
 pub use self::core::{Node, Seeds, StartError, Started};
+pub use signals::run_until_signal;
 pub use storage::StorageError;

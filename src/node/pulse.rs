@@ -61,7 +61,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
 }
 
 /// This node's own report.
-pub(super) async fn own_report(inner: &Inner) -> Report {
+async fn own_report(inner: &Inner) -> Report {
     let store_bytes = inner.store.usage().await.map_or(0, |usage| usage.live_bytes + usage.archive_bytes);
     Report {
         replicas: inner.shards.reports(),
@@ -77,7 +77,9 @@ pub(super) async fn own_report(inner: &Inner) -> Report {
 pub(super) async fn report(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(REPORT).await;
-        let frame = encode(&Gossip::Report(own_report(&inner).await));
+        let report = own_report(&inner).await;
+        inner.last_report.store(Arc::new(report.clone()));
+        let frame = encode(&Gossip::Report(report));
         for node in inner.link.peers() {
             // Whoever can't be reached gets the next one.
             let _ = inner.link.cast(node, Lane::Control, frame.clone());

@@ -25,7 +25,7 @@ use crate::time::MonotonicMs;
 
 use super::core::Inner;
 use super::gossip::ReplicaRole;
-use super::meta::{Answer, Command};
+use super::meta::{Answer, Command, Intent, NodeRecord};
 use super::shards::Hosted;
 
 /// How often it is looked.
@@ -57,7 +57,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
     let mut first_settings = 0;
     loop {
         tokio::time::sleep(LOOK).await;
-        if inner.closing.is_cancelled() {
+        if inner.is_leaving() {
             continue;
         }
         if inner.leads_meta() {
@@ -176,6 +176,9 @@ fn decide_meta(wanted: &Replicas, recorded: &Recorded, observed: Observed) -> Op
 fn observe(inner: &Inner, group: GroupId, leader: Leadership) -> Observed {
     let mut alive: BTreeSet<NodeId> = inner.ear.alive().into_iter().collect();
     alive.insert(inner.me.node);
+    let meta = inner.meta.now.load();
+    let is_removed = |record: &NodeRecord| record.intent == Intent::Removed;
+    let removed = meta.nodes.iter().filter(|(_, record)| is_removed(record)).map(|(node, _)| *node).collect();
     let sighting = |role: ReplicaRole| match role {
         ReplicaRole::Retired => Sighting::Retired,
         ReplicaRole::Failed | ReplicaRole::Stopped => Sighting::Absent,
@@ -184,7 +187,7 @@ fn observe(inner: &Inner, group: GroupId, leader: Leadership) -> Observed {
     let others = inner.ear.replicas_of(group).into_iter().map(|(_, _, report)| (report.replica, sighting(report.role)));
     let own = inner.shards.reports().into_iter().filter(|report| report.group == group);
     let own = own.map(|report| (report.replica, sighting(report.role)));
-    Observed { alive, replicas: others.chain(own).collect(), leader: Some(leader) }
+    Observed { alive, replicas: others.chain(own).collect(), leader: Some(leader), removed }
 }
 
 /// What the leader sees; `None` while its newest membership isn't known to be committed.

@@ -1,0 +1,51 @@
+//! Running until told to stop, and stopping gracefully.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::core::Node;
+
+/// Runs until SIGTERM or SIGINT, then stops: no new calls, leaders handed over, calls at work drained, everything closed. A
+/// second signal ends the process at once. `faces` end when [`Node::closing`] is cancelled and their calls are done; if they
+/// end before, that is an error.
+pub async fn run_until_signal<E>(node: &Node, faces: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+    let asked = async {
+        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            tracing::error!("signals can't be heard: the node can only be killed");
+            return std::future::pending().await;
+        };
+        let which = tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = int.recv() => "SIGINT",
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            tracing::warn!("a second signal: the process ends at once");
+            std::process::exit(130);
+        });
+        which
+    };
+    let mut faces = std::pin::pin!(faces);
+    let which = tokio::select! {
+        which = asked => which,
+        ended = &mut faces => return ended,
+    };
+    tracing::info!(signal = which, "stopping: leaders are handed over first");
+    let drain = Duration::from_millis(node.config().shutdown_drain_ms);
+    // Calls that are under way, and those that come over the link, are served while leaders move.
+    node.unready();
+    node.hand_over(drain).await;
+    node.close();
+    let drained = tokio::time::timeout(drain, faces).await;
+    if drained.is_err() {
+        tracing::warn!("some calls were not done in time");
+    }
+    node.stop().await;
+    tracing::info!("stopped");
+    drained.unwrap_or(Ok(()))
+}
