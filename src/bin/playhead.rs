@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, Command};
 use playhead::ambient::{SystemClock, random_u64};
 use playhead::node::config::{Config, FIELDS, LogFormat, Sources, load};
 use playhead::node::{Node, Seeds, Started};
+use playhead::rpc::serve_node;
 use playhead::telemetry;
 
 fn command() -> Command {
@@ -23,7 +24,13 @@ fn command() -> Command {
     FIELDS.iter().fold(base, |command, field| {
         let default = if field.default.is_empty() { "empty" } else { field.default };
         let help = format!("{} [{}] [default: {default}]", field.doc, field.accepted);
-        command.arg(Arg::new(field.name).long(field.flag().leak() as &str).value_name("VALUE").allow_hyphen_values(true).help(help))
+        command.arg(
+            Arg::new(field.name)
+                .long(field.flag().leak() as &str)
+                .value_name("VALUE")
+                .allow_hyphen_values(true)
+                .help(help),
+        )
     })
 }
 
@@ -74,11 +81,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let clock = Arc::new(SystemClock::new());
     let seeds = Seeds { node: random_u64(), jitter: random_u64() };
     let Started { node, client, admin } = Node::start(config, clock, seeds).await?;
-    let faces = async {
-        let _sockets = (client, admin);
-        node.closing().cancelled().await;
-        Ok(())
-    };
+    let faces = serve_node(node.clone(), client, admin, random_u64());
     node.announce().context("endpoints.json")?;
-    playhead::node::run_until_signal(&node, faces).await
+    playhead::node::run_until_signal(&node, faces).await?;
+    Ok(())
 }

@@ -164,7 +164,7 @@ impl Hosted {
             log_bytes: status.log_bytes,
             revision: status.revision.0,
             voter: status.members.is_voter(self.replica),
-            active_views: 0,
+            active_views: self.shard().map_or(0, |shard| shard.peek(|state| state.counts().active_views)),
         }
     }
 }
@@ -446,18 +446,12 @@ impl Shards {
                 }
                 table.open.retain(|_, replicas| !replicas.is_empty());
             });
-            match self.destroy_one(*replica).await {
+            match crate::raft::destroy(&self.parts.wal, &self.parts.store, *replica).await {
                 Ok(()) => gone.push((*group, *replica)),
                 Err(why) => tracing::warn!(%group, %replica, why, "a dismissed replica can't be destroyed yet"),
             }
         }
         gone
-    }
-
-    async fn destroy_one(&self, replica: ReplicaId) -> Result<(), String> {
-        let forgotten = self.parts.wal.forget(replica).map_err(|e| e.to_string())?;
-        forgotten.await.map_err(|e| e.to_string())?;
-        self.parts.store.drop_replica(replica).await.map_err(|e| e.to_string())
     }
 
     fn is_stopping(&self) -> bool {

@@ -413,6 +413,11 @@ pub async fn destroy(wal: &Wal, store: &StoreHandle, replica: ReplicaId) -> Resu
 }
 
 impl Group<ShardMachine> {
+    /// Reads the state as this replica has it.
+    pub fn peek<T>(&self, look: impl FnOnce(&crate::view::State) -> T) -> T {
+        self.inner.core.look(|machine, _| look(machine.state()))
+    }
+
     /// Answers a query as fresh as `mode` asks for, within `timeout`.
     pub async fn query(&self, query: &Query, mode: ReadMode, timeout: Duration) -> Result<Answered<Reply>, QueryError> {
         let deadline = tokio::time::Instant::now() + timeout;

@@ -1,0 +1,90 @@
+//! The faces of a node: its services over its router, on its listeners.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::net::TcpListener;
+
+use super::operator::{Bootstrap, Founded, Operator, OperatorParts};
+use super::routed::Routed;
+use super::serve::{ServeError, Services, ServicesParts};
+use super::{Fault, Limits};
+use crate::ambient::random_u64;
+use crate::node::Node;
+use crate::node::bootstrap::{BootstrapError, Wishes};
+use crate::node::router::Call;
+use crate::ring::ShardCount;
+use crate::telemetry::trace::TraceId;
+
+/// How long founding a cluster may take: an election of the meta group and one round of its log.
+const BOOTSTRAP_MS_MAX: u64 = 20_000;
+
+struct Founder(Node);
+
+#[async_trait]
+impl Bootstrap for Founder {
+    async fn bootstrap(&self, shards: ShardCount, replication: u32, endpoints: Vec<String>) -> Result<Founded, Fault> {
+        let random = (random_u64(), random_u64());
+        let wishes = Wishes { shards: shards.get(), replication, addresses: endpoints, random };
+        let deadline = self.0.clock().monotonic().plus(BOOTSTRAP_MS_MAX);
+        let call = Call { trace: TraceId::from_random(random.0), deadline };
+        let made = self.0.bootstrap(wishes, &call).await.map_err(fault)?;
+        Ok(Founded {
+            cluster: made.charter.cluster.to_string(),
+            nodes: made.charter.founders.iter().map(|founder| founder.name.clone()).collect(),
+            replication: made.charter.rules.replication.get(),
+            created: made.created,
+        })
+    }
+}
+
+fn fault(error: BootstrapError) -> Fault {
+    let told = error.to_string();
+    match error {
+        BootstrapError::Shards(why) => Fault::field("shards", why.to_string()),
+        BootstrapError::Replication(why) => Fault::field("replication_factor", why.to_string()),
+        BootstrapError::Address(_)
+        | BootstrapError::Nodes(_)
+        | BootstrapError::WithoutMe(_)
+        | BootstrapError::SameName(_) => Fault::field("node_endpoints", told.trim_start_matches("node_endpoints: ")),
+        BootstrapError::Unreachable(_)
+        | BootstrapError::Taken(_)
+        | BootstrapError::HalfWay(_)
+        | BootstrapError::Slow => Fault::cluster_state(told),
+    }
+}
+
+/// Serves clients and operators of `node` until it closes. `seed` is for ids of requests whose callers give none.
+pub async fn serve_node(node: Node, client: TcpListener, admin: TcpListener, seed: u64) -> Result<(), ServeError> {
+    let config = node.config();
+    let limits = Limits {
+        deadline_max: Duration::from_millis(config.limits_call_ms_max),
+        calls: config.limits_calls_max as usize,
+        grace: Duration::from_millis(config.shutdown_drain_ms.min(5_000)),
+        ..Limits::default()
+    };
+    let reporting = node.clone();
+    let operations = Operator::new(OperatorParts {
+        router: node.router().clone(),
+        shards: node.shards().clone(),
+        ear: node.ear().clone(),
+        leaders: node.leaders().clone(),
+        book: node.book().clone(),
+        endpoints: node.endpoints().clone(),
+        report: Arc::new(move || reporting.report()),
+        generation: node.generation(),
+        bootstrap: Arc::new(Founder(node.clone())),
+    });
+    let services = Services::new(ServicesParts {
+        backend: Arc::new(Routed::new(node.router().clone(), node.ready())),
+        operations: Arc::new(operations),
+        limits,
+        clock: node.clock().clone(),
+        metrics: node.metrics().clone(),
+        seed,
+    });
+    let stop = node.closing();
+    tokio::try_join!(services.serve_clients(client, stop.clone()), services.serve_admin(admin, stop.clone()))?;
+    Ok(())
+}
