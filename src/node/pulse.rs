@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::health::Liveness;
+use crate::health::{Change, Liveness};
 use crate::ids::{GroupId, NodeId, ReplicaId};
 
 use super::core::Inner;
@@ -29,17 +29,22 @@ pub(super) async fn run(inner: Arc<Inner>) {
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut last: Vec<(GroupId, u64, ReplicaId)> = Vec::new();
     let mut count: u32 = 0;
+    let mut hangs = false;
     loop {
         every.tick().await;
         for change in inner.ear.tick(inner.clock.monotonic()) {
-            tell(&inner, change.node, change.to);
+            tell(&inner, change);
         }
         // A node whose groups hang must not look alive.
         let answered = tokio::time::timeout(THREAD_ANSWERS, inner.thread.run(async {})).await;
         if !matches!(answered, Ok(Some(()))) {
-            tracing::warn!("the groups' thread doesn't answer: no pulse is sent");
+            if !hangs {
+                tracing::warn!("the groups' thread doesn't answer: no pulse is sent until it does");
+            }
+            hangs = true;
             continue;
         }
+        hangs = false;
         let led: Vec<(GroupId, u64, ReplicaId)> =
             inner.shards.led().into_iter().map(|(hosted, term)| (hosted.group, term, hosted.replica)).collect();
         inner.leaders.hear(inner.me.node, led.iter().copied());
@@ -93,17 +98,19 @@ pub(super) fn hear(inner: &Arc<Inner>, from: Peer, gossip: Gossip) {
         inner.metrics.pulses_received.inc();
     }
     if let Some(change) = inner.ear.hear(from, gossip, inner.link.book(), &inner.leaders, &*inner.clock) {
-        tell(inner, change.node, change.to);
+        tell(inner, change);
     }
 }
 
 /// Acts on a node's liveness: what a silent node led needs another leader.
-fn tell(inner: &Arc<Inner>, node: NodeId, liveness: Liveness) {
+fn tell(inner: &Arc<Inner>, change: Change) {
+    let Change { node, from, to } = change;
     let name = inner.meta.now.load().name_of(node);
-    match liveness {
-        Liveness::Alive => tracing::info!(other = name, "another node is heard again"),
+    match to {
+        Liveness::Alive if from == Liveness::Dead => tracing::info!(other = name, "another node is heard again"),
+        Liveness::Alive => tracing::debug!(other = name, "another node is heard again"),
         Liveness::Suspect => {
-            tracing::info!(other = name, "another node has fallen silent");
+            tracing::debug!(other = name, "another node has fallen silent");
             stand_for(inner, node);
         }
         Liveness::Dead => {
