@@ -27,7 +27,7 @@ pub enum StorageError {
 }
 
 /// The node's log and store, and what they said when they were opened.
-pub struct Storage {
+pub(super) struct Storage {
     /// The log.
     pub wal: Wal,
     /// The store.
@@ -43,7 +43,12 @@ pub struct Storage {
 const MIB: u64 = 1 << 20;
 
 /// Opens both. Blocks: reads the whole log.
-pub fn open(folder: &Path, node: NodeId, config: &Config, clock: Arc<dyn Clock>) -> Result<Storage, StorageError> {
+pub(super) fn open(
+    folder: &Path,
+    node: NodeId,
+    config: &Config,
+    clock: Arc<dyn Clock>,
+) -> Result<Storage, StorageError> {
     let fs = Arc::new(DiskFs::open(folder.join("log"))?);
     let segment_bytes = (config.disk_log_mib * MIB / 16).clamp(MIB, 64 * MIB);
     let wal_config = wal::Config {

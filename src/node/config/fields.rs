@@ -263,7 +263,7 @@ pub const FIELDS: &[Field] = &[
         name: "log.filter",
         doc: "Which log lines are written, as tracing's filter directives.",
         accepted: "directives such as `info` or `info,playhead::node=debug`, up to 1024 bytes",
-        default: "info,openraft=error",
+        default: "info,openraft=error,openraft::core::heartbeat=off",
         set: |config, text| {
             config.log_filter = text.to_string();
             text.len() <= 1024 && tracing_subscriber::EnvFilter::try_new(text).is_ok()

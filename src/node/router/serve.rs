@@ -13,8 +13,9 @@ use crate::node::shards::Hosted;
 use crate::raft::{Outcome, ReadMode, Rejected, Role};
 use crate::view::{Envelope, Query};
 
+use super::query::unanswered;
 use super::wire::{Ask, Ended, Route, Told, mode_of};
-use super::{ATTEMPT_MS_MAX, Router, newer, unanswered};
+use super::{ATTEMPT_MS_MAX, Router, newer};
 
 /// The most commands in one frame.
 const ITEMS_MAX: usize = 65_536;
