@@ -1,6 +1,6 @@
 //! The replicas while they are being placed: who holds what, and which moves keep the zones right.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::share::{Bounds, Group, Taker, bounds};
 use super::{Member, Placement, Ring, Rules, ShardCount};
@@ -66,8 +66,9 @@ impl Board {
     pub(super) fn new(ring: &Ring, count: ShardCount, rules: Rules, current: &Placement) -> Self {
         let members = ring.members();
         let replicas = rules.replication.get().min(members.len() as u32);
-        let (zone_of, sizes) = zones(members);
-        let spread = Spread::of(replicas, &sizes);
+        let zone_of = ring.zone_of().to_vec();
+        let zones = ring.zone_sizes().len();
+        let spread = Spread::of(replicas, ring.zone_sizes());
         let order: Vec<Vec<u32>> = count.shards().map(|shard| ring.preference_by_member(shard, count)).collect();
         let rank = order.iter().map(|order| inverse(order)).collect();
         let before = current
@@ -80,7 +81,7 @@ impl Board {
         let bounds = replica_bounds(members, &zone_of, &spread, count, rules);
         let sets = vec![Vec::new(); count.get() as usize];
         let held = vec![BTreeSet::new(); members.len()];
-        let mut board = Self { replicas, spread, zone_of, zones: sizes.len(), bounds, rank, order, before, sets, held };
+        let mut board = Self { replicas, spread, zone_of, zones, bounds, rank, order, before, sets, held };
         for shard in 0..count.get() {
             for member in board.staying(shard) {
                 board.add(shard, member);
@@ -263,6 +264,7 @@ struct Search {
 
 impl Search {
     fn from(sources: &[u32], members: usize) -> Self {
+        let sources: BTreeSet<u32> = sources.iter().copied().collect();
         let unreached = (0..members as u32).filter(|member| !sources.contains(member)).collect();
         Self { by: vec![None; members], unreached }
     }
@@ -301,18 +303,6 @@ impl Search {
         chain.reverse();
         chain
     }
-}
-
-/// The number of each member's zone, and how many members each zone has.
-fn zones(members: &[Member]) -> (Vec<usize>, Vec<u32>) {
-    let names: BTreeSet<_> = members.iter().map(|m| &m.zone).collect();
-    let numbers: BTreeMap<_, usize> = names.into_iter().zip(0..).collect();
-    let zone_of: Vec<usize> = members.iter().map(|m| numbers[&m.zone]).collect();
-    let mut sizes = vec![0; numbers.len()];
-    for &zone in &zone_of {
-        sizes[zone] += 1;
-    }
-    (zone_of, sizes)
 }
 
 fn replica_bounds(

@@ -1,5 +1,6 @@
 //! The ring of virtual nodes, and a shard's order of preference over the nodes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hash, Hasher};
 
 use hashring::HashRing;
@@ -62,6 +63,10 @@ impl Hasher for StableHasher {
 pub struct Ring {
     /// Sorted by id, so that the order in which members were named never shows.
     members: Vec<Member>,
+    /// The number of each member's zone, in the order of the zones' names.
+    zone_of: Vec<usize>,
+    /// How many members each zone has.
+    zone_sizes: Vec<u32>,
     /// Token and place in `members` of each virtual node, clockwise.
     points: Vec<(Token, u32)>,
 }
@@ -84,7 +89,8 @@ impl Ring {
         let round = ring.get_with_replicas(&ShardPoint(Token(0)), ring.len().saturating_sub(1)).unwrap_or_default();
         let mut points: Vec<(Token, u32)> = round.iter().map(|v| (Token(StableHash.hash_one(v)), v.member)).collect();
         points.sort_by_key(|(token, _)| *token);
-        Self { members, points }
+        let (zone_of, zone_sizes) = zones(&members);
+        Self { members, zone_of, zone_sizes, points }
     }
 
     /// The members, in the order of their ids.
@@ -97,6 +103,16 @@ impl Ring {
         self.points.iter().map(|(token, member)| (*token, self.members[*member as usize].node))
     }
 
+    /// The number of each member's zone.
+    pub(super) fn zone_of(&self) -> &[usize] {
+        &self.zone_of
+    }
+
+    /// How many members each zone has.
+    pub(super) fn zone_sizes(&self) -> &[u32] {
+        &self.zone_sizes
+    }
+
     /// Every node once, in the order in which the shard prefers them: clockwise from the shard's own point on the ring,
     /// a node of a zone not met yet before nodes of zones met already.
     pub fn preference(&self, shard: ShardId, count: ShardCount) -> Vec<NodeId> {
@@ -105,7 +121,7 @@ impl Ring {
 
     /// [`preference`](Self::preference) as places in [`members`](Self::members).
     pub(super) fn preference_by_member(&self, shard: ShardId, count: ShardCount) -> Vec<u32> {
-        spread_over_zones(&self.walk(shard, count), &self.members)
+        self.spread_over_zones(&self.walk(shard, count))
     }
 
     /// All members in the order in which the clockwise walk from the shard's point first meets them.
@@ -114,16 +130,50 @@ impl Ring {
         let start = self.points.partition_point(|(token, _)| *token < from);
         let mut met = vec![false; self.members.len()];
         let mut order = Vec::with_capacity(self.members.len());
-        for &(_, member) in self.points[start..].iter().chain(&self.points[..start]) {
-            if !std::mem::replace(&mut met[member as usize], true) {
-                order.push(member);
-                if order.len() == self.members.len() {
-                    break;
+        // A loop for each part: this is the innermost loop of placing, and a chain of both costs as much as the walk.
+        for part in [&self.points[start..], &self.points[..start]] {
+            for &(_, member) in part {
+                if !met[member as usize] {
+                    met[member as usize] = true;
+                    order.push(member);
+                    if order.len() == self.members.len() {
+                        return order;
+                    }
                 }
             }
         }
         order
     }
+
+    /// `walk` in rounds: each round takes the first not yet taken member of every zone, in the order of the walk.
+    fn spread_over_zones(&self, walk: &[u32]) -> Vec<u32> {
+        // A round has one member of each zone that is large enough, so where each round begins is known beforehand.
+        let rounds = self.zone_sizes.iter().copied().max().unwrap_or(0);
+        let width = |round: u32| self.zone_sizes.iter().filter(|&&size| size > round).count();
+        let begins = |at: &mut usize, round| Some(std::mem::replace(at, *at + width(round)));
+        let mut next: Vec<usize> = (0..rounds).scan(0, begins).collect();
+        let mut met = vec![0usize; self.zone_sizes.len()];
+        let mut order = vec![0; walk.len()];
+        for &member in walk {
+            let round = &mut met[self.zone_of[member as usize]];
+            order[next[*round]] = member;
+            next[*round] += 1;
+            *round += 1;
+        }
+        order
+    }
+}
+
+/// The number of each member's zone, and how many members each zone has.
+fn zones(members: &[Member]) -> (Vec<usize>, Vec<u32>) {
+    let names: BTreeSet<_> = members.iter().map(|m| &m.zone).collect();
+    let numbers: BTreeMap<_, usize> = names.into_iter().zip(0..).collect();
+    let zone_of: Vec<usize> = members.iter().map(|m| numbers[&m.zone]).collect();
+    let mut sizes = vec![0; numbers.len()];
+    for &zone in &zone_of {
+        sizes[zone] += 1;
+    }
+    (zone_of, sizes)
 }
 
 /// Where a shard stands on the ring. Hashed, because neighbouring shards' first tokens are near each other when there are
@@ -138,18 +188,4 @@ impl Hash for ShardPoint {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(&self.0.to_bytes());
     }
-}
-
-/// `walk` in rounds: each round takes the first not yet taken member of every zone, in the order of the walk.
-fn spread_over_zones(walk: &[u32], members: &[Member]) -> Vec<u32> {
-    let mut met: std::collections::BTreeMap<&super::Zone, u32> = std::collections::BTreeMap::new();
-    let mut keyed: Vec<(u32, u32)> = Vec::with_capacity(walk.len());
-    for &member in walk {
-        let round = met.entry(&members[member as usize].zone).or_default();
-        keyed.push((*round, member));
-        *round += 1;
-    }
-    // Stable: within a round the walk's order stays.
-    keyed.sort_by_key(|(round, _)| *round);
-    keyed.into_iter().map(|(_, member)| member).collect()
 }

@@ -206,6 +206,26 @@ fn three_zones_of_unlike_size_each_hold_every_shard() {
 }
 
 #[test]
+fn a_thousand_nodes_of_many_weights_and_zones_are_placed_soundly_through_a_leave_and_a_join() {
+    let count = count(4096);
+    let mut of: Members = (0..1000).map(|n| (n, ((n % 7) as u8, 1 + (n % 3) as u32))).collect();
+    let mut placement = place(&members(&of), count, Rules::default(), &Placement::empty(count)).unwrap();
+    assert_sound(&placement, &members(&of), count, Rules::default());
+    let before = placement.clone();
+    let held = before.held_by(NodeId(500)).count();
+    of.remove(&500);
+    placement = place(&members(&of), count, Rules::default(), &before).unwrap();
+    assert_sound(&placement, &members(&of), count, Rules::default());
+    assert!(placement.replicas_moved_since(&before) <= held + 2, "{held} were held");
+    let before = placement.clone();
+    of.insert(1000, (3, 2));
+    placement = place(&members(&of), count, Rules::default(), &before).unwrap();
+    assert_sound(&placement, &members(&of), count, Rules::default());
+    let new = placement.held_by(NodeId(1000)).count();
+    assert!(new > 0 && placement.replicas_moved_since(&before) <= new + 2, "{new} are held");
+}
+
+#[test]
 fn what_cannot_be_placed_says_why() {
     let empty = Placement::empty(count(64));
     let err = |members: &[Member], count| place(members, count, Rules::default(), &empty).unwrap_err().to_string();
