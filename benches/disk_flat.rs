@@ -1,8 +1,9 @@
 //! Disk use over 40 checkpoint cycles while history grows: live must stay flat, the archive may grow with what is in it.
 //!
-//! Each cycle rewrites all images of 8 replicas, adds history to each and changes some of the old rows, then cools.
-//! `PLAYHEAD_CYCLES` (40), `PLAYHEAD_CYCLE_MS` (500: sled collects its garbage meanwhile), `PLAYHEAD_BENCH_DIR`. Ends with 1 if
-//! live grew by more than half after the tenth cycle.
+//! Each cycle rewrites all images of all replicas, adds history to each and changes some of the old rows, then cools.
+//! `PLAYHEAD_CYCLES` (40), `PLAYHEAD_CYCLE_MS` (500: sled collects its garbage meanwhile), `PLAYHEAD_REPLICAS` (8), and of each
+//! `PLAYHEAD_IMAGES` (480, 3 KB each), `PLAYHEAD_NEW_ROWS` (400), `PLAYHEAD_CHANGED_ROWS` (200). Ends with 1 if live grew by more
+//! than half after the tenth cycle.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench")]
 
 use std::collections::BTreeMap;
@@ -14,12 +15,6 @@ use playhead::ids::ReplicaId;
 use playhead::store::{Checkpoint, CoolBudget, DiskStore, Options, Store, rewrite};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-
-const REPLICAS: u64 = 8;
-/// 3 KiB each: about 1,000 views.
-const IMAGES: u64 = 40 * 12;
-const NEW_ROWS: u64 = 400;
-const CHANGED_ROWS: u64 = 200;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
@@ -33,11 +28,13 @@ fn bytes(rng: &mut StdRng, len: usize) -> Vec<u8> {
 type Rows = BTreeMap<Vec<u8>, usize>;
 
 fn checkpoint(rng: &mut StdRng, generation: u64, rows: &mut Rows) -> Checkpoint {
-    let images = (0..IMAGES).map(|n| (n.to_be_bytes().to_vec(), Some(bytes(rng, 3000)))).collect();
+    let images =
+        (0..number("PLAYHEAD_IMAGES", 480)).map(|n| (n.to_be_bytes().to_vec(), Some(bytes(rng, 3000)))).collect();
     let mut changes = BTreeMap::new();
     let old: Vec<Vec<u8>> = rows.keys().cloned().collect();
-    for n in 0..NEW_ROWS + CHANGED_ROWS {
-        let key = match old.is_empty() || n < NEW_ROWS {
+    let (new, changed) = (number("PLAYHEAD_NEW_ROWS", 400), number("PLAYHEAD_CHANGED_ROWS", 200));
+    for n in 0..new + changed {
+        let key = match old.is_empty() || n < new {
             // Of some account, newest first: anywhere in the key space.
             true => [rng.random::<u64>().to_be_bytes(), (u64::MAX - generation).to_be_bytes()].concat(),
             false => old[rng.random_range(0..old.len())].clone(),
@@ -50,19 +47,19 @@ fn checkpoint(rng: &mut StdRng, generation: u64, rows: &mut Rows) -> Checkpoint 
 }
 
 fn main() {
-    let folder = match std::env::var("PLAYHEAD_BENCH_DIR") {
-        Ok(parent) => tempfile::tempdir_in(parent).unwrap(),
-        Err(_) => tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(),
-    };
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let options = Options::new(folder.path().join("store"));
     let store = DiskStore::open(options.clone(), Arc::new(SystemClock::new()), &[]).unwrap().store;
     let mut rng = StdRng::seed_from_u64(1);
-    let mut model: BTreeMap<u64, Rows> = (1..=REPLICAS).map(|replica| (replica, Rows::new())).collect();
+    let replicas = number("PLAYHEAD_REPLICAS", 8);
+    let mut model: BTreeMap<u64, Rows> = (1..=replicas).map(|replica| (replica, Rows::new())).collect();
     for replica in model.keys() {
         store.create(ReplicaId(*replica)).unwrap();
     }
-    println!("cycle  live MB  archive MB | images MB  rows MB  rows archived | live/images  archive/rows  batch+sync ms");
-    let images = (REPLICAS * IMAGES * 3008) as f64;
+    println!(
+        "cycle  live MB  archive MB | images MB  rows MB  rows archived | live/images  archive/rows  batch+sync ms"
+    );
+    let images = (replicas * number("PLAYHEAD_IMAGES", 480) * 3008) as f64;
     let (mut tenth, mut last) = (0, 0);
     for cycle in 1..=number("PLAYHEAD_CYCLES", 40) {
         let begun = Instant::now();
@@ -87,8 +84,8 @@ fn main() {
             mb(images),
             mb(rows as f64),
             usage.live_bytes as f64 / images,
-            usage.archive_bytes as f64 / rows as f64,
-            spent.as_secs_f64() * 1e3 / REPLICAS as f64,
+            usage.archive_bytes as f64 / rows.max(1) as f64,
+            spent.as_secs_f64() * 1e3 / replicas as f64,
         );
         last = usage.live_bytes;
         if cycle == 10 {

@@ -15,7 +15,7 @@ use super::{Machine, Stop};
 use crate::ids::{GroupId, ReplicaId};
 use crate::raft::log_store::to_wal;
 use crate::raft::types::{CommittedLeader, LogId, Member, SnapshotMeta, StoredMembership, Types};
-use crate::store::{Checkpoint, Exported, InstallHandle, Pair, StoreHandle, WriteError};
+use crate::store::{Checkpoint, CoolBudget, Exported, InstallHandle, Pair, StoreHandle, WriteError};
 use crate::wal::{CheckpointRecord, Wal};
 
 /// How long to wait before a checkpoint that the store can't take now is tried again.
@@ -274,9 +274,15 @@ impl<M: Machine> Checkpointer<M> {
             tokio::time::sleep(wait).await;
         };
         record(&self.wal, self.core.replica, done, meta.last_log_id).await?;
-        let mut inner = self.core.inner.write();
-        inner.machine.thawed();
-        inner.checkpointed = next;
+        {
+            let mut inner = self.core.inner.write();
+            inner.machine.thawed();
+            inner.checkpointed = next;
+        }
+        // Rows that have been quiet move to the archive; the next checkpoint takes them out of live.
+        if let Err(error) = self.core.store.cool(self.core.replica, CoolBudget::default()).await {
+            tracing::warn!(group = %self.group, replica = %self.core.replica, %error, "rows were not archived");
+        }
         Ok(Some(meta))
     }
 }
