@@ -7,13 +7,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::format::{
-    BATCH_HEADER_BYTES, Batch, FLAG_CLOSED, FLAG_SNAPSHOT, Kind, Loc, Position, RECORD_HEADER_BYTES, RecordHeader,
-    Seed, SnapshotBegin, encode_body, encode_state, record_bytes,
+    BATCH_HEADER_BYTES, Batch, FLAG_CLOSED, FLAG_SNAPSHOT, Kind, Loc, RECORD_HEADER_BYTES, RecordHeader, Seed,
+    SnapshotBegin, encode_body, encode_state, record_bytes,
 };
 use super::front::{Op, Shared};
 use super::segments::{NoSegment, Pool, Segment, fatal};
 use super::tail::{Tail, frees};
-use super::{Config, Done, Fatal, LogId, OpenError, Stopped};
+use super::{Config, Done, Fatal, LogId, OpenError, Place, Stopped};
 use crate::ids::ReplicaId;
 
 /// At most about so many bytes of a batch are entries that move, so that callers don't wait for them.
@@ -68,7 +68,7 @@ pub struct Engine {
     /// Of the next batch.
     pub(super) sequence: u64,
     /// Everything before this is durable.
-    pub(super) durable: Position,
+    pub(super) durable: Place,
     /// The oldest segment that the durable state needs.
     oldest: u64,
     /// Taken from the queue, not all written.
@@ -102,7 +102,7 @@ pub(super) struct Recovered {
     pub(super) distrusted: BTreeSet<ReplicaId>,
     pub(super) strangers_suspect: bool,
     pub(super) sequence: u64,
-    pub(super) durable: Position,
+    pub(super) durable: Place,
 }
 
 impl Engine {

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::{CheckpointRecord, LogId, ReplicaState};
+use super::{CheckpointRecord, LogId, Place, ReplicaState};
 use crate::ids::ReplicaId;
 
 /// What batches are aligned to: a sector, so that no write touches one that holds durable bytes.
@@ -28,13 +28,6 @@ const BATCH_MAGIC: [u8; 4] = *b"PHWB";
 pub(super) const FLAG_SNAPSHOT: u32 = 1;
 /// This batch was the last before the log was closed in order.
 pub(super) const FLAG_CLOSED: u32 = 2;
-
-/// A place in the log: segment and byte.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Position {
-    pub(super) segment: u64,
-    pub(super) offset: u64,
-}
 
 /// Where a record of an entry stands. Segment 0 stands for "not on the disk yet": ids begin at 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,7 +117,7 @@ pub(super) struct BatchHeader {
     pub(super) body_bytes: u32,
     pub(super) records: u32,
     /// Everything before this place was durable when the batch was written.
-    pub(super) durable: Position,
+    pub(super) durable: Place,
     /// No segment before this one was needed any more when the batch was written.
     pub(super) oldest: u64,
     pub(super) flags: u32,
@@ -157,7 +150,7 @@ impl BatchHeader {
             sequence: u64_at(bytes, 16),
             body_bytes: u32_at(bytes, 24),
             records: u32_at(bytes, 28),
-            durable: Position { segment: u64_at(bytes, 32), offset: u64_at(bytes, 40) },
+            durable: Place { segment: u64_at(bytes, 32), offset: u64_at(bytes, 40) },
             oldest: u64_at(bytes, 48),
             flags: u32_at(bytes, 56),
         })
@@ -304,7 +297,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Fills in the header and pads to whole blocks; the bytes to write at `start`.
-    pub(super) fn finish(self, sequence: u64, durable: Position, oldest: u64, flags: u32) -> &'a [u8] {
+    pub(super) fn finish(self, sequence: u64, durable: Place, oldest: u64, flags: u32) -> &'a [u8] {
         let header = BatchHeader {
             segment: self.segment,
             sequence,

@@ -138,12 +138,14 @@ impl Wal {
             return Err(WriteError::Full { queued: front.queued_bytes, max: queue_max });
         }
         front.change(replica, |log| {
-            let mut expected = log.expected().or(records.first().map(|record| record.id.index)).unwrap_or(0);
-            for record in &records {
-                if record.id.index != expected || record.id.index == u64::MAX {
-                    return Err(WriteError::Hole { replica, expected, got: record.id.index });
-                }
-                expected += 1;
+            let first = log.expected().or(records.first().map(|record| record.id.index)).unwrap_or(0);
+            // The greatest index is none: what follows it couldn't be named.
+            let mut expected = (first..u64::MAX).zip(&records);
+            if let Some((expected, record)) = expected.find(|(expected, record)| record.id.index != *expected) {
+                return Err(WriteError::Hole { replica, expected, got: record.id.index });
+            }
+            if first.checked_add(records.len() as u64).is_none() {
+                return Err(WriteError::Hole { replica, expected: first, got: u64::MAX });
             }
             log.append(&records);
             Ok(())
@@ -266,7 +268,7 @@ impl Wal {
         Ok(durable)
     }
 
-    fn plan(&self, replica: ReplicaId, range: Range<u64>, bytes_max: usize) -> Result<Plan, ReadError> {
+    pub(super) fn plan(&self, replica: ReplicaId, range: Range<u64>, bytes_max: usize) -> Result<Plan, ReadError> {
         plan(&mut self.owner.shared.front.lock(), self.owner.config.log_id, replica, range, bytes_max)
     }
 

@@ -12,12 +12,12 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
 use super::engine::{Engine, Recovered};
-use super::format::{BLOCK_BYTES, Position};
+use super::format::BLOCK_BYTES;
 use super::front::{Front, Shared};
 use super::replay::replay;
 use super::scan::{Scan, scan};
 use super::segments::{NoSegment, Pool, Segment};
-use super::{Config, Fatal, OpenError, Recovery, Stats};
+use super::{Config, Fatal, OpenError, Place, Recovery, Stats};
 use crate::fs::Fs;
 
 impl From<Fatal> for OpenError {
@@ -79,7 +79,7 @@ pub(super) fn recover(fs: Arc<dyn Fs>, config: Config) -> Result<(Arc<Shared>, E
 
 /// Writes what isn't known durable again, and syncs. To sync alone isn't enough: the process before may have ended because
 /// a sync failed, and then the kernel holds as clean what never reached the disk.
-fn make_durable(segment: &Segment, durable: Position) -> io::Result<()> {
+fn make_durable(segment: &Segment, durable: Place) -> io::Result<()> {
     let file = &segment.shared.file;
     let start = if segment.id() == durable.segment { durable.offset } else { 0 };
     if start < segment.end {
@@ -93,7 +93,7 @@ fn make_durable(segment: &Segment, durable: Position) -> io::Result<()> {
 /// The segments that the log continues to use, and the ids of the others.
 fn take_segments(
     scan: &Scan,
-    end: Option<Position>,
+    end: Option<Place>,
     ends: &BTreeMap<u64, u64>,
     log_id: u64,
 ) -> (VecDeque<Segment>, Vec<u64>) {

@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::format::{
-    BATCH_HEADER_BYTES, FLAG_SNAPSHOT, Kind, Loc, Position, RECORD_HEADER_BYTES, RecordHeader, SnapshotBegin,
+    BATCH_HEADER_BYTES, FLAG_CLOSED, FLAG_SNAPSHOT, Kind, Loc, RECORD_HEADER_BYTES, RecordHeader, SnapshotBegin,
     decode_body, decode_state, record_bytes,
 };
 use super::index::Log;
 use super::scan::{Found, Scan, Scanned, read_segment};
 use super::tail::Tail;
-use super::{LogId, OpenError, Recovery, ReplicaState, Rot, TornTail};
+use super::{LogId, OpenError, Place, Recovery, ReplicaState, Rot};
 use crate::ids::ReplicaId;
 
 /// An entry that recovery knows of. Segment 0: it must be somewhere, but its record hasn't been seen.
@@ -114,7 +114,7 @@ pub(super) struct Replayed {
     pub(super) tails: BTreeMap<ReplicaId, Tail>,
     pub(super) forgotten: BTreeSet<ReplicaId>,
     /// Where the log ends.
-    pub(super) end: Option<Position>,
+    pub(super) end: Option<Place>,
     /// The end of each segment.
     pub(super) ends: BTreeMap<u64, u64>,
     /// Of the next batch.
@@ -127,7 +127,7 @@ struct Replay {
     forgotten: BTreeSet<ReplicaId>,
     recovery: Recovery,
     ends: BTreeMap<u64, u64>,
-    end: Option<Position>,
+    end: Option<Place>,
     sequence: Option<u64>,
 }
 
@@ -139,7 +139,7 @@ pub(super) fn replay(scan: &Scan) -> Result<Replayed, OpenError> {
         let bytes = read_segment(&*segment.file, segment.id)?;
         replay.recovery.segments += 1;
         if !segment.header_whole {
-            replay.found_rot(Position { segment: segment.id, offset: 0 }, None, "the segment's header is damaged");
+            replay.found_rot(Place { segment: segment.id, offset: 0 }, None, "the segment's header is damaged");
         }
         for batch in &segment.batches {
             if !replay.batch(segment, batch, &bytes, scan.durable) {
@@ -152,14 +152,14 @@ pub(super) fn replay(scan: &Scan) -> Result<Replayed, OpenError> {
 }
 
 impl Replay {
-    fn found_rot(&mut self, at: Position, replica: Option<ReplicaId>, what: impl Into<String>) {
+    fn found_rot(&mut self, at: Place, replica: Option<ReplicaId>, what: impl Into<String>) {
         let rot = Rot { segment: at.segment, offset: at.offset, replica, what: what.into() };
         tracing::error!(segment = rot.segment, offset = rot.offset, replica = ?rot.replica, what = rot.what, "the log is damaged");
         self.recovery.rot.push(rot);
     }
 
     /// Records of nobody knows whom are gone.
-    fn doubt_all(&mut self, at: Position, what: impl Into<String>) {
+    fn doubt_all(&mut self, at: Place, what: impl Into<String>) {
         self.found_rot(at, None, what);
         for replica in self.replicas.values_mut() {
             replica.doubted = true;
@@ -167,7 +167,7 @@ impl Replay {
         self.recovery.strangers_suspect = true;
     }
 
-    fn distrust(&mut self, at: Position, replica: ReplicaId, what: impl Into<String>) {
+    fn distrust(&mut self, at: Place, replica: ReplicaId, what: impl Into<String>) {
         let state = self.replicas.entry(replica).or_default();
         if !std::mem::replace(&mut state.distrusted, true) {
             state.slots = VecDeque::new();
@@ -180,21 +180,21 @@ impl Replay {
         let Some(first) = scan.segments.first() else { return };
         let begins = first.batches.first().is_some_and(|batch| batch.header.flags & FLAG_SNAPSHOT != 0);
         if !begins || (scan.oldest != 0 && first.id != scan.oldest) {
-            self.doubt_all(Position { segment: first.id, offset: 0 }, "the beginning of the log is missing");
+            self.doubt_all(Place { segment: first.id, offset: 0 }, "the beginning of the log is missing");
         }
     }
 
     /// What was durable must not lie behind the end.
     fn check_end(&mut self, scan: &Scan) {
         let end = self.end.unwrap_or_default();
-        if end < scan.durable && self.recovery.torn.is_none_or(|torn| torn_position(torn) < scan.durable) {
+        if end < scan.durable && self.recovery.torn.is_none_or(|torn| torn < scan.durable) {
             self.doubt_all(end, "the log ends before what was durable");
         }
     }
 
     /// Takes in a batch; `false` when the log ends before it.
-    fn batch(&mut self, segment: &Scanned, batch: &Found, bytes: &[u8], durable: Position) -> bool {
-        let at = Position { segment: segment.id, offset: batch.offset };
+    fn batch(&mut self, segment: &Scanned, batch: &Found, bytes: &[u8], durable: Place) -> bool {
+        let at = Place { segment: segment.id, offset: batch.offset };
         if self.sequence.is_some_and(|expected| expected != batch.header.sequence) {
             let from = self.end.unwrap_or(at);
             self.doubt_all(from, format!("batches before number {} are missing", batch.header.sequence));
@@ -202,7 +202,7 @@ impl Replay {
         let start = batch.offset + BATCH_HEADER_BYTES as u64;
         let records = parse(segment, start, batch, bytes);
         if at >= durable && !records.is_whole(batch) {
-            self.recovery.torn = Some(TornTail { segment: at.segment, offset: at.offset });
+            self.recovery.torn = Some(at);
             tracing::warn!(segment = at.segment, offset = at.offset, "the log ends in a torn write, which is cut off");
             return false;
         }
@@ -210,24 +210,25 @@ impl Replay {
         self.recovery.records += records.good.len() as u64;
         for (offset, header, loc) in &records.good {
             let body_at = *offset as usize + RECORD_HEADER_BYTES;
-            let position = Position { offset: *offset, ..at };
+            let position = Place { offset: *offset, ..at };
             match bytes.get(body_at..body_at + header.len as usize) {
                 Some(body) if header.fits(body) => self.record(position, header, *loc, body),
                 _ => self.damaged_body(position, header),
             }
         }
         if let Some(offset) = records.damaged_at {
-            self.doubt_all(Position { offset, ..at }, "records are damaged");
+            self.doubt_all(Place { offset, ..at }, "records are damaged");
         }
         let end = (start + u64::from(batch.header.body_bytes)).next_multiple_of(super::format::BLOCK_BYTES);
         self.ends.insert(segment.id, end);
-        self.end = Some(Position { offset: end, ..at });
+        self.end = Some(Place { offset: end, ..at });
         self.sequence = Some(batch.header.sequence + 1);
+        self.recovery.closed = batch.header.flags & FLAG_CLOSED != 0;
         true
     }
 
     /// The header says whose record it was, its body is gone.
-    fn damaged_body(&mut self, at: Position, header: &RecordHeader) {
+    fn damaged_body(&mut self, at: Place, header: &RecordHeader) {
         match header.kind {
             Kind::SnapshotBegin | Kind::Forgotten => self.doubt_all(at, "a snapshot is damaged"),
             _ => {
@@ -236,7 +237,7 @@ impl Replay {
         }
     }
 
-    fn record(&mut self, at: Position, header: &RecordHeader, loc: Loc, body: &[u8]) {
+    fn record(&mut self, at: Place, header: &RecordHeader, loc: Loc, body: &[u8]) {
         match header.kind {
             Kind::SnapshotBegin => match decode_body::<SnapshotBegin>(body) {
                 // It names all there are, so whoever is unknown after it never was.
@@ -266,7 +267,7 @@ impl Replay {
     }
 
     /// The state of a replica in a snapshot: begins it, or proves that nothing of it was lost.
-    fn state(&mut self, at: Position, header: &RecordHeader, state: ReplicaState, first: Option<u64>) {
+    fn state(&mut self, at: Place, header: &RecordHeader, state: ReplicaState, first: Option<u64>) {
         let known = self.replicas.get_mut(&header.replica);
         match known {
             Some(replica) if replica.distrusted => {}
@@ -285,7 +286,7 @@ impl Replay {
     }
 
     /// One of a replica's counted records.
-    fn change(&mut self, at: Position, header: &RecordHeader, loc: Loc, body: &[u8]) {
+    fn change(&mut self, at: Place, header: &RecordHeader, loc: Loc, body: &[u8]) {
         let replica = self.replicas.entry(header.replica).or_default();
         if replica.distrusted {
             return;
@@ -360,6 +361,7 @@ impl Replay {
             logs.insert(id, log);
             tails.insert(id, tail);
         }
+        self.recovery.end = end;
         Replayed {
             recovery: self.recovery,
             logs,
@@ -370,10 +372,6 @@ impl Replay {
             sequence: self.sequence.unwrap_or(1),
         }
     }
-}
-
-fn torn_position(torn: TornTail) -> Position {
-    Position { segment: torn.segment, offset: torn.offset }
 }
 
 /// The records of a batch, as far as their headers are whole.

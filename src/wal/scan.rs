@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::OpenError;
-use super::format::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, Position, SEGMENT_HEADER_BYTES, Seed, SegmentHeader, VERSION,
-};
+use super::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, SEGMENT_HEADER_BYTES, Seed, SegmentHeader, VERSION};
 use super::segments::{FileName, name_of, parse_name};
+use super::{OpenError, Place};
 use crate::fs::{File, Fs};
 
 /// A batch whose header is whole.
@@ -36,7 +34,7 @@ pub(super) struct Scan {
     /// Spare files.
     pub(super) spares: Vec<u64>,
     /// Everything before this was durable.
-    pub(super) durable: Position,
+    pub(super) durable: Place,
     /// The log begins with this segment; 0 when no batch says so.
     pub(super) oldest: u64,
     /// Greater than every id that was ever used.

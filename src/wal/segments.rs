@@ -6,8 +6,9 @@
 use std::io;
 use std::sync::Arc;
 
+use super::Place;
 use super::config::Fatal;
-use super::format::{BLOCK_BYTES, Position, Seed, SegmentHeader, VERSION};
+use super::format::{BLOCK_BYTES, Seed, SegmentHeader, VERSION};
 use super::front::SegmentFile;
 use crate::fs::{File, Fs};
 
@@ -69,8 +70,8 @@ impl Segment {
         self.shared.id
     }
 
-    pub(super) fn position(&self) -> Position {
-        Position { segment: self.id(), offset: self.end }
+    pub(super) fn position(&self) -> Place {
+        Place { segment: self.id(), offset: self.end }
     }
 }
 

@@ -225,9 +225,9 @@ pub enum ReadError {
     },
 }
 
-/// Where the log ended in the middle of a write that nobody was told was durable. It is cut off there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TornTail {
+/// A place in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
     /// In which segment.
     pub segment: u64,
     /// At which byte.
@@ -258,8 +258,12 @@ pub struct Recovery {
     /// Damage has eaten records that may have been the only ones of some replica: one that should have state and is not in
     /// [`Recovery::replicas`] must be retired too.
     pub strangers_suspect: bool,
-    /// What was cut off; no promise was made about it.
-    pub torn: Option<TornTail>,
+    /// Where the log breaks off in the middle of a write of which nobody was told that it was durable. It is cut off there.
+    pub torn: Option<Place>,
+    /// Where the log ended.
+    pub end: Place,
+    /// Whether it was closed in order.
+    pub closed: bool,
     /// Damage in what was durable.
     pub rot: Vec<Rot>,
     /// Segments that were read.

@@ -30,13 +30,13 @@ fn a_restart_finds_everything_that_was_acknowledged() {
     let (wal, mut engine, _) = open(&fs);
     let records: Vec<Record> = (0..50).map(|i| record(1 + i / 20, i, &vec![i as u8; 600])).collect();
     wal.append(A, records.clone(), ignore()).unwrap();
-    let _ = wal.save_vote(A, Bytes::from_static(b"first")).unwrap();
-    let _ = wal.save_vote(A, Bytes::from_static(b"second")).unwrap();
+    drop(wal.save_vote(A, Bytes::from_static(b"first")).unwrap());
+    drop(wal.save_vote(A, Bytes::from_static(b"second")).unwrap());
     let checkpoint = CheckpointRecord { generation: 4, applied: Some(id(1, 3)), checksum: 99 };
-    let _ = wal.checkpoint(A, checkpoint).unwrap();
-    let _ = wal.purge(A, id(1, 3)).unwrap();
-    let _ = wal.truncate_after(A, Some(id(3, 40))).unwrap();
-    let _ = wal.forget(B).unwrap();
+    drop(wal.checkpoint(A, checkpoint).unwrap());
+    drop(wal.purge(A, id(1, 3)).unwrap());
+    drop(wal.truncate_after(A, Some(id(3, 40))).unwrap());
+    drop(wal.forget(B).unwrap());
     wal.save_committed(A, Some(id(1, 5))).unwrap();
     drain(&mut engine);
     wal.save_committed(A, Some(id(1, 7))).unwrap();
@@ -77,7 +77,7 @@ fn writes_that_make_no_sense_are_refused_and_change_nothing() {
     assert!(matches!(wal.append(A, vec![record(1, 6, &vec![0; max + 1])], ignore()), Err(WriteError::TooLarge { .. })));
     wal.append(A, vec![record(1, 6, &vec![0; max])], ignore()).unwrap();
     assert!(matches!(wal.save_vote(A, vec![0; 257].into()), Err(WriteError::TooLarge { .. })));
-    let _ = wal.forget(B).unwrap();
+    drop(wal.forget(B).unwrap());
     assert_eq!(wal.append(B, vec![record(1, 0, b"x")], ignore()), Err(WriteError::Forgotten { replica: B }));
     assert_eq!(wal.read_blocking(B, 0..9, 9), Err(ReadError::Unknown { replica: B }));
     for n in 10..33 {
@@ -99,16 +99,16 @@ fn truncation_and_purge_meet_all_edges() {
     let (wal, mut engine, _) = open(&fs);
     let ten = |term| (0..10).map(|i| record(term, i, b"p")).collect::<Vec<_>>();
     wal.append(A, ten(1), ignore()).unwrap();
-    let _ = wal.truncate_after(A, Some(id(1, 30))).unwrap();
+    drop(wal.truncate_after(A, Some(id(1, 30))).unwrap());
     assert_eq!(entries(&wal, A).len(), 10, "nothing is there to cut");
-    let _ = wal.truncate_after(A, None).unwrap();
+    drop(wal.truncate_after(A, None).unwrap());
     assert_eq!((entries(&wal, A).len(), wal.replica_state(A).unwrap().last), (0, None));
     wal.append(A, ten(2), ignore()).unwrap();
-    let _ = wal.purge(A, id(2, 4)).unwrap();
-    let _ = wal.purge(A, id(2, 2)).unwrap();
-    let _ = wal.truncate_after(A, None).unwrap();
+    drop(wal.purge(A, id(2, 4)).unwrap());
+    drop(wal.purge(A, id(2, 2)).unwrap());
+    drop(wal.truncate_after(A, None).unwrap());
     assert_eq!(wal.replica_state(A).unwrap().last, Some(id(2, 4)), "what is purged stays purged");
-    let _ = wal.purge(A, id(5, 100)).unwrap();
+    drop(wal.purge(A, id(5, 100)).unwrap());
     assert!(wal.append(A, vec![record(5, 100, b"x")], ignore()).is_err());
     wal.append(A, vec![record(5, 101, b"y")], ignore()).unwrap();
     drain(&mut engine);
@@ -164,7 +164,7 @@ fn pins_name_the_replica_that_holds_the_log_back() {
         wal.append(A, vec![record(1, i, &[0; 1000])], ignore()).unwrap();
         drain(&mut engine);
         if i > 0 {
-            let _ = wal.purge(A, id(1, i - 1)).unwrap();
+            drop(wal.purge(A, id(1, i - 1)).unwrap());
         }
     }
     drain(&mut engine);
@@ -172,10 +172,10 @@ fn pins_name_the_replica_that_holds_the_log_back() {
     assert_eq!(pins[0].replica, B);
     assert!(pins[0].pinned_bytes > 150_000 && pins[0].entry_bytes > 18_000, "{pins:?}");
     assert!(pins[1].pinned_bytes < 66_000);
-    let _ = wal.purge(B, id(1, 1)).unwrap();
+    drop(wal.purge(B, id(1, 1)).unwrap());
     drain(&mut engine);
-    let _ = wal.flush().unwrap();
-    let _ = wal.save_vote(A, Bytes::new()).unwrap();
+    drop(wal.flush().unwrap());
+    drop(wal.save_vote(A, Bytes::new()).unwrap());
     drain(&mut engine);
     assert!(wal.stats().segments <= 2, "{:?}", wal.stats());
 }

@@ -10,7 +10,7 @@ use crate::fs::Fault;
 
 /// What a caller did, entry by entry.
 #[derive(Clone, Debug)]
-enum Did {
+pub(super) enum Did {
     Entry(ReplicaId, Record),
     Truncate(ReplicaId, Option<LogId>),
     Purge(ReplicaId, LogId),
@@ -21,7 +21,7 @@ enum Did {
 
 /// One replica, plainly.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Plain {
+pub(super) struct Plain {
     purged: Option<LogId>,
     entries: BTreeMap<u64, Record>,
     vote: Option<Bytes>,
@@ -36,13 +36,13 @@ impl Plain {
 
 /// All of it, plainly.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Model {
-    replicas: BTreeMap<ReplicaId, Plain>,
-    forgotten: BTreeSet<ReplicaId>,
+pub(super) struct Model {
+    pub(super) replicas: BTreeMap<ReplicaId, Plain>,
+    pub(super) forgotten: BTreeSet<ReplicaId>,
 }
 
 impl Model {
-    fn apply(&mut self, did: &Did) {
+    pub(super) fn apply(&mut self, did: &Did) {
         match did {
             Did::Entry(id, record) => {
                 self.replicas.entry(*id).or_default().entries.insert(record.id.index, record.clone());
@@ -68,7 +68,7 @@ impl Model {
     }
 
     /// What the log says, in the model's words.
-    fn of(wal: &Wal, ids: u64) -> Self {
+    pub(super) fn of(wal: &Wal, ids: u64) -> Self {
         let mut model = Self::default();
         for id in (0..ids).map(ReplicaId) {
             if wal.is_forgotten(id) {
@@ -89,29 +89,29 @@ impl Model {
     }
 
     /// Without replicas of which nothing is left: the log may know them or not.
-    fn visible(mut self) -> Self {
+    pub(super) fn visible(mut self) -> Self {
         self.replicas.retain(|_, plain| *plain != Plain::default());
         self
     }
 }
 
-struct World {
-    rng: StdRng,
-    fs: LyingFs,
-    wal: Wal,
-    engine: Engine,
+pub(super) struct World {
+    pub(super) rng: StdRng,
+    pub(super) fs: LyingFs,
+    pub(super) wal: Wal,
+    pub(super) engine: Engine,
     /// What is durable for sure, then everything done since, oldest first.
     base: Model,
-    since: Vec<Did>,
+    pub(super) since: Vec<Did>,
     /// How many of `since` were acknowledged.
     acked: Arc<AtomicUsize>,
-    now: Model,
-    ids: u64,
+    pub(super) now: Model,
+    pub(super) ids: u64,
     term: u64,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let fs = LyingFs::new(seed);
         let (wal, engine, _) = open(&fs);
         Self {
@@ -148,7 +148,7 @@ impl World {
         watched.push((durable.unwrap(), self.since.len()));
     }
 
-    fn act(&mut self, watched: &mut Vec<(Durable, usize)>) {
+    pub(super) fn act(&mut self, watched: &mut Vec<(Durable, usize)>) {
         let id = ReplicaId(self.rng.random_range(0..self.ids));
         if self.now.forgotten.contains(&id) {
             self.ids = (self.ids + 1).min(20);
@@ -269,7 +269,7 @@ impl World {
             // It goes down again while it comes up.
             let nth = self.rng.random_range(1..4);
             self.fs.fail(if self.rng.random_bool(0.5) { Fault::Write(nth) } else { Fault::Sync(nth) });
-            let _ = Wal::open_stepped(Arc::new(self.fs.clone()), small());
+            drop(Wal::open_stepped(Arc::new(self.fs.clone()), small()));
             self.fs.crash();
         }
         let (wal, engine, recovery) = open(&self.fs);

@@ -1,4 +1,5 @@
-//! The log's tests. Those with a seed print it when they fail; `WAL_SEED=n cargo test --lib wal::` runs that one only.
+//! The log's tests. Those with a seed print it when they fail: `WAL_SEED=n cargo test --lib wal::` runs that one only,
+//! `WAL_SEEDS=n` runs n of them.
 
 mod basics;
 mod crash;
@@ -81,11 +82,12 @@ fn entries(wal: &Wal, replica: ReplicaId) -> Vec<Record> {
     wal.read_blocking(replica, 0..u64::MAX, usize::MAX).unwrap()
 }
 
-/// The seeds of a random test: all, or the one that is asked for.
+/// The seeds of a random test: so many, or as many as are asked for, or the one that is asked for.
 fn seeds(count: u64) -> std::ops::Range<u64> {
-    match std::env::var("WAL_SEED").ok().and_then(|seed| seed.parse::<u64>().ok()) {
+    let number = |name| std::env::var(name).ok().and_then(|value: String| value.parse::<u64>().ok());
+    match number("WAL_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..count,
+        None => 0..number("WAL_SEEDS").unwrap_or(count),
     }
 }
 

@@ -1,1 +1,110 @@
+use super::*;
+use crate::fs::Fs;
 
+/// A payload that names its entry.
+fn named(index: u64) -> Vec<u8> {
+    index.to_be_bytes().repeat(100)
+}
+
+#[test]
+fn recycled_segments_never_bring_back_what_they_held() {
+    for seed in seeds(200) {
+        let fs = LyingFs::new(seed);
+        let mut next = 0u64;
+        let acks = Acks::default();
+        for life in 0..6 {
+            let (wal, mut engine, recovery) = open(&fs);
+            assert!(recovery.rot.is_empty(), "seed {seed}: {recovery:?}");
+            let last = wal.replica_state(A).and_then(|state| state.last).map_or(0, |last| last.index + 1);
+            assert!(last >= acks.count() as u64 && last <= next, "seed {seed}: {last} of {next}");
+            for found in entries(&wal, A) {
+                assert_eq!(found.payload, named(found.id.index), "seed {seed}");
+            }
+            acks.0.store(last as usize, Ordering::SeqCst);
+            next = last;
+            for _ in 0..100 + 13 * life {
+                // The same bytes at the same places, segment after segment: only the numbers differ.
+                wal.append(A, vec![record(1, next, &named(next))], acks.done()).unwrap();
+                next += 1;
+                if next % 3 == 0 {
+                    drop(wal.purge(A, id(1, next - 2)).unwrap());
+                }
+                if next % 2 == 0 {
+                    engine.step().unwrap();
+                }
+            }
+            assert!(fs.list().unwrap().len() <= 6, "{:?}", fs.list());
+            fs.crash();
+        }
+    }
+}
+
+#[test]
+fn the_entries_of_a_quiet_replica_move_out_of_the_way() {
+    let fs = LyingFs::new(2);
+    let (wal, mut engine, _) = open(&fs);
+    let quiet: Vec<Record> = (0..6).map(|i| record(1, i, &[9; 500])).collect();
+    wal.append(B, quiet.clone(), ignore()).unwrap();
+    drop(wal.save_vote(B, Bytes::from_static(b"quiet vote")).unwrap());
+    drop(wal.purge(B, id(1, 1)).unwrap());
+    for index in 0..1500 {
+        wal.append(A, vec![record(1, index, &named(index))], ignore()).unwrap();
+        drop(wal.purge(A, id(1, index)).unwrap());
+        drain(&mut engine);
+    }
+    let stats = wal.stats();
+    assert!(stats.segments <= 4, "{stats:?}");
+    assert!(stats.entries_moved >= 40, "{stats:?}");
+    assert_eq!(entries(&wal, B), quiet[2..]);
+    fs.crash();
+    let (wal, mut engine, recovery) = open(&fs);
+    assert!(recovery.distrusted.is_empty());
+    assert_eq!(entries(&wal, B), quiet[2..]);
+    assert_eq!(wal.replica_state(B).unwrap().vote.as_deref(), Some(&b"quiet vote"[..]));
+    // And it can still be written.
+    drop(wal.truncate_after(B, Some(id(1, 3))).unwrap());
+    wal.append(B, vec![record(2, 4, b"new")], ignore()).unwrap();
+    drain(&mut engine);
+    fs.crash();
+    let (wal, _engine, _) = open(&fs);
+    assert_eq!(entries(&wal, B), [quiet[2].clone(), quiet[3].clone(), record(2, 4, b"new")]);
+}
+
+#[test]
+fn a_segment_is_not_recycled_under_a_reader() {
+    let fs = LyingFs::new(3);
+    let (wal, mut engine, _) = open(&fs);
+    let records: Vec<Record> = (0..20).map(|i| record(1, i, &named(i))).collect();
+    wal.append(A, records.clone(), ignore()).unwrap();
+    for index in 20..60 {
+        wal.append(A, vec![record(1, index, &named(index))], ignore()).unwrap();
+        drain(&mut engine);
+    }
+    let plan = wal.plan(A, 0..20, usize::MAX).unwrap();
+    assert!(!plan.is_in_memory());
+    let first = fs.list().unwrap().into_iter().next().unwrap();
+    for index in 60..600 {
+        wal.append(A, vec![record(1, index, &named(index))], ignore()).unwrap();
+        drop(wal.purge(A, id(1, index)).unwrap());
+        drain(&mut engine);
+    }
+    assert!(fs.list().unwrap().contains(&first));
+    assert_eq!(plan.run().unwrap(), records);
+    drop(wal.save_vote(A, Bytes::new()).unwrap());
+    drain(&mut engine);
+    assert!(!fs.list().unwrap().contains(&first));
+}
+
+#[test]
+fn many_restarts_do_not_pile_up_segments() {
+    let fs = LyingFs::new(4);
+    for i in 0..50 {
+        let (wal, mut engine, _) = open(&fs);
+        wal.append(A, vec![record(1, i, b"a little each time")], ignore()).unwrap();
+        drain(&mut engine);
+        fs.crash();
+    }
+    let (wal, _engine, _) = open(&fs);
+    assert_eq!(entries(&wal, A).len(), 50);
+    assert!(fs.list().unwrap().len() <= 6, "{:?}", fs.list());
+}
