@@ -85,7 +85,13 @@ fn run(wal: &Wal, options: &Options, round: &str) -> anyhow::Result<()> {
         let record = Record { id: LogId { term: 1, leader: 1, index }, payload: payload.clone() };
         let (sender, at) = (sender.clone(), nanos());
         // The receiver goes at the end of the round, while entries are still on their way.
-        wal.append(id, vec![record], Box::new(move |result| drop(sender.send((replica, at, index, result)))))?;
+        wal.append(
+            id,
+            vec![record],
+            Box::new(move |result| {
+                let _ = sender.send((replica, at, index, result));
+            }),
+        )?;
         Ok(())
     };
     let (stats, cpu, started) = (wal.stats(), cpu_us(), clock.monotonic());

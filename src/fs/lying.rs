@@ -512,7 +512,7 @@ mod tests {
         for seed in 0..500 {
             let fs = LyingFs::new(seed);
             replace_file(&fs, "node", &[1; 700]).unwrap();
-            fs.fail(if seed % 2 == 0 { Fault::Write(1) } else { Fault::Sync(1) });
+            fs.fail(if seed.is_multiple_of(2) { Fault::Write(1) } else { Fault::Sync(1) });
             assert!(replace_file(&fs, "node", &[2; 700]).is_err());
             fs.crash();
             assert_eq!(read_file(&fs, "node", 1000).unwrap(), Some(vec![1; 700]), "seed {seed}");

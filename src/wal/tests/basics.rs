@@ -130,7 +130,7 @@ fn old_entries_are_read_from_the_segments_and_memory_stays_bounded() {
         wal.append(A, vec![records[0].clone()], ignore()).unwrap();
         wal.append(B, vec![records[1].clone()], ignore()).unwrap();
         all.push(records);
-        if i % 7 == 0 {
+        if i.is_multiple_of(7) {
             drain(&mut engine);
         }
     }

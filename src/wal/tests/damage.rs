@@ -44,7 +44,7 @@ impl Written {
         for i in 0..4u64 {
             for r in 1..4 {
                 wal.append(ReplicaId(r), vec![record(1, i, &[r as u8; 50])], ignore()).unwrap();
-                if (i + r) % 3 == 0 {
+                if (i + r).is_multiple_of(3) {
                     drop(wal.save_vote(ReplicaId(r), Bytes::from(vec![i as u8 + 1; 9])).unwrap());
                 }
             }
@@ -166,35 +166,23 @@ fn a_flipped_byte_is_a_torn_tail_at_the_end_and_rot_before_it_and_never_a_wrong_
             let used = |b: &crate::wal::scan::Found| BATCH_HEADER_BYTES as u64 + u64::from(b.header.body_bytes);
             at < SEGMENT_HEADER_BYTES as u64 || batches.iter().any(|b| (b.offset..b.offset + used(b)).contains(&at))
         };
+        let mut unseen = 0;
         for at in 0..end {
-            for bit in [0x01, 0x80] {
-                let fs = written.disk();
-                let mut bytes = content.clone();
-                bytes[at as usize] ^= bit;
-                fs.put(name, &bytes);
-                let recovery = written.check(&fs);
-                let is_whole =
-                    recovery.rot.is_empty() && recovery.torn.is_none() && recovery.batches == 5 + u64::from(closed);
-                if is_whole {
-                    continue;
-                }
-                assert!(is_used(at), "byte {at}");
-                let is_torn = recovery.rot.is_empty();
-                assert_eq!(is_torn, at >= last.offset, "byte {at}, closed {closed}: {recovery:?}");
-            }
-        }
-        // Bytes that nothing depends on: padding, and what a header doesn't say.
-        let bodies = |at: u64| is_used(at) && at >= SEGMENT_HEADER_BYTES as u64;
-        let quiet = (0..last.offset).filter(|at| bodies(*at)).filter(|at| {
             let fs = written.disk();
             let mut bytes = content.clone();
-            bytes[*at as usize] ^= 0x10;
+            bytes[at as usize] ^= 1u8 << (at % 8);
             fs.put(name, &bytes);
             let recovery = written.check(&fs);
-            recovery.rot.is_empty()
-        });
-        let quiet = quiet.count();
-        assert!(quiet < 12 * 14, "only the padding of records may be flipped unseen, {quiet} bytes were");
+            let batches = 5 + u64::from(closed);
+            if recovery.rot.is_empty() && recovery.torn.is_none() && recovery.batches == batches {
+                unseen += u64::from(is_used(at));
+                continue;
+            }
+            assert!(is_used(at), "byte {at}");
+            let is_torn = recovery.rot.is_empty();
+            assert_eq!(is_torn, at >= last.offset, "byte {at}, closed {closed}: {recovery:?}");
+        }
+        assert!(unseen < 12 * 14, "only the padding of records may be flipped unseen, {unseen} bytes were");
     }
 }
 
@@ -269,7 +257,7 @@ fn a_segment_that_is_gone_or_swapped_is_noticed() {
 #[test]
 fn any_damage_to_any_log_leaves_nothing_wrong_that_is_trusted() {
     let (mut rotten, mut torn, mut some_trusted) = (0, 0, 0);
-    let seeds = seeds(150);
+    let seeds = seeds(60);
     let count = seeds.end - seeds.start;
     for seed in seeds {
         let run = std::panic::catch_unwind(|| {
@@ -306,7 +294,7 @@ fn any_damage_to_any_log_leaves_nothing_wrong_that_is_trusted() {
         torn += u64::from(recovery.torn.is_some());
         some_trusted += u64::from(!recovery.rot.is_empty() && !recovery.replicas.is_empty());
     }
-    if count >= 100 {
+    if count >= 60 {
         assert!(
             rotten > count / 5 && torn > count / 100 && some_trusted > count / 20,
             "{rotten} {torn} {some_trusted}"
