@@ -142,7 +142,7 @@ impl Core {
         progress: &Progress,
     ) -> Result<(), Error> {
         // Another node is asked at once, as long as there may be one that was not asked yet.
-        if sick && (progress.attempts as usize) < self.endpoints.len() {
+        if sick && after.is_none() && (progress.attempts as usize) < self.endpoints.len() {
             return Ok(());
         }
         let wait_ms = self.wait_ms(after, progress.attempts);

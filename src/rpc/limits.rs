@@ -22,6 +22,8 @@ pub struct Limits {
     pub streams: usize,
     /// HTTP/2 streams of one connection at a time. Default: 1,024.
     pub connection_streams: u32,
+    /// Bytes of one message, either way. Default: 4 MiB, which is what clients take as a rule.
+    pub message_bytes: usize,
     /// How long stopping waits for what is at work. Default: 5 s.
     pub grace: Duration,
 }
@@ -37,6 +39,7 @@ impl Default for Limits {
             stream_deadline: Duration::from_secs(1),
             streams: 1_024,
             connection_streams: 1_024,
+            message_bytes: crate::proto::MESSAGE_BYTES_MAX,
             grace: Duration::from_secs(5),
         }
     }

@@ -21,12 +21,12 @@ use super::history::History;
 use super::limits::Limits;
 use super::progress::Progress;
 use super::tally::TallyLayer;
+use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::account_service_server::AccountServiceServer;
 use crate::proto::v1::admin_service_server::AdminServiceServer;
 use crate::proto::v1::collection_service_server::CollectionServiceServer;
 use crate::proto::v1::history_service_server::HistoryServiceServer;
 use crate::proto::v1::progress_service_server::ProgressServiceServer;
-use crate::proto::{FILE_DESCRIPTOR_SET, MESSAGE_BYTES_MAX};
 use crate::telemetry::Metrics;
 use crate::time::Clock;
 
@@ -72,8 +72,8 @@ pub struct Services {
 }
 
 macro_rules! sized {
-    ($service:expr) => {
-        $service.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+    ($service:expr, $limits:expr) => {
+        $service.max_decoding_message_size($limits.message_bytes).max_encoding_message_size($limits.message_bytes)
     };
 }
 
@@ -92,10 +92,10 @@ impl Services {
         let telling = tokio::spawn(tell_health(health, backend.clone(), stop.clone()));
         let router = self
             .server()
-            .add_service(sized!(CollectionServiceServer::new(Collection::new(front.clone(), stop.clone()))))
-            .add_service(sized!(ProgressServiceServer::new(Progress(front.clone()))))
-            .add_service(sized!(HistoryServiceServer::new(History(front.clone()))))
-            .add_service(sized!(AccountServiceServer::new(Account(front))))
+            .add_service(sized!(CollectionServiceServer::new(Collection::new(front.clone(), stop.clone())), limits))
+            .add_service(sized!(ProgressServiceServer::new(Progress(front.clone())), limits))
+            .add_service(sized!(HistoryServiceServer::new(History(front.clone())), limits))
+            .add_service(sized!(AccountServiceServer::new(Account(front)), limits))
             .add_service(health_service)
             .add_service(reflection()?);
         let served = serve(router, listener, stop, self.parts.limits.grace).await;
@@ -107,7 +107,7 @@ impl Services {
     pub async fn serve_admin(&self, listener: TcpListener, stop: CancellationToken) -> Result<(), ServeError> {
         let router = self
             .server()
-            .add_service(sized!(AdminServiceServer::new(Admin(self.parts.operations.clone()))))
+            .add_service(sized!(AdminServiceServer::new(Admin(self.parts.operations.clone())), self.parts.limits))
             .add_service(reflection()?);
         serve(router, listener, stop, self.parts.limits.grace).await
     }
