@@ -166,6 +166,8 @@ impl Verdict {
             R::NoLeader | R::ShardMoving | R::Overloaded | R::StaleRoute | R::Deadline | R::ReadRaced => {
                 Some(Self::Again { maybe_done: false, node_sick: false, after, why })
             }
+            // A node that has just started: others know more.
+            R::NoCluster => Some(Self::Again { maybe_done: false, node_sick: true, after: None, why }),
             R::OutcomeUnknown | R::Internal => Some(Self::Again { maybe_done: true, node_sick: false, after, why }),
             _ => None,
         }

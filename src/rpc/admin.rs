@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::backend::Operations;
+use super::backend::{Failure, Operations};
 use super::convert;
 use super::fault::Fault;
 use super::fields::{Fields, Path};
@@ -26,8 +26,7 @@ pub(super) struct Admin(pub(super) Arc<dyn Operations>);
 
 impl Admin {
     fn shards(&self) -> Result<ShardCount, Fault> {
-        let none = || Fault::cluster_state("this node belongs to no cluster yet: bootstrap one first");
-        self.0.shard_count().ok_or_else(none)
+        self.0.shard_count().ok_or_else(|| Failure::NoCluster.into())
     }
 
     /// Checks a shard's number.

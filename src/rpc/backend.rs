@@ -109,8 +109,8 @@ pub enum Failure {
     /// The state has moved on in a way that the list cannot follow.
     #[error("the list has changed under its reading: begin again")]
     Raced,
-    /// The node belongs to no cluster yet.
-    #[error("this node belongs to no cluster yet: bootstrap one first")]
+    /// The node belongs to no cluster yet, or has just started and does not know it yet. Nothing was changed.
+    #[error("this node knows no cluster yet: it has just started, or one must be bootstrapped first")]
     NoCluster,
     /// A mistake of ours.
     #[error("internal error: {0}")]

@@ -28,6 +28,8 @@ const RETRY_OVERLOADED: Duration = Duration::from_millis(200);
 const RETRY_MOVING: Duration = Duration::from_millis(50);
 /// How long to wait before asking what became of a write.
 const RETRY_UNKNOWN: Duration = Duration::from_millis(100);
+/// How long to wait when the node does not know its cluster: about a start.
+const RETRY_NO_CLUSTER: Duration = Duration::from_millis(200);
 /// How long to wait when the disk is full.
 const RETRY_DISK_FULL: Duration = Duration::from_secs(10);
 
@@ -218,7 +220,7 @@ impl From<Failure> for Fault {
             Failure::TooLarge => Self::new(Code::InvalidArgument, R::BadField, message),
             Failure::DiskFull => Self::new(Code::ResourceExhausted, R::DiskFull, message).retry_after(RETRY_DISK_FULL),
             Failure::Raced => Self::new(Code::Aborted, R::ReadRaced, message),
-            Failure::NoCluster => Self::cluster_state(message),
+            Failure::NoCluster => Self::new(Code::Unavailable, R::NoCluster, message).retry_after(RETRY_NO_CLUSTER),
             Failure::Internal(why) => Self::internal(why),
         }
     }

@@ -61,6 +61,7 @@ pub async fn serve_node(node: Node, client: TcpListener, admin: TcpListener, see
     let limits = Limits {
         deadline_max: Duration::from_millis(config.limits_call_ms_max),
         calls: config.limits_calls_max as usize,
+        message_bytes: usize::try_from(config.limits_message_kib).unwrap_or(usize::MAX).saturating_mul(1_024),
         grace: Duration::from_millis(config.shutdown_drain_ms.min(5_000)),
         ..Limits::default()
     };

@@ -114,6 +114,15 @@ async fn another_endpoint_is_asked_when_one_does_not_answer() {
 }
 
 #[tokio::test]
+async fn a_node_that_has_just_started_and_knows_no_cluster_is_left_for_another() {
+    let starting = Script::replies([Reply::Fail(told(Code::Unavailable, R::NoCluster, None))]);
+    let well = Script::default();
+    let ((starting_at, _a), (well_at, _b)) = (serve(&starting).await, serve(&well).await);
+    patient(&[&starting_at, &well_at]).start_view(start()).await.unwrap();
+    assert_eq!(starting.seen(), well.seen());
+}
+
+#[tokio::test]
 async fn a_node_that_hangs_costs_one_attempt_not_the_call() {
     let (stuck, well) = (Script::replies([Reply::Hang]), Script::default());
     let ((stuck_at, _a), (well_at, _b)) = (serve(&stuck).await, serve(&well).await);

@@ -42,7 +42,7 @@ async fn every_failure_has_its_code_its_reason_and_a_wait_where_waiting_helps() 
         (Failure::TooLarge, Code::InvalidArgument, "BAD_FIELD", false),
         (Failure::DiskFull, Code::ResourceExhausted, "DISK_FULL", true),
         (Failure::Raced, Code::Aborted, "READ_RACED", false),
-        (Failure::NoCluster, Code::FailedPrecondition, "CLUSTER_STATE", false),
+        (Failure::NoCluster, Code::Unavailable, "NO_CLUSTER", true),
         (Failure::Internal("x".into()), Code::Internal, "INTERNAL", false),
     ];
     for (failure, code, reason, waits) in table {
@@ -126,7 +126,7 @@ async fn without_a_cluster_calls_are_refused_and_health_says_so() {
     let served = serve(Limits::default()).await;
     *served.fake.cluster.lock() = None;
     let status = CollectionServiceClient::new(served.clients.clone()).start_view(good_start()).await.unwrap_err();
-    assert_eq!(told(&status).1, "CLUSTER_STATE");
+    assert_eq!(told(&status).1, "NO_CLUSTER");
 
     let mut health = HealthClient::new(served.clients.clone());
     let request = HealthCheckRequest { service: String::new() };
