@@ -181,7 +181,7 @@ fn observe(inner: &Inner, group: GroupId, leader: Leadership) -> Observed {
     let removed = meta.nodes.iter().filter(|(_, record)| is_removed(record)).map(|(node, _)| *node).collect();
     let sighting = |role: ReplicaRole| match role {
         ReplicaRole::Retired => Sighting::Retired,
-        ReplicaRole::Failed | ReplicaRole::Stopped => Sighting::Absent,
+        ReplicaRole::Failed | ReplicaRole::Stopped => Sighting::Down,
         _ => Sighting::Open,
     };
     let others = inner.ear.replicas_of(group).into_iter().map(|(_, _, report)| (report.replica, sighting(report.role)));

@@ -1,22 +1,16 @@
 //! The listeners that the node serves by itself: the link's and the metrics'.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use super::core::Inner;
 use super::folder::Charter;
 use super::gossip::Gossip;
 use super::link::{self, Lane, Peer, Receive};
-
-/// HTTP/2 windows of the link: a lane carries megabytes in flight.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
 /// What the link hands on.
 struct Inbox(Arc<Inner>);
@@ -50,18 +44,9 @@ pub(super) fn serve_link(inner: &Arc<Inner>, listener: TcpListener) -> std::io::
     let inbox = Arc::new(Inbox(inner.clone()));
     let (me, book) = (inner.me.clone(), inner.link.book().clone());
     let service = link::service(me, book, inner.metrics.clone(), inbox, inner.stop.clone());
-    let mut server = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(2 * STREAM_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(Duration::from_secs(1)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(3)))
-        .max_concurrent_streams(64);
-    if let Some(files) = inner.config.link_tls() {
-        server = server.tls_config(link::server_tls(&files)?).map_err(std::io::Error::other)?;
-    }
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = link::listen(listener, service, inner.config.link_tls().as_ref())?;
     inner.spawn(async move {
-        if let Err(error) = server.add_service(service).serve_with_incoming(incoming).await {
+        if let Err(error) = serving.await {
             tracing::error!(%error, "the link's listener has failed");
         }
     });

@@ -234,7 +234,7 @@ impl Planner<'_> {
         match self.sighting(replica) {
             Some(Sighting::Absent) => step(Step::Create { replica, node }),
             Some(Sighting::Fresh | Sighting::Open) => step(Step::AddLearner { replica, node, after: membership.id }),
-            Some(Sighting::Retired) | None => wait(Wait::Node { node }),
+            Some(Sighting::Down | Sighting::Retired) | None => wait(Wait::Node { node }),
         }
     }
 

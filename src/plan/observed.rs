@@ -16,6 +16,8 @@ pub enum Sighting {
     Fresh,
     /// It is here and takes part.
     Open,
+    /// It is here and doesn't run: it failed, or could not be opened yet. It may run again.
+    Down,
     /// It is here and must not vote again: its store didn't hold what its log had promised.
     Retired,
 }

@@ -503,6 +503,24 @@ fn a_retired_replica_is_replaced_on_its_own_node() {
 }
 
 #[test]
+fn a_replica_that_is_down_is_neither_made_again_nor_given_up_nor_counted() {
+    let mut world = World::new(&[0, 1, 2]);
+    world.settle();
+    let down = *world.membership.as_ref().unwrap().voters.last().unwrap();
+    world.disks.get_mut(&down).unwrap().state = Sighting::Down;
+    assert_eq!(next(&world.wanted, &world.recorded, &world.observe(), &LIMITS), Next::Settled);
+    world.wanted = replicas(&[0]);
+    let Next::Step(Step::ChangeVoters { voters, .. }) = next(&world.wanted, &world.recorded, &world.observe(), &LIMITS)
+    else {
+        panic!("two of three live, one of them is enough")
+    };
+    assert!(!voters.contains(&down));
+    world.wanted = replicas(&[2]);
+    let waits = next(&world.wanted, &world.recorded, &world.observe(), &LIMITS);
+    assert_eq!(waits, Next::Wait(Wait::Quorum), "the only voter left would be one that is down");
+}
+
+#[test]
 fn without_its_founder_nobody_initializes_a_group() {
     let mut world = World::new(&[0, 1, 2]);
     let observed = world.observe();

@@ -29,6 +29,7 @@
 mod book;
 mod dial;
 pub mod handshake;
+mod listen;
 mod serve;
 mod transport;
 
@@ -51,8 +52,8 @@ use super::folder::Charter;
 
 pub use book::{Book, Endpoints, Known};
 pub use handshake::{Me, Refused, WIRE_VERSION};
+pub(crate) use listen::listen;
 pub use serve::service;
-pub(crate) use transport::server_tls;
 pub use transport::{Introduction, ask_to_found, introduce};
 
 use dial::Outgoing;

@@ -23,7 +23,8 @@ const TLS_NAME: &str = "playhead-link";
 /// The most bytes of one message: a message is at most about 1 MiB unless it is a single frame, and frames are bounded by
 /// whoever makes them.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 20;
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// HTTP/2 windows: a lane carries megabytes in flight.
+pub(super) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
 fn read(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| std::io::Error::new(e.kind(), format!("{}: {e}", path.display())))
@@ -38,7 +39,7 @@ pub(super) fn client_tls(files: &TlsFiles) -> std::io::Result<ClientTlsConfig> {
 }
 
 /// The listening side's TLS: callers must show a certificate of the same authority.
-pub(crate) fn server_tls(files: &TlsFiles) -> std::io::Result<ServerTlsConfig> {
+pub(super) fn server_tls(files: &TlsFiles) -> std::io::Result<ServerTlsConfig> {
     Ok(ServerTlsConfig::new()
         .identity(Identity::from_pem(read(&files.certificate)?, read(&files.key)?))
         .client_ca_root(Certificate::from_pem(read(&files.authority)?)))
