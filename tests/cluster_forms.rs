@@ -139,3 +139,45 @@ async fn a_node_of_another_cluster_is_refused_and_garbage_on_any_port_does_no_ha
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_lost_its_log_and_store_gets_fresh_replicas_without_being_asked() {
+    let root = tempfile::tempdir().unwrap();
+    let mut cluster = three_nodes(root.path()).await;
+    let operator = admin(&cluster);
+    operator.bootstrap(v1::BootstrapRequest { shards: 16, ..wishes(cluster.link_endpoints()) }).await.unwrap();
+    let is_whole = |status: &v1::GetClusterStatusResponse| {
+        let cluster = status.cluster.clone().unwrap_or_default();
+        cluster.shards_led == 16 && cluster.replicas_current == 48 && !cluster.meta_leader.is_empty()
+    };
+    until(&operator, "16 of 16 shards led and 48 of 48 replicas", is_whole).await;
+    let replicas_on = |shards: Vec<v1::ShardStatus>, node: &str| {
+        let replicas = shards.into_iter().flat_map(|shard| shard.replicas);
+        replicas.filter(|replica| replica.node == node).map(|replica| replica.replica_id).collect::<Vec<u64>>()
+    };
+    let before = replicas_on(operator.all_shards().await.unwrap(), "n2");
+    assert_eq!(before.len(), 16);
+
+    cluster.kill("n2").await.unwrap();
+    for folder in ["log", "store"] {
+        std::fs::remove_dir_all(cluster.data("n2").join(folder)).unwrap();
+    }
+    cluster.start_node("n2").await.unwrap();
+    let fresh = async {
+        loop {
+            let shards = operator.all_shards().await.unwrap_or_default();
+            let now = replicas_on(shards, "n2");
+            if now.len() == 16 && now.iter().all(|replica| !before.contains(replica)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, fresh).await.expect("every replica of n2 is replaced by a fresh one");
+    until(&operator, "all fresh replicas following", is_whole).await;
+
+    // What was replaced is found again by a cluster that starts from its disks alone.
+    cluster.kill_all().await.unwrap();
+    cluster.start_all().await.unwrap();
+    until(&admin(&cluster), "the whole cluster back", is_whole).await;
+}

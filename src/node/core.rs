@@ -100,6 +100,8 @@ pub(super) struct Inner {
     pub(super) started: WallMs,
     pub(super) started_at: MonotonicMs,
     pub(super) metrics_address: SocketAddr,
+    /// This node's replicas of the meta group, as the folder has them.
+    pub(super) meta_replicas: Mutex<Option<Vec<ReplicaId>>>,
     /// What was reported last.
     pub(super) last_report: ArcSwap<Report>,
     /// Whether calls can be served.
@@ -185,13 +187,15 @@ impl Node {
         let started_at = clock.monotonic();
         let folder = DataFolder::open(&config.data_dir, seeds.node)?;
         let identity = folder.identity().clone();
+        let meta_replicas = folder.meta_replicas()?;
         let groups = group_config(&config);
         groups.validate()?;
         let bound = Bound::new(&config).await?;
         let storage = {
             let (path, config, clock) = (folder.path().to_path_buf(), config.clone(), clock.clone());
-            let opening =
-                tokio::task::spawn_blocking(move || storage::open(&path, identity.node, &config, clock)).await;
+            let (node, generation) = (identity.node, identity.generation);
+            let open = move || storage::open(&path, node, generation, &config, clock);
+            let opening = tokio::task::spawn_blocking(open).await;
             let io = |e: tokio::task::JoinError| StartError::Io { what: "opening log and store", source: e.into() };
             opening.map_err(io)??
         };
@@ -271,6 +275,7 @@ impl Node {
             store_threads: Mutex::new(Some(storage.threads)),
             look: Notify::new(),
             metrics_address: bound.metrics_address,
+            meta_replicas: Mutex::new(meta_replicas),
             last_report: ArcSwap::default(),
             ready: watch::Sender::new(false),
             leaving: false.into(),
@@ -463,9 +468,12 @@ impl Inner {
         self.folder.lock().identity().charter.clone()
     }
 
-    /// The meta replica that the charter gives this node.
-    pub(super) fn first_meta(&self) -> Option<ReplicaId> {
-        self.charter().and_then(|charter| charter.meta_replica_of(self.me.node))
+    /// This node's replicas of the meta group before the meta state is known: as kept in the folder, else by the charter.
+    pub(super) fn first_meta(&self) -> Vec<ReplicaId> {
+        let kept = self.meta_replicas.lock().clone();
+        let by_charter =
+            || self.charter().and_then(|charter| charter.meta_replica_of(self.me.node)).into_iter().collect();
+        kept.unwrap_or_else(by_charter)
     }
 
     /// All nodes of the cluster, as far as is known.

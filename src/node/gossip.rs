@@ -105,6 +105,15 @@ pub struct ReplicaReport {
     pub active_views: u64,
 }
 
+impl ReplicaReport {
+    /// One that doesn't run.
+    pub(super) fn silent(group: GroupId, replica: ReplicaId, role: ReplicaRole) -> Self {
+        let (term, last_log, applied, checkpointed, log_bytes, revision, active_views) = (0, 0, 0, 0, 0, 0, 0);
+        let voter = false;
+        Self { group, replica, role, term, last_log, applied, checkpointed, log_bytes, revision, voter, active_views }
+    }
+}
+
 /// All replicas of a node, and the node in a few numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub struct Report {

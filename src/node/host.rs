@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ids::GroupId;
+use crate::ids::{GroupId, ReplicaId};
 use crate::telemetry::trace::TraceId;
 
 use super::core::Inner;
 use super::link::introduce;
-use super::meta::Command;
+use super::meta::{Command, MetaState};
 use super::router::Call;
 use super::shards::Wanted;
 
@@ -21,6 +21,15 @@ const META_MS_MAX: u64 = 2000;
 const SEEK: Duration = Duration::from_secs(1);
 
 impl Inner {
+    /// Shows a newer meta state to everybody on this node.
+    fn show_meta(&self, state: Arc<MetaState>) {
+        let begun = state.cluster.is_some() && !self.is_leaving();
+        self.meta.now.store(state);
+        self.meta.changes.send_replace(());
+        self.ready.send_if_modified(|ready| std::mem::replace(ready, begun) != begun);
+        self.look.notify_one();
+    }
+
     /// A call of the node itself.
     pub(super) fn own_call(&self, ms: u64) -> Call {
         Call { trace: TraceId::from_random(self.me.node.0), deadline: self.clock.monotonic().plus(ms) }
@@ -38,12 +47,9 @@ pub(super) async fn follow_meta(inner: Arc<Inner>) {
         let mut revisions = group.revisions();
         loop {
             let state = group.peek(|replicated| replicated.state().clone());
-            if !Arc::ptr_eq(&state, &inner.meta.now.load()) {
-                inner.meta.now.store(state);
-                inner.meta.changes.send_replace(());
-                let begun = inner.meta.now.load().cluster.is_some() && !inner.is_leaving();
-                inner.ready.send_if_modified(|ready| std::mem::replace(ready, begun) != begun);
-                inner.look.notify_one();
+            // A fresh replica that still catches up knows less than what was fetched from another node.
+            if state.revision > inner.meta.now.load().revision {
+                inner.show_meta(state);
             }
             // A replica that was replaced has no more news; its successor is asked.
             match tokio::time::timeout(LOOK, revisions.changed()).await {
@@ -63,8 +69,12 @@ pub(super) async fn run(inner: Arc<Inner>) {
         let nodes = inner.nodes();
         inner.link.keep(&nodes);
         inner.ear.keep(nodes.iter().copied().filter(|node| *node != inner.me.node), inner.clock.monotonic());
-        let wanted = Wanted::of(&meta, inner.me.node, inner.first_meta());
+        keep_meta_replicas(&inner, &meta).await;
+        let wanted = Wanted::of(&meta, inner.me.node, &inner.first_meta());
         inner.shards.open(&wanted, &meta).await;
+        if inner.shards.get(GroupId::META).is_none() {
+            fetch_meta(&inner).await;
+        }
         begin_meta(&inner).await;
         inner.shards.initialize(&meta).await;
         for (group, replica) in inner.shards.destroy(&wanted).await {
@@ -76,6 +86,38 @@ pub(super) async fn run(inner: Arc<Inner>) {
         tokio::select! {
             () = inner.look.notified() => {}
             () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Keeps in the folder which replicas of the meta group are here: the next process opens them before it knows anything else.
+async fn keep_meta_replicas(inner: &Arc<Inner>, meta: &MetaState) {
+    if meta.cluster.is_none() {
+        return;
+    }
+    let here = meta.hosted_by(inner.me.node).filter(|(group, _)| *group == GroupId::META);
+    let here: Vec<ReplicaId> = here.map(|(_, replica)| replica).collect();
+    if inner.meta_replicas.lock().as_ref() == Some(&here) {
+        return;
+    }
+    let (folder, kept) = (inner.folder.clone(), here.clone());
+    match tokio::task::spawn_blocking(move || folder.lock().keep_meta_replicas(&kept)).await {
+        Ok(Ok(())) => *inner.meta_replicas.lock() = Some(here),
+        Ok(Err(error)) => tracing::error!(%error, "which meta replicas are here can't be kept on disk"),
+        Err(_) => {}
+    }
+}
+
+/// A node whose meta replica is gone asks the others what the cluster is, and so learns of its fresh one.
+async fn fetch_meta(inner: &Inner) {
+    for node in inner.ear.alive() {
+        let fetched = inner.router.fetch_meta(node, &inner.own_call(META_MS_MAX)).await;
+        if let Some(state) = fetched
+            && state.cluster.as_ref() == inner.me.cluster.get()
+            && state.revision > inner.meta.now.load().revision
+        {
+            inner.show_meta(Arc::new(state));
+            return;
         }
     }
 }

@@ -48,6 +48,28 @@ struct Busy {
     moving: bool,
     /// Not to be moved before.
     leave: BTreeMap<GroupId, MonotonicMs>,
+    /// Nothing was to be done, as of this view of the cluster and this time.
+    settled: BTreeMap<GroupId, (View, MonotonicMs)>,
+}
+
+/// What decisions depend on and what can be compared cheaply: as long as it stays the same, a settled group is looked at
+/// only now and then.
+#[derive(Clone, PartialEq, Eq)]
+struct View {
+    meta_revision: u64,
+    alive: Vec<NodeId>,
+    term: u64,
+}
+
+/// How often a settled group is looked at when nothing seems to change.
+const SETTLED_LOOK_MS: u64 = 2000;
+
+impl Busy {
+    fn may_look(&self, group: GroupId, view: &View, now: MonotonicMs) -> bool {
+        let settled = self.settled.get(&group);
+        let is_settled = settled.is_some_and(|(then, at)| then == view && now.since(*at) < SETTLED_LOOK_MS);
+        self.groups.len() < STEPS_MAX && !self.groups.contains(&group) && !is_settled
+    }
 }
 
 /// Looks at every group that is led here, until the node stops.
@@ -68,13 +90,15 @@ pub(super) async fn run(inner: Arc<Inner>) {
             calm_since = now;
         }
         let calm = now.since(calm_since) >= CALM_MS;
-        for (hosted, _) in inner.shards.led() {
-            let room = {
-                let busy = busy.lock();
-                busy.groups.len() < STEPS_MAX && !busy.groups.contains(&hosted.group)
-            };
-            if room && let Some(step) = decide(&inner, &hosted) {
-                begin(&inner, &busy, hosted, step, calm, now);
+        let (meta_revision, alive) = (inner.meta.now.load().revision, inner.ear.alive());
+        for (hosted, term) in inner.shards.led() {
+            let view = View { meta_revision, alive: alive.clone(), term };
+            if !busy.lock().may_look(hosted.group, &view, now) {
+                continue;
+            }
+            match decide(&inner, &hosted) {
+                Some(step) => begin(&inner, &busy, hosted, step, calm, now),
+                None => drop(busy.lock().settled.insert(hosted.group, (view, now))),
             }
         }
         settings(&inner, &mut first_settings).await;
@@ -185,8 +209,7 @@ fn observe(inner: &Inner, group: GroupId, leader: Leadership) -> Observed {
         _ => Sighting::Open,
     };
     let others = inner.ear.replicas_of(group).into_iter().map(|(_, _, report)| (report.replica, sighting(report.role)));
-    let own = inner.shards.reports().into_iter().filter(|report| report.group == group);
-    let own = own.map(|report| (report.replica, sighting(report.role)));
+    let own = inner.shards.reports_of(group).into_iter().map(|report| (report.replica, sighting(report.role)));
     Observed { alive, replicas: others.chain(own).collect(), leader: Some(leader), removed }
 }
 

@@ -182,6 +182,13 @@ pub struct Failed {
     retry: MonotonicMs,
 }
 
+impl Failed {
+    fn report(&self, replica: ReplicaId) -> ReplicaReport {
+        let role = if self.retired { ReplicaRole::Retired } else { ReplicaRole::Failed };
+        ReplicaReport::silent(self.group, replica, role)
+    }
+}
+
 #[derive(Clone, Default)]
 struct Table {
     open: BTreeMap<GroupId, Vec<Arc<Hosted>>>,
@@ -232,15 +239,15 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// What the meta state wants of `node`, and the meta replica that the charter gives it.
-    pub fn of(meta: &MetaState, node: NodeId, first_meta: Option<ReplicaId>) -> Self {
+    /// What the meta state wants of `node`; before there is one, `first_meta`.
+    pub fn of(meta: &MetaState, node: NodeId, first_meta: &[ReplicaId]) -> Self {
         let run: BTreeMap<ReplicaId, GroupId> = meta.hosted_by(node).map(|(group, replica)| (replica, group)).collect();
         let destroy: BTreeMap<ReplicaId, GroupId> =
             meta.dismissed_on(node).map(|(group, replica)| (replica, group)).collect();
         let mut wanted = Self { run, destroy };
-        // Before the meta state says anything, the charter does.
+        // Before the meta state says anything, the data folder does.
         if meta.cluster.is_none() {
-            wanted.run.extend(first_meta.map(|replica| (replica, GroupId::META)));
+            wanted.run.extend(first_meta.iter().map(|replica| (*replica, GroupId::META)));
         }
         wanted
     }
@@ -302,20 +309,16 @@ impl Shards {
     /// Every replica, as the other nodes are told.
     pub fn reports(&self) -> Vec<ReplicaReport> {
         let table = self.table.load();
-        let failed = table.failed.iter().map(|(replica, failed)| ReplicaReport {
-            group: failed.group,
-            replica: *replica,
-            role: if failed.retired { ReplicaRole::Retired } else { ReplicaRole::Failed },
-            term: 0,
-            last_log: 0,
-            applied: 0,
-            checkpointed: 0,
-            log_bytes: 0,
-            revision: 0,
-            voter: false,
-            active_views: 0,
-        });
+        let failed = table.failed.iter().map(|(replica, failed)| failed.report(*replica));
         table.open.values().flatten().map(|hosted| hosted.report()).chain(failed).collect()
+    }
+
+    /// The replicas of one group, as the other nodes are told.
+    pub fn reports_of(&self, group: GroupId) -> Vec<ReplicaReport> {
+        let table = self.table.load();
+        let failed = table.failed.iter().filter(|(_, failed)| failed.group == group);
+        let failed = failed.map(|(replica, failed)| failed.report(*replica));
+        table.open.get(&group).into_iter().flatten().map(|hosted| hosted.report()).chain(failed).collect()
     }
 
     /// Opens what is wanted and doesn't run. `meta` gives the founders that initialize their groups.

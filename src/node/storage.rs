@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::fs::DiskFs;
-use crate::ids::{NodeId, ReplicaId};
+use crate::ids::{Generation, NodeId, ReplicaId};
 use crate::store::{self, CheckpointRecord, DiskStore, Queues, StoreHandle, StoreThreads, Verdict};
 use crate::time::Clock;
 use crate::wal::{self, Wal};
@@ -46,9 +46,15 @@ const MIB: u64 = 1 << 20;
 pub(super) fn open(
     folder: &Path,
     node: NodeId,
+    generation: Generation,
     config: &Config,
     clock: Arc<dyn Clock>,
 ) -> Result<Storage, StorageError> {
+    // A node that has run before had a log. Without it nobody knows what its replicas have promised.
+    let log_is_lost = generation.0 > 1 && !folder.join("log").exists();
+    if log_is_lost {
+        tracing::error!("the node has run before and its log is gone: its replicas will be replaced");
+    }
     let fs = Arc::new(DiskFs::open(folder.join("log"))?);
     let segment_bytes = (config.disk_log_mib * MIB / 16).clamp(MIB, 64 * MIB);
     let wal_config = wal::Config {
@@ -77,7 +83,7 @@ pub(super) fn open(
         }
     }
     let (store, threads) = StoreHandle::spawn(Arc::new(opened.store), Queues::default())?;
-    let only_trusted = recovery.strangers_suspect.then_some(recovery.replicas);
+    let only_trusted = (recovery.strangers_suspect || log_is_lost).then_some(recovery.replicas);
     Ok(Storage { wal, store, threads, retired, only_trusted })
 }
 

@@ -4,6 +4,7 @@
 //! DATA_DIR/
 //!   LOCK             held by the process (flock), never deleted
 //!   identity         node id, generation, founding record
+//!   meta             this node's replicas of the meta group
 //!   peers            where the other nodes were last reached
 //!   endpoints.json   where this process listens, for scripts
 //!   log/ store/      the write-ahead log and the store
@@ -24,7 +25,7 @@ mod tests;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use crate::ids::{Generation, NodeId};
+use crate::ids::{Generation, NodeId, ReplicaId};
 
 pub(crate) use charter::FOUNDERS_MAX;
 pub use charter::{Charter, CharterError, ClusterId, Founder};
@@ -88,6 +89,8 @@ pub struct DataFolder {
 
 const IDENTITY: &str = "identity";
 const IDENTITY_MAGIC: &[u8; 8] = b"PLAYHDID";
+const META: &str = "meta";
+const META_MAGIC: &[u8; 8] = b"PLAYHDMR";
 
 /// Node ids are made of 32 random bits: two nodes of one cluster with the same one are refused when they meet.
 fn node_id(random: u64) -> NodeId {
@@ -112,6 +115,16 @@ impl DataFolder {
         identity.generation.0 += 1;
         write_record(&path.join(IDENTITY), IDENTITY_MAGIC, &identity)?;
         Ok(Self { path: path.to_path_buf(), identity, _lock: lock })
+    }
+
+    /// This node's replicas of the meta group, as it knew last; `None` before it knew any.
+    pub fn meta_replicas(&self) -> Result<Option<Vec<ReplicaId>>, RecordError> {
+        read_record(&self.path.join(META), META_MAGIC)
+    }
+
+    /// Remembers this node's replicas of the meta group: a starting node opens them before it knows anything else.
+    pub fn keep_meta_replicas(&self, replicas: &Vec<ReplicaId>) -> Result<(), RecordError> {
+        write_record(&self.path.join(META), META_MAGIC, replicas)
     }
 
     /// Who this node is.

@@ -31,6 +31,8 @@ mod dial;
 pub mod handshake;
 mod listen;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,9 +1,12 @@
 //! What concerns the cluster itself: commands of the meta group, and moving leaders.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
-use crate::ids::{GroupId, ReplicaId};
-use crate::node::meta;
+use crate::ids::{GroupId, NodeId, ReplicaId};
+use crate::node::link::Lane;
+use crate::node::meta::{self, MetaState};
 use crate::raft::Outcome;
 
 use super::attempt::Attempts;
@@ -62,5 +65,17 @@ impl Router {
             }
         }
         Err("no leader that could hand over was reached in time".to_string())
+    }
+
+    /// Asks another node what the cluster is.
+    pub(crate) async fn fetch_meta(&self, node: NodeId, call: &Call) -> Option<MetaState> {
+        let left = Duration::from_millis(call.deadline.since(self.clock().monotonic()));
+        let frame = wire::encode_meta_state(&self.route(GroupId::META, None, left, call));
+        let answer = self.parts().link.call(node, Lane::Forward, Bytes::from(frame));
+        let answer = tokio::time::timeout(left, answer).await.ok()?.ok()?;
+        match minicbor::decode(&answer).ok()? {
+            Told::MetaState(state) => Some(*state),
+            _ => None,
+        }
     }
 }

@@ -26,10 +26,7 @@ impl Router {
         let told = match minicbor::decode::<Ask>(&frame) {
             Ok(ask) => {
                 let span = {
-                    let (Ask::Propose(route, ..)
-                    | Ask::Query(route, ..)
-                    | Ask::Meta(route, ..)
-                    | Ask::Transfer(route, ..)) = &ask;
+                    let route = route_of(&ask);
                     let shard = route.group.shard().map(|shard| shard.0);
                     tracing::debug_span!("forwarded", request = %route.trace, from = %from.node, shard)
                 };
@@ -54,6 +51,7 @@ impl Router {
                 Ok(hosted) => self.meta_for(&hosted, command, &route).await,
                 Err(stale) => stale,
             },
+            Ask::MetaState(_) => Told::MetaState(Box::new((*self.meta()).clone())),
             Ask::Transfer(route, to) => match self.leading(&route) {
                 Ok(hosted) => {
                     let done = hosted.transfer_leader(to, timeout(&route)).await;
@@ -115,6 +113,16 @@ impl Router {
             Ok(answered) => Told::Replied(answered.reply, (&answered.as_of).into()),
             Err(error) => Told::Unanswered(unanswered(error)),
         }
+    }
+}
+
+fn route_of(ask: &Ask) -> &Route {
+    match ask {
+        Ask::Propose(route, ..)
+        | Ask::Query(route, ..)
+        | Ask::Meta(route, ..)
+        | Ask::Transfer(route, ..)
+        | Ask::MetaState(route) => route,
     }
 }
 

@@ -4,6 +4,7 @@ use minicbor::{Decode, Encode};
 
 use crate::ids::{Epoch, GroupId, NodeId, ReplicaId, Revision};
 use crate::node::leaders::Lead;
+use crate::node::meta::MetaState;
 use crate::raft::{AsOf, ReadMode, Role};
 use crate::telemetry::trace::TraceId;
 use crate::time::{LogicalMs, WallMs};
@@ -44,6 +45,9 @@ pub(super) enum Ask {
     /// Whoever leads shall hand the lead over.
     #[n(3)]
     Transfer(#[n(0)] Route, #[n(1)] ReplicaId),
+    /// What the cluster is, for a node that has no meta replica.
+    #[n(4)]
+    MetaState(#[n(0)] Route),
 }
 
 /// [`Ask::Propose`] without owning the commands, so that they need not be copied to be sent.
@@ -71,6 +75,11 @@ pub(super) fn encode_meta(route: &Route, command: &[u8]) -> Vec<u8> {
 /// [`Ask::Transfer`].
 pub(super) fn encode_transfer(route: &Route, to: ReplicaId) -> Vec<u8> {
     encode(3, (route, to))
+}
+
+/// [`Ask::MetaState`].
+pub(super) fn encode_meta_state(route: &Route) -> Vec<u8> {
+    encode(4, (route,))
 }
 
 fn encode(tag: u32, fields: impl Encode<()>) -> Vec<u8> {
@@ -211,6 +220,9 @@ pub(super) enum Told {
     /// The frame makes no sense to this node.
     #[n(7)]
     Malformed(#[n(0)] String),
+    /// The meta state, as the answering node has applied it.
+    #[n(8)]
+    MetaState(#[n(0)] Box<MetaState>),
 }
 
 impl Told {
@@ -257,6 +269,8 @@ mod tests {
         assert_eq!(read, Ask::Meta(route(), vec![1, 2, 3]));
         let read: Ask = minicbor::decode(&encode_transfer(&route(), ReplicaId(4))).unwrap();
         assert_eq!(read, Ask::Transfer(route(), ReplicaId(4)));
+        let read: Ask = minicbor::decode(&encode_meta_state(&route())).unwrap();
+        assert_eq!(read, Ask::MetaState(route()));
     }
 
     #[test]
