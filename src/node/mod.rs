@@ -1,4 +1,33 @@
-//! The node: its shards, the meta group, the router.
+//! The node: one process of a cluster, with its replicas, its link to the others, and the router that takes every call.
+//!
+//! # What is where
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`config`] | what an operator tells the node |
+//! | [`folder`] | who the node is: id, generation, charter; the lock |
+//! | [`link`] | lanes to the other nodes, and the handshake |
+//! | [`meta`] | the replicated state of the cluster itself: pure |
+//! | [`shards`], `host` | the replicas that run here, as the meta state says |
+//! | [`gossip`], `pulse`, [`leaders`] | what the nodes tell each other: who lives, who leads, how replicas are |
+//! | `reconciler` | carries out the planner's steps for the groups that are led here |
+//! | [`router`] | brings each call to where it can be answered |
+//! | [`bootstrap`] | makes a cluster of nodes that have none |
+//! | `core`, `server`, `signals` | puts it together, starts it and stops it |
+//!
+//! # Contract
+//!
+//! [`Node::start`] gives a running node and the two sockets that its faces are served on (by `rpc`, a floor above). Whatever
+//! it acknowledges is durable on a quorum. It needs no command after a restart: charter, meta state and peers are on disk.
+//!
+//! # Invariants
+//!
+//! See the section *node* of `docs/invariants.md`.
+//!
+//! # Caveats
+//!
+//! Nodes are not yet let in after the founding: the meta state knows how (`AddNode`), no call does it. A link without TLS
+//! believes whoever knows the cluster's id.
 
 pub mod bootstrap;
 pub mod config;

@@ -6,9 +6,9 @@
 //!
 //! # Invariants
 //!
-//! - At most one step of a group is under way on this node (C1); two nodes that both believe to lead are told apart by what each
-//!   step names: the membership's place in the log, the version of the group's record (C2).
-//! - Whatever is done for balance (moving a leader) waits until everything else is well, for a while (C3).
+//! - At most one step of a group is under way on this node; two nodes that both believe to lead are told apart by what each
+//!   step names: the membership's place in the log, the version of the group's record (node/7).
+//! - Whatever is done for balance (moving a leader) waits until everything else is well, for a while.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

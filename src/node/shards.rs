@@ -9,10 +9,10 @@
 //! # Invariants
 //!
 //! - No replica is opened until one election timeout has passed since the process began: a restarted follower has
-//!   forgotten the lease that it granted (N1).
-//! - A group is initialized only by the founder that meta names, and only while meta has recorded no membership (N2).
-//! - A replica is destroyed only when meta says that it is dismissed (N3).
-//! - A replica that log or store call retired is never opened; it is reported, and replaced by whoever leads its group (N4).
+//!   forgotten the lease that it granted (node/9).
+//! - A group is initialized only by the founder that meta names, and only while meta has recorded no membership (node/10).
+//! - A replica is destroyed only when meta says that it is dismissed.
+//! - A replica that log or store call retired is never opened; it is reported, and replaced by whoever leads its group (node/11).
 //!
 //! # Caveats
 //!

@@ -18,7 +18,7 @@
 //! # Invariants
 //!
 //! - Frames are handed on only under the identity that the handshake gave; a node's older process is refused once a newer
-//!   one was heard (L2 in `docs/invariants.md`).
+//!   one was heard (node/3 in `docs/invariants.md`).
 //! - Every queue is bounded, in frames and in bytes; a full one answers [`LinkError::Overloaded`] and nothing was sent.
 //!
 //! # Caveats

@@ -12,12 +12,12 @@
 //!
 //! # Invariants
 //!
-//! - A replica id is given out once; `next_replica` only grows (M1).
-//! - A group's first replica set is written once, with one founder (M2).
-//! - The recorded membership of a group only goes forward (M3).
-//! - A replica is dismissed only when a recorded membership is without it, and forgotten only when dismissed (M4).
-//! - The epoch grows with every change of placement or of a group's replicas (M5).
-//! - What a planner decides is fenced by the version of the group's record that it saw (M6).
+//! - A replica id is given out once; `next_replica` only grows.
+//! - A group's first replica set is written once, with one founder.
+//! - The recorded membership of a group only goes forward.
+//! - A replica is dismissed only when a recorded membership is without it, and forgotten only when dismissed.
+//! - The epoch grows with every change of placement or of a group's replicas.
+//! - What a planner decides is fenced by the version of the group's record that it saw.
 //!
 //! # Caveats
 //!

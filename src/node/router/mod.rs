@@ -17,8 +17,8 @@
 //!
 //! # Invariants
 //!
-//! - No attempt begins after the deadline; waits are bounded by it (T1).
-//! - A forwarded frame names the replica that is meant, and is carried out by no other (T2).
+//! - No attempt begins after the deadline; waits are bounded by it.
+//! - A forwarded frame names the replica that is meant, and is carried out by no other (node/12).
 //!
 //! # Caveats
 //!
