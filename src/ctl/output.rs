@@ -16,14 +16,17 @@ pub(super) fn coloured() -> bool {
 
 /// A table without borders; in a terminal it is wrapped to its width.
 pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = bare_table();
+    table.set_header(header.map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
+    table
+}
+
+/// A table without a header. [`text`] sees to the space between its columns.
+pub(super) fn bare_table() -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
     let in_terminal = std::io::stdout().is_terminal();
     table.set_content_arrangement(if in_terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
-    table.set_header(header.map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
     table
 }
 
@@ -37,7 +40,9 @@ pub(super) fn right(table: &mut Table, columns: &[usize]) {
 }
 
 /// A table's text, without the blanks at the ends of its lines.
-pub(super) fn text(table: &Table) -> String {
+pub(super) fn text(table: &mut Table) -> String {
+    table.discover_columns();
+    table.column_iter_mut().for_each(|column| drop(column.set_padding((0, 2))));
     table.lines().map(|line| line.trim_end().to_string()).collect::<Vec<_>>().join("\n")
 }
 

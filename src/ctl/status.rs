@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::context::Context;
 use super::exit::Failure;
 use super::node;
-use super::output::{judged, number, right, table, text};
+use super::output::{bare_table, judged, number, right, text};
 use crate::proto::v1;
 
 #[derive(Debug, Args)]
@@ -90,8 +90,7 @@ impl Status {
 
     /// The lines above the nodes.
     pub(super) fn summary(&self) -> String {
-        let mut lines = table(["", ""]);
-        lines.set_header::<Vec<Cell>>(Vec::new());
+        let mut lines = bare_table();
         let well = |n: u32, of: u32| judged(format!("{n} of {of}"), n == of && of > 0);
         let id: String = self.cluster_id.chars().take(36).collect();
         lines.add_row([Cell::new("cluster"), Cell::new(format!("{id}  epoch {}", self.epoch))]);
@@ -101,10 +100,7 @@ impl Status {
         lines.add_row([Cell::new("meta leader"), judged(leader, !self.meta_leader.is_empty())]);
         lines.add_row([Cell::new("active views"), Cell::new(number(self.active_views))]);
         lines.add_row([Cell::new("reports acknowledged"), Cell::new(number(self.reports_acknowledged))]);
-        for column in lines.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        text(&lines)
+        text(&mut lines)
     }
 }
 
@@ -122,7 +118,7 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
     context.answer(&status, || {
         let mut nodes = node::table_of(&status.nodes, now, false);
         right(&mut nodes, &[2, 3, 4]);
-        format!("{}\n\n{}", status.summary(), text(&nodes))
+        format!("{}\n\n{}", status.summary(), text(&mut nodes))
     })?;
     match status.complaints() {
         none if none.is_empty() => Ok(()),

@@ -278,18 +278,14 @@ impl Household {
         };
         let sent = Instant::now();
         let reporter = self.reporter.clone();
-        let mut may_be_done = false;
-        let outcome = self.insist_noting(|| reporter.report(report.clone()), &mut may_be_done).await;
+        let outcome = self.insist(|| reporter.report(report.clone())).await;
         // A position of 0 without a seek says nothing.
         let says_something = position_ms > 0 || seeked;
         let Some(kept) = self.ledger.running.get_mut(&running.view_id) else { return false };
         match outcome {
             Outcome::Done(result) if result.directive() == v1::Directive::Continue => {
-                // An earlier attempt may have been the one that was applied.
-                if !result.applied && !may_be_done {
-                    self.mismatch(format!("{}: report {sequence} was not applied", running.view_id));
-                    return true;
-                }
+                // `applied` is false where an earlier attempt, perhaps one that the client made by itself, was the one that did
+                // it: this device alone counts this view's sequence up.
                 (kept.sequence, kept.uncertain) = (sequence, false);
                 if says_something {
                     kept.position_ms = Some(position_ms);
@@ -393,25 +389,19 @@ impl Household {
         self.around.stats.mismatch(format!("{}: {what}", self.account));
     }
 
-    async fn insist<T, F>(&self, ask: impl FnMut() -> F) -> Outcome<T>
+    /// Asks until the cluster has decided, a bounded number of times.
+    async fn insist<T, F>(&self, mut ask: impl FnMut() -> F) -> Outcome<T>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        self.insist_noting(ask, &mut false).await
-    }
-
-    /// Asks until the cluster has decided, a bounded number of times; notes whether an attempt may have been done unseen.
-    async fn insist_noting<T, F>(&self, mut ask: impl FnMut() -> F, may_be_done: &mut bool) -> Outcome<T>
-    where
-        F: Future<Output = Result<T, Error>>,
-    {
+        let mut may_be_done = false;
         for _ in 0..ATTEMPTS_MAX {
             let error = match ask().await {
                 Ok(answer) => return Outcome::Done(answer),
                 Err(error @ Error::Rejected(_)) => return Outcome::Refused(error),
                 Err(error) => error,
             };
-            *may_be_done |= self.around.stats.failed(&error);
+            may_be_done |= self.around.stats.failed(&error);
             if self.around.stop.is_cancelled() {
                 break;
             }

@@ -132,7 +132,7 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
                     number(profile.plays),
                 ]);
             }
-            out.push_str(&format!("\n{}\n", text(&rows)));
+            out.push_str(&format!("\n{}\n", text(&mut rows)));
         }
         if account.active_views.is_empty() {
             out.push_str("\nnothing is being watched\n");
@@ -150,7 +150,7 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
                     ago(view.report_time.as_ref(), now),
                 ]);
             }
-            out.push_str(&format!("\n{}\n", text(&rows)));
+            out.push_str(&format!("\n{}\n", text(&mut rows)));
         }
         out
     })

@@ -158,7 +158,7 @@ pub(in super::super) fn verification_text(verification: &Verification, second_im
             judged(n(node.resume_points_right), node.resume_points_right == pairs),
         ]);
     }
-    let mut out = text(&rows);
+    let mut out = text(&mut rows);
     out.push_str(&format!("\n\n{} of {} pairs have a resume point by the rules", n(verification.resumable), n(pairs)));
     out.push_str(&format!("\nsecond import: {} added", number(second_import_added)));
     out.push_str(&format!("\nmismatches: {}", n(verification.mismatch_count)));

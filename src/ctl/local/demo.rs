@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::super::context::Context;
 use super::super::exit::Failure;
 use super::super::import::{Expected, Verification, import_file, read_file, verify};
-use super::super::output::{clock, judged, number, paint, right, table, text};
+use super::super::output::{bare_table, clock, judged, number, paint, right, text};
 use super::super::status::Status;
 use super::super::{Output, connect, node};
 use super::live::Live;
@@ -251,7 +251,7 @@ fn status_lines(context: &Context, cluster: &mut LocalCluster, status: &Status) 
     let mut nodes = node::table_of(&status.nodes, context.clock.wall(), false);
     right(&mut nodes, &[2, 3, 4]);
     let pids = cluster.states();
-    let mut rows = text(&nodes).lines().map(str::to_string).collect::<Vec<_>>().into_iter();
+    let mut rows = text(&mut nodes).lines().map(str::to_string).collect::<Vec<_>>().into_iter();
     lines.push(String::new());
     lines.extend(rows.next().map(|header| format!("{:>8}  {header}", "PID")));
     for (row, node) in rows.zip(&status.nodes) {
@@ -297,8 +297,7 @@ impl Summary {
 
     fn text(&self) -> String {
         let (status, counters) = (&self.status, &self.devices.counters);
-        let mut rows = table(["", ""]);
-        rows.set_header::<Vec<comfy_table::Cell>>(Vec::new());
+        let mut rows = bare_table();
         let mut row = |what: &str, value: String, well: bool| {
             rows.add_row([what.into(), value.into(), judged(if well { "ok" } else { "WRONG" }, well)]);
         };
@@ -325,7 +324,7 @@ impl Summary {
         let stopped = if self.nodes_stopped_by_themselves { "all" } else { "not all" };
         row("nodes stopped when asked", stopped.to_string(), self.nodes_stopped_by_themselves);
         row("processes left", self.processes_left.to_string(), self.processes_left == 0);
-        let mut out = text(&rows);
+        let mut out = text(&mut rows);
         for mismatch in counters.described.iter().chain(&sample.verification.mismatches) {
             out.push_str(&format!("\n  {mismatch}"));
         }

@@ -47,8 +47,8 @@ pub(super) async fn run(context: &Context, root: Root) -> Result<(), Failure> {
             ]);
         }
         match &answer.cluster {
-            Some(status) => format!("{}\n\n{}", text(&rows), status.summary()),
-            None => text(&rows),
+            Some(status) => format!("{}\n\n{}", text(&mut rows), status.summary()),
+            None => text(&mut rows),
         }
     })?;
     if let Some(failure) = failure {

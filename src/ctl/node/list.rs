@@ -13,6 +13,6 @@ pub(super) async fn run(context: &Context) -> Result<(), Failure> {
     context.answer(&nodes, || {
         let mut what = table_of(&nodes, now, false);
         right(&mut what, &[2, 3, 4]);
-        format!("{}\n\n{}", text(&table_of(&nodes, now, true)), text(&what))
+        format!("{}\n\n{}", text(&mut table_of(&nodes, now, true)), text(&mut what))
     })
 }

@@ -30,7 +30,7 @@ pub(super) async fn run(context: &Context, options: ListOptions) -> Result<(), F
                 followers.collect::<Vec<_>>().join(" ").into(),
             ]);
         }
-        text(&rows)
+        text(&mut rows)
     })?;
     match troubled {
         0 => Ok(()),

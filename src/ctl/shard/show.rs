@@ -56,7 +56,7 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
             number(shard.revision),
             number(shard.active_views),
             shard.placement.join(", "),
-            text(&rows)
+            text(&mut rows)
         )
     })?;
     match shard.is_troubled() {
