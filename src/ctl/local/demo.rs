@@ -267,20 +267,19 @@ fn device_lines(counters: &Snapshot, rate: u64) -> Vec<String> {
     let wrong = paint(&number(counters.mismatches), if counters.mismatches == 0 { 32 } else { 31 });
     let mut lines = vec![
         format!(
-            "devices playing {}   reports acknowledged {} ({}/s)   p50 {}   p99 {}",
+            "devices playing {}   answered within p50 {}, p99 {}",
             number(counters.playing),
-            number(counters.reports_acknowledged),
-            number(rate),
             ms(counters.p50_us),
             ms(counters.p99_us)
         ),
         format!(
-            "checks {} ({} strong reads)   mismatches {wrong}   unknown {}   unavailable {}",
-            number(counters.checks),
-            number(counters.reads),
+            "reports acknowledged {} ({}/s)   unknown {}   unavailable {}",
+            number(counters.reports_acknowledged),
+            number(rate),
             number(counters.unknown),
             number(counters.unavailable)
         ),
+        format!("checks {} ({} strong reads)   mismatches {wrong}", number(counters.checks), number(counters.reads)),
     ];
     lines.extend(counters.described.iter().take(3).map(|what| format!("  {what}")));
     lines
