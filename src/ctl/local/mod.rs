@@ -78,10 +78,15 @@ fn context_of(context: &Context, cluster: &LocalCluster) -> Context {
     context.at(Connection::new(cluster.client_endpoints(), cluster.admin_endpoints()))
 }
 
-/// Makes a cluster of the processes (or finds it made) and waits until every shard is led and every replica follows.
+/// Makes a cluster of the processes, unless they are one already, and waits until every shard is led and every replica
+/// follows.
 async fn bootstrapped(context: &Context, cluster: &LocalCluster, shards: u32) -> Result<Status, Failure> {
     let here = context_of(context, cluster);
-    bootstrap::bootstrap(&here.admin()?, shards, 0, cluster.link_endpoints()).await?;
+    let admin = here.admin()?;
+    let status = Status::from(admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?);
+    if status.cluster_id.is_empty() {
+        bootstrap::bootstrap(&admin, shards, 0, cluster.link_endpoints()).await?;
+    }
     healthy(&here, Duration::from_secs(60)).await
 }
 
