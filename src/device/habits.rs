@@ -24,7 +24,7 @@ impl Title {
     }
 
     pub(super) fn is_episode(self) -> bool {
-        self.0 % 5 != 0
+        !self.0.is_multiple_of(5)
     }
 
     /// Its length, milliseconds: episodes 22 to 58 minutes, films 80 to 139.

@@ -392,9 +392,9 @@ impl Cells<'_> {
     fn play(&self, line: u64) -> Result<Play, Reason> {
         Ok(Play {
             line,
-            profile: self.id(Column::Profile, ProfileId::BYTES_MAX, None, |t| ProfileId::new(t))?,
-            title: self.id(Column::Title, TitleId::BYTES_MAX, None, |t| TitleId::new(t))?,
-            device: self.id(Column::Device, DeviceId::BYTES_MAX, Some(NO_DEVICE), |t| DeviceId::new(t))?,
+            profile: self.id(Column::Profile, ProfileId::BYTES_MAX, None, ProfileId::new)?,
+            title: self.id(Column::Title, TitleId::BYTES_MAX, None, TitleId::new)?,
+            device: self.id(Column::Device, DeviceId::BYTES_MAX, Some(NO_DEVICE), DeviceId::new)?,
             kind: match self.get(Column::Kind) {
                 None | Some("") => Kind::Title,
                 Some(_) => Kind::Preview,

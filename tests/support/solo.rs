@@ -1,6 +1,9 @@
 //! A cluster of one process without replication or disk: the real domain behind the real services. It answers as a cluster
 //! must, so programs that speak to clusters can be tested without one.
 
+#![allow(dead_code, reason = "every test program uses its own part of it")]
+#![allow(unreachable_pub, reason = "a module of several test programs")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -35,6 +35,9 @@ pub struct PlayKey {
     pub position_ms: Option<u64>,
 }
 
+/// When each play of one profile, title and device began and ended, milliseconds since 1970.
+type Spans = Vec<(u64, u64)>;
+
 /// What must be in the cluster after the import of a file into an account that had nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
@@ -52,7 +55,7 @@ impl Expected {
     /// From a file's plays.
     pub fn of(plays: &[Play]) -> Self {
         let mut expected = Self::default();
-        let mut by_entry: BTreeMap<(&str, &str, &str), Vec<(u64, u64)>> = BTreeMap::new();
+        let mut by_entry: BTreeMap<(&str, &str, &str), Spans> = BTreeMap::new();
         let mut latest: BTreeMap<Pair, Vec<u64>> = BTreeMap::new();
         for play in plays.iter().filter(|play| play.kind == Kind::Title) {
             let (profile, title) = (play.profile.as_str(), play.title.as_str());
@@ -99,7 +102,7 @@ impl Expected {
 }
 
 /// How many entries the plays of one profile, title and device make.
-fn entries(mut spans: Vec<(u64, u64)>) -> usize {
+fn entries(mut spans: Spans) -> usize {
     spans.sort_unstable();
     let mut count = 0;
     let mut open_until = None;

@@ -184,7 +184,7 @@ pub(in super::super) fn read_file(context: &Context, path: &Path) -> Result<(Exp
             Row::Play(play) => export.plays.push(play),
             Row::Refused(refused) => export.refused.push(refused),
         }
-        if (export.plays.len() + export.refused.len()) % 1_000 == 0 {
+        if (export.plays.len() + export.refused.len()).is_multiple_of(1_000) {
             bar.set_position(reader.bytes_read());
         }
     }
@@ -210,13 +210,13 @@ pub(in super::super) async fn import_file(
     })
     .await;
     bar.finish_and_clear();
-    Ok(summary.map_err(|e| match Failure::from(e) {
+    summary.map_err(|e| match Failure::from(e) {
         Failure::Error(e) => {
             Failure::Error(e.context("the import stopped half-way; repeat it, nothing is added twice"))
         }
         Failure::Unreachable(e) => Failure::Unreachable(format!("{e}; repeat the import, nothing is added twice")),
         other => other,
-    })?)
+    })
 }
 
 /// A progress bar on standard error; nothing where that is no terminal.
