@@ -28,13 +28,13 @@ pub enum Answer {
     SettingsUpdated,
     /// To a start.
     #[n(2)]
-    Started(#[n(0)] Started),
+    Started(#[n(0)] Box<Started>),
     /// To a report.
     #[n(3)]
     Progressed(#[n(0)] Progressed),
     /// To a stop.
     #[n(4)]
-    Stopped(#[n(0)] Stopped),
+    Stopped(#[n(0)] Box<Stopped>),
     /// To the end of another device's view.
     #[n(5)]
     Ended(#[n(0)] ViewId),

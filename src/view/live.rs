@@ -138,6 +138,14 @@ impl Live {
         Some(read(&chunk.bytes[at..at + len]))
     }
 
+    /// What reports change of a view.
+    pub(super) fn progress(&self, account: &AccountId, view: &ViewId) -> Option<Progress> {
+        let token = token(account);
+        let (_, chunk) = self.chunks.range(..=token).next_back()?;
+        let (at, len) = chunk.find(token, account.as_str(), view.as_str())?;
+        record::read_progress(&chunk.bytes[at..at + len])
+    }
+
     /// All views of an account, by view id.
     pub(super) fn of_account(&self, account: &AccountId) -> Vec<LiveView> {
         let token = token(account);

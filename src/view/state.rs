@@ -10,7 +10,8 @@ use super::live::Live;
 use super::rows::Rows;
 use super::txn::{Bail, Effects, Txn};
 use super::{
-    AccountCommand, Answer, Applied, Command, Envelope, Query, Reply, ReportProgress, RowKey, Settings, decide, read,
+    AccountCommand, Answer, Applied, Command, Directive, Envelope, Progressed, Query, Reply, ReportProgress, RowKey,
+    Settings, decide, read,
 };
 use crate::ids::{AccountId, Revision};
 use crate::time::{LogicalMs, Stamp};
@@ -185,8 +186,8 @@ impl State {
     pub fn missing(&self, stamp: Stamp, envelope: &Envelope) -> Result<Option<Missing>, Stop> {
         let stamp = self.stamp(stamp);
         if let Command::Account(account, AccountCommand::ReportProgress(report)) = &envelope.command
-            && let Some(view) = self.live.get(account, &report.view)
-            && !decide::wants_stream_back(&self.head.settings, stamp, &view.progress, report)
+            && let Some(progress) = self.live.progress(account, &report.view)
+            && !decide::wants_stream_back(&self.head.settings, stamp, &progress, report)
         {
             return Ok(None);
         }
@@ -280,9 +281,19 @@ impl State {
         self.head.logical = stamp.logical;
         self.head.revision.0 += 1;
         self.head.counts.active_views = self.live.count();
+        let moment = [self.head.revision.0, stamp.logical.0, stamp.wall.0];
         self.scratch.clear();
-        minicbor::encode((self.head.revision, stamp, &answer, &events), &mut self.scratch)
-            .expect("writing to a Vec cannot fail");
+        self.scratch.extend(moment.into_iter().flat_map(u64::to_le_bytes));
+        match &answer {
+            // Nearly all answers: not worth an encoder.
+            Answer::Progressed(Progressed { applied, interval_ms, expires_at, directive: Directive::Continue })
+                if events.is_empty() =>
+            {
+                let told = [u64::from(*applied), *interval_ms, expires_at.0];
+                self.scratch.extend(told.into_iter().flat_map(u64::to_le_bytes));
+            }
+            answer => minicbor::encode((answer, &events), &mut self.scratch).expect("writing to a Vec cannot fail"),
+        }
         self.head.digest = xxh3_64_with_seed(&self.scratch, self.head.digest);
         Applied { revision: self.head.revision, answer, events }
     }

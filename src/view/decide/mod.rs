@@ -78,9 +78,13 @@ fn decide_once(
 /// Decides an account's command. A refused one leaves nothing in the transaction.
 fn decide_account(txn: &mut Txn<'_>, account: &AccountId, command: &AccountCommand) -> Result<Answer, Bail> {
     let decided = match command {
-        AccountCommand::StartView(start) => start::start_view(txn, account, start).map(|r| r.map(Answer::Started)),
+        AccountCommand::StartView(start) => {
+            start::start_view(txn, account, start).map(|r| r.map(|s| Answer::Started(s.into())))
+        }
         AccountCommand::ReportProgress(report) => progress::report_progress(txn, account, report),
-        AccountCommand::StopView(stop) => stop::stop_view(txn, account, stop).map(|r| r.map(Answer::Stopped)),
+        AccountCommand::StopView(stop) => {
+            stop::stop_view(txn, account, stop).map(|r| r.map(|s| Answer::Stopped(s.into())))
+        }
         AccountCommand::EndView(end) => stop::end_view(txn, account, end).map(|r| r.map(Answer::Ended)),
         AccountCommand::ImportHistory(import) => {
             import::import_history(txn, account, import).map(|r| r.map(Answer::Imported))

@@ -153,7 +153,7 @@ impl Shard {
 
     pub(super) fn start(&mut self, stamp: Stamp, start: StartView) -> Started {
         match self.run(stamp, AccountCommand::StartView(start)) {
-            Answer::Started(started) => started,
+            Answer::Started(started) => *started,
             other => panic!("not started: {other:?}"),
         }
     }
@@ -167,7 +167,7 @@ impl Shard {
 
     pub(super) fn stop(&mut self, stamp: Stamp, view_id: &str, position_ms: u64) -> Stopped {
         match self.run(stamp, stop(view_id, Some(position_ms))) {
-            Answer::Stopped(stopped) => stopped,
+            Answer::Stopped(stopped) => *stopped,
             other => panic!("not stopped: {other:?}"),
         }
     }

@@ -37,7 +37,7 @@ fn a_request_older_than_what_is_remembered_is_refused_but_a_start_that_still_run
     }
     let lost = shard.apply(at(2000), &once("p0", 1000, policy(0))).answer;
     assert_eq!(lost, Answer::Rejected(Rejection::RequestTooOld { remembered_since: WallMs(WALL + 1000) }));
-    assert!(matches!(shard.apply(at(2000), &run).answer, Answer::Started(Started { repeated: true, .. })));
+    assert!(matches!(shard.apply(at(2000), &run).answer, Answer::Started(started) if started.repeated));
     assert!(matches!(shard.apply(at(2000), &once("p1", 1001, policy(1))).answer, Answer::PolicyUpdated(_)));
 }
 

@@ -409,9 +409,9 @@ impl Account {
     fn run(&mut self, s: &Settings, stamp: Stamp, command: &AccountCommand) -> Answer {
         let before = self.clone();
         let answer = match command {
-            AccountCommand::StartView(c) => self.start(s, stamp, c, false).map(Answer::Started),
+            AccountCommand::StartView(c) => self.start(s, stamp, c, false).map(|s| Answer::Started(s.into())),
             AccountCommand::ReportProgress(c) => self.report(s, stamp, c),
-            AccountCommand::StopView(c) => self.stop(s, stamp, c).map(Answer::Stopped),
+            AccountCommand::StopView(c) => self.stop(s, stamp, c).map(|s| Answer::Stopped(s.into())),
             AccountCommand::EndView(c) => match self.views.iter().any(|v| v.id == c.view) {
                 true => {
                     self.end(s, stamp, &c.view, EndReason::EndedByOwner, c.by.clone(), false);
