@@ -8,6 +8,8 @@ use crate::time::{LogicalMs, Stamp, WallMs};
 
 /// The most request ids that an account remembers.
 pub const REQUESTS_MAX: usize = 64;
+/// Refusals are forgotten when all remembered answers would be longer than this: those that name views can be long.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// The most ended views that an account remembers.
 pub const ENDED_VIEWS_MAX: usize = 64;
 /// The most profiles of an account.
@@ -95,6 +97,10 @@ impl AccountRow {
         }
         let rejected = matches!(answer, Answer::Rejected(_));
         let answer = minicbor::to_vec(answer).expect("writing to a Vec cannot fail");
+        while self.requests.iter().map(|r| r.answer.len()).sum::<usize>() + answer.len() > ANSWER_BYTES_MAX {
+            let Some(at) = self.requests.iter().position(|r| r.rejected) else { break };
+            self.forget(at);
+        }
         self.requests.push(Request { id, fingerprint, at: stamp, rejected, answer });
     }
 

@@ -8,11 +8,10 @@
 //! leaves both alone; [`Live::next_due`] makes exact what has passed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use super::Settings;
 use super::key::token;
 use super::record::{self, LiveView, Progress};
+use super::{Image, Settings};
 use crate::ids::{AccountId, ViewId};
 use crate::time::LogicalMs;
 
@@ -251,7 +250,7 @@ impl Live {
         let len = self.chunks.get(&key).map_or(0, |c| c.bytes.len());
         let before = self.chunks.range(..key).next_back().map(|(k, c)| (*k, c.bytes.len()));
         match before {
-            Some((before, room)) if room + len <= CHUNK_BYTES_MAX * 3 / 4 => {
+            Some((before, room)) if len <= 1 || room + len <= CHUNK_BYTES_MAX * 3 / 4 => {
                 let Some(gone) = self.chunks.remove(&key) else { return };
                 let Some(chunk) = self.chunks.get_mut(&before) else { return };
                 let end = chunk.bytes.len();
@@ -308,7 +307,7 @@ impl Live {
     }
 
     /// Images that changed since the last call; `None`: dropped.
-    pub(super) fn take_changed(&mut self) -> Vec<(Vec<u8>, Option<Arc<[u8]>>)> {
+    pub(super) fn take_changed(&mut self) -> Vec<Image> {
         let dropped = std::mem::take(&mut self.dropped);
         let gone = dropped.into_iter().map(|key| (key.to_be_bytes().to_vec(), None));
         let changed = self.chunks.iter_mut().filter(|(_, c)| c.changed).map(|(key, chunk)| {

@@ -104,6 +104,9 @@ pub struct Scan {
     pub limit: usize,
 }
 
+/// An image of active views under its key, 8 bytes; `None`: deleted.
+pub type Image = (Vec<u8>, Option<Arc<[u8]>>);
+
 /// What a checkpoint writes: one batch.
 #[derive(Debug)]
 pub struct Frozen {
@@ -111,8 +114,8 @@ pub struct Frozen {
     pub header: Vec<u8>,
     /// Changed rows; `None`: deleted.
     pub rows: BTreeMap<RowKey, Option<Arc<[u8]>>>,
-    /// Changed images of active views by their key, 8 bytes; `None`: deleted.
-    pub images: Vec<(Vec<u8>, Option<Arc<[u8]>>)>,
+    /// Changed images of active views.
+    pub images: Vec<Image>,
 }
 
 /// Why stored bytes are no state.

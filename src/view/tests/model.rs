@@ -15,7 +15,7 @@ const TITLES: [&str; 4] = ["film", "epis", "tiny", "free"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Apply(Stamp, Envelope),
+    Apply(Stamp, Box<Envelope>),
     Evict(usize),
     Freeze,
     Write,
@@ -164,7 +164,7 @@ impl ReferenceStateMachine for Model {
             20 => (later, jump, envelope).prop_map(move |(later, jump, envelope)| {
                 let logical = now.logical.plus(later * 1000);
                 let wall = WallMs(now.wall.0.saturating_add_signed((later as i64 + jump) * 1000));
-                Step::Apply(Stamp { logical, wall }, envelope)
+                Step::Apply(Stamp { logical, wall }, Box::new(envelope))
             }),
             2 => prop::sample::select(vec![0usize, 300, 2000]).prop_map(Step::Evict),
             1 => Just(Step::Freeze),
@@ -322,7 +322,7 @@ impl StateMachineTest for Real {
         match step {
             Step::Apply(stamp, envelope) => {
                 let bytes = envelope.to_bytes();
-                assert_eq!(Envelope::from_bytes(&bytes).unwrap(), envelope);
+                assert_eq!(Envelope::from_bytes(&bytes).unwrap(), *envelope);
                 let due = real.shard.state.next_due(stamp.logical);
                 let applied = real.shard.apply(stamp, &envelope);
                 real.revision += 1;
