@@ -3,6 +3,7 @@
 mod change;
 mod config;
 mod minder;
+mod propose;
 mod start;
 mod status;
 
@@ -20,10 +21,10 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::batcher::{Ended, Lead, Queue, Waiting};
-use super::machine::{Core, Machine, MetaMachine, MetaState, Missing, Replica, ShardMachine, push};
+use super::batcher::{Lead, Queue};
+use super::machine::{Core, Machine, MetaMachine, MetaState, Missing, Replica, ShardMachine};
 use super::network::Switchboard;
-use super::outcome::{Answered, AsOf, LeaderHint, Outcome, QueryError, ReadMode, Rejected, Role};
+use super::outcome::{Answered, AsOf, LeaderHint, QueryError, ReadMode, Rejected, Role};
 use super::read::Reads;
 use super::runtime::RaftThread;
 use super::types::{LogId, ServerMetrics, Types};
@@ -180,84 +181,6 @@ impl<M: Machine> Group<M> {
         self.inner.parts.replica
     }
 
-    /// Proposes `commands` in their order and gives an outcome for each. Waits for at most `timeout`.
-    ///
-    /// When the future is dropped before it is ready, commands that are not yet proposed never will be.
-    pub async fn propose(&self, commands: Vec<M::Command>, timeout: Duration) -> Vec<Outcome<M::Answer>> {
-        if commands.is_empty() {
-            return Vec::new();
-        }
-        // Not worth a queue: the caller goes elsewhere at once.
-        if let Err(rejected) = self.inner.lead.term() {
-            return commands.iter().map(|_| Outcome::Rejected(rejected.clone())).collect();
-        }
-        self.inner.core.prefetch(&commands);
-        let parts = self.submit(commands);
-        let deadline = tokio::time::Instant::now() + timeout;
-        let mut outcomes = Vec::new();
-        for (count, submitted) in parts {
-            let ended = match submitted {
-                Ok(mut waiting) => match tokio::time::timeout_at(deadline, waiting.ended()).await {
-                    Ok(ended) => ended,
-                    Err(_) => waiting.give_up(),
-                },
-                Err(rejected) => Ended::Rejected(rejected),
-            };
-            match ended {
-                Ended::Committed(answers) => outcomes.extend(answers.into_iter().map(Outcome::Committed)),
-                Ended::Rejected(rejected) => {
-                    outcomes.extend((0..count).map(|_| Outcome::Rejected(rejected.clone())));
-                }
-                Ended::Unknown => outcomes.extend((0..count).map(|_| Outcome::Unknown)),
-            }
-        }
-        outcomes
-    }
-
-    /// Encodes and queues `commands` in parts that fit into entries: for each part how many commands it has.
-    fn submit(&self, commands: Vec<M::Command>) -> Vec<(usize, Result<Waiting<M::Answer>, Rejected>)> {
-        let config = &self.inner.parts.config;
-        let (commands_max, bytes_max) = (config.entry_commands_max, config.entry_bytes_max);
-        let mut parts = Vec::new();
-        let (mut part, mut body) = (Vec::with_capacity(commands.len().min(commands_max)), Vec::new());
-        let queue = &self.inner.queue;
-        let mut submit = |part: &mut Vec<M::Command>, body: &mut Vec<u8>| {
-            if !part.is_empty() {
-                let (part, body) = (std::mem::take(part), std::mem::take(body));
-                parts.push((part.len(), queue.submit(part, body)));
-            }
-        };
-        let mut rejected = Vec::new();
-        for (at, command) in commands.into_iter().enumerate() {
-            let before = body.len();
-            let bytes = push::<M>(&command, &mut body);
-            if bytes > bytes_max {
-                body.truncate(before);
-                submit(&mut part, &mut body);
-                rejected.push((at, Rejected::TooLarge { bytes, max: bytes_max }));
-                continue;
-            }
-            if part.len() == commands_max || body.len() > bytes_max {
-                let own = body.split_off(before);
-                submit(&mut part, &mut body);
-                body = own;
-            }
-            part.push(command);
-        }
-        submit(&mut part, &mut body);
-        // Those that are too large take their places among the parts, so that outcomes keep the order of the commands.
-        for (at, reason) in rejected {
-            let mut seen = 0;
-            let place = parts.iter().position(|(count, _)| {
-                let here = seen == at;
-                seen += count;
-                here
-            });
-            parts.insert(place.unwrap_or(parts.len()), (1, Err(reason)));
-        }
-        parts
-    }
-
     /// Waits until a local read is as fresh as `mode` asks for.
     pub async fn ready_to_read(&self, mode: ReadMode, timeout: Duration) -> Result<(), QueryError> {
         // Waiting is for leaders: whoever follows sends its caller elsewhere at once.
@@ -284,6 +207,7 @@ impl<M: Machine> Group<M> {
     pub fn status(&self) -> GroupStatus {
         let parts = &self.inner.parts;
         let (log_bytes, _) = self.inner.core.since_checkpoint();
+        let applied = self.inner.core.applied().borrow().log_id;
         let (revision, logical, wall) =
             self.inner.core.look(|machine, stamp| (machine.revision(), machine.logical(), stamp.wall));
         let (role, term, leader) = self.inner.lead.now();
@@ -296,8 +220,9 @@ impl<M: Machine> Group<M> {
             term,
             leader,
             last_log: metrics.last_log_index,
-            applied: metrics.last_applied.map(|id| id.index),
-            checkpointed: metrics.snapshot.map(|id| id.index),
+            // openraft's own figures lag behind what is told here of the state.
+            applied: applied.map(|id| id.index),
+            checkpointed: self.inner.core.checkpointed().meta.and_then(|meta| meta.last_log_id).map(|id| id.index),
             purged: metrics.purged.map(|id| id.index),
             log_bytes,
             revision,

@@ -175,7 +175,9 @@ impl Peer {
         };
         let header = export.header().bytes.clone();
         let begin = RequestRepr::SnapshotBegin { transfer, vote: vote.into(), header: header[..].into() };
-        if let Some(done) = piece_taken(send(begin, piece_deadline).await?)? {
+        // A follower that can't be reached is seen soon, and tried again; only pieces may take their time.
+        let begin_deadline = piece_deadline.min(Duration::from_millis(self.config.append_ms_max));
+        if let Some(done) = piece_taken(send(begin, begin_deadline).await?)? {
             return Ok(done);
         }
         let mut in_flight = futures::stream::FuturesOrdered::new();
