@@ -241,10 +241,26 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Stands for election now, without waiting for the leader's silence to last; a pre-vote comes first.
+    /// Stands for election without waiting for the leader's silence to last: as soon as the lease that this replica has
+    /// granted has run out, a pre-vote goes out, which a leader that lives and is heard refuses. Returns when there is
+    /// another leader, or after at most one and a half leases.
     pub async fn elect(&self) {
-        // A replica that has stopped can't stand; its status says so.
-        let _ = self.inner.raft.trigger().elect(true).await;
+        let config = &self.inner.parts.config;
+        let (_, term, _) = self.leadership();
+        let again = Duration::from_millis(config.heartbeat_ms / 2 + 1);
+        let standing = async {
+            let known = |(role, now, leader): (Role, u64, Option<LeaderHint>)| {
+                role == Role::Leader || role == Role::Stopped || (now > term && leader.is_some())
+            };
+            while !known(self.leadership()) {
+                // openraft does nothing with it while the lease holds.
+                if self.inner.raft.trigger().elect(true).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(again).await;
+            }
+        };
+        let _ = tokio::time::timeout(config.lease() * 3 / 2, standing).await;
     }
 
     /// Makes a checkpoint now and waits until it is durable; returns at once when nothing was applied since the last.
