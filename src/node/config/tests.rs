@@ -46,7 +46,7 @@ fn fields_that_contradict_each_other_are_refused() {
         &[],
         &[
             ("raft-heartbeat-ms", "400"),
-            ("raft-election-max-ms", "500"),
+            ("raft-election-max-ms", "300"),
             ("link-tls-key", "k"),
             ("listen-link", "0.0.0.0:0"),
         ],

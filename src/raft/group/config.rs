@@ -5,6 +5,10 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 
 /// What a group is run with. The defaults are meant for production; tests make the times shorter.
+///
+/// A group without its leader waits for one lease (the longest election time) after the last heartbeat whatever happens, and
+/// by its own timers for an election time more: with 300 to 600 ms about 0.65 s when somebody is told to stand for election
+/// ([`crate::raft::Group::elect`]), else about a second.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupConfig {
     /// Between two heartbeats, in milliseconds.
@@ -56,8 +60,8 @@ impl Default for GroupConfig {
     fn default() -> Self {
         Self {
             heartbeat_ms: 100,
-            election_ms_min: 500,
-            election_ms_max: 1000,
+            election_ms_min: 300,
+            election_ms_max: 600,
             append_ms_max: 2000,
             snapshot_piece_ms_max: 10_000,
             snapshot_install_ms_max: 120_000,
