@@ -11,9 +11,8 @@
 
 use std::fmt;
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use crate::ids::{AccountId, DeviceId, ProfileId, TitleId};
+use crate::ring::Token;
 use crate::time::WallMs;
 
 /// What a row is: the first byte of its key.
@@ -39,7 +38,7 @@ impl RowClass {
 
 /// The token of an account: where it stands in the token space.
 pub(super) fn token(account: &AccountId) -> u64 {
-    xxh3_64(account.as_str().as_bytes())
+    Token::of(account).0
 }
 
 /// The key of a stored row.
