@@ -1,7 +1,7 @@
 //! From what is wanted and what is observed to the next step of each shard.
 //!
 //! The meta group commits what is *wanted* (the [`Placement`](crate::ring::Placement)) and what has been *decided* on the
-//! way there ([`Recorded`]); the shards' leaders and the nodes tell what *is* ([`Observed`]). [`next`] compares the three
+//! way there ([`Recorded`]); the shards' leaders and the nodes tell what *is* ([`Observed`]). [`next()`] compares the three
 //! and answers with one [`Step`] for a group, or why it has to wait. Whoever carries the step out chooses nothing: it
 //! does it, observes again and asks again. A step that was carried out twice, or by a planner that has been replaced,
 //! does no harm: each names what it relies on, and is refused where that is no longer so.

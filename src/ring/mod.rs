@@ -2,7 +2,7 @@
 //!
 //! Two questions, kept apart. *Which shard has this account?* is arithmetic on the account's id: its [`Token`] is a stable
 //! hash, its shard a prefix of the token ([`ShardCount::shard_of`]), and no node's coming or going changes either. *Which
-//! nodes hold this shard?* is the [`Placement`]: each shard's [`Replicas`], which [`place`] makes from the members of the
+//! nodes hold this shard?* is the [`Placement`]: each shard's [`Replicas`], which [`place()`] makes from the members of the
 //! cluster and from the placement before.
 //!
 //! The [`Ring`] of virtual nodes gives every shard its order of preference over the nodes. By itself it would spread the
@@ -13,7 +13,7 @@
 //!
 //! Everything here is a function of its arguments: the same members (in any order), rules and current placement give the
 //! same placement on every machine and in every version of this crate that passes the golden tests. Placements are
-//! committed to the meta group's log, so a change of these functions moves no data by itself: the next [`place`] starts
+//! committed to the meta group's log, so a change of these functions moves no data by itself: the next [`place()`] starts
 //! from what is there.
 //!
 //! # Invariants
@@ -28,7 +28,7 @@
 //! # Caveats
 //!
 //! Where the zones are of very different size, the nodes of the smaller ones hold more than their weight says: spreading a
-//! shard over zones comes before balance. [`place`] costs a second or so at 1,000 nodes x 4,096 shards in a debug build;
+//! shard over zones comes before balance. [`place()`] costs a second or so at 1,000 nodes x 4,096 shards in a debug build;
 //! it is for changes of membership, not for requests, which only look a shard up.
 
 mod board;

@@ -22,7 +22,7 @@ impl Replicas {
     }
 }
 
-/// The wanted nodes of every shard. A plain value: made by [`place`](super::place), committed by the meta group.
+/// The wanted nodes of every shard. A plain value: made by [`place`](super::place()), committed by the meta group.
 #[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub struct Placement {
     #[n(0)]

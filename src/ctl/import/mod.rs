@@ -1,7 +1,7 @@
 //! `clusterctl import`: takes viewing histories into a cluster, and can prove that it did.
 //!
 //! [`plays`] sends what a format has understood; the cluster knows a play again, so that a second import adds nothing.
-//! [`Expected`] says, from the file alone, what a cluster must answer after it; [`verify`] asks the cluster, through each
+//! [`Expected`] says, from the file alone, what a cluster must answer after it; [`verify()`] asks the cluster, through each
 //! node, and compares. `clusterctl import netflix`, the demo and the tests are built on these three.
 
 mod expected;

@@ -1,6 +1,6 @@
 //! What an operator tells a node: one table of fields, read from a file, the environment and flags, in that order.
 //!
-//! **Contract.** [`load`] gives a [`Config`] in which every field is sound, or *all* the mistakes at once, each naming the
+//! **Contract.** [`load()`] gives a [`Config`] in which every field is sound, or *all* the mistakes at once, each naming the
 //! field, where it was said, and what is accepted. Later sources win: defaults, then the file (TOML), then
 //! `PLAYHEAD_...` variables, then flags. [`Config::dump`] prints what came out, as a file that gives the same again.
 //!

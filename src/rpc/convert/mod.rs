@@ -1,7 +1,7 @@
 //! Requests to the domain's commands and queries, the domain's answers to messages.
 //!
 //! The domain's types know nothing of the wire, and here is the only place where both are seen. Checks note every bad field in
-//! [`Fields`](super::fields::Fields).
+//! [`Fields`].
 
 mod account;
 mod collection;

@@ -20,7 +20,7 @@
 //! - While a batch is applied all reads of the process wait: sled has one lock for that.
 //! - A row that sled loses without a trace from the middle of a live tree is not missed. Headers, images and the archive's
 //!   moves are compared when the store is opened; a row's own checksum when it is read.
-//! - What sled deletes is gone for readers, not from the disk. [`rewrite`] writes a database anew.
+//! - What sled deletes is gone for readers, not from the disk. [`rewrite()`] writes a database anew.
 
 mod checkpoint;
 mod codec;

@@ -36,7 +36,7 @@ pub enum OpenError {
     /// The file system said no. Nothing is known of the content.
     #[error("the store cannot be opened: {0}")]
     Io(String),
-    /// A database is damaged, where it may not be replaced by a fresh one (see [`super::rewrite`]).
+    /// A database is damaged, where it may not be replaced by a fresh one (see [`super::rewrite()`]).
     #[error("a database is damaged: {0}")]
     Damaged(String),
 }
