@@ -81,6 +81,16 @@ impl Core {
         F: Fn(Channel, Request<Q>) -> R,
         R: Future<Output = Result<Response<A>, Status>>,
     {
+        self.call_noting(call, request, send).await.map(|(answer, _)| answer)
+    }
+
+    /// The same; says, too, whether an attempt before the answered one may have been executed.
+    pub(super) async fn call_noting<Q, A, F, R>(&self, call: Call<'_>, request: Q, send: F) -> Result<(A, bool), Error>
+    where
+        Q: Clone,
+        F: Fn(Channel, Request<Q>) -> R,
+        R: Future<Output = Result<Response<A>, Status>>,
+    {
         let deadline = self.clock.monotonic().plus(call.deadline_ms);
         let mut progress = Progress { kind: call.kind, attempts: 0, maybe_done: false, last: "never tried".into() };
         let mut avoid = None;
@@ -94,7 +104,7 @@ impl Core {
             let verdict = match self.attempt(left_ms.min(self.attempt_ms), &node.channel, &request, &send).await {
                 Ok(answer) => {
                     node.is_well();
-                    return Ok(answer);
+                    return Ok((answer, progress.maybe_done));
                 }
                 Err(verdict) => verdict,
             };

@@ -1,7 +1,7 @@
 //! The calls, one a method.
 
 use super::call::{Call, Kind};
-use super::{Client, Error};
+use super::{Client, Error, ReportOutcome, Reported};
 use crate::proto::MESSAGE_BYTES_MAX;
 use crate::proto::v1;
 use crate::proto::v1::account_service_client::AccountServiceClient;
@@ -77,11 +77,24 @@ macro_rules! methods {
     };
 }
 
+impl Client {
+    /// Says where a view is, and tells whether an attempt before the answered one may have been taken.
+    pub async fn report(&self, report: v1::ProgressReport) -> ReportOutcome {
+        let account = report.account_id.clone();
+        let call = Call { account: Some(&account), kind: Kind::Write, deadline_ms: self.deadline_ms };
+        let request = v1::ReportProgressRequest { report: Some(report) };
+        let send =
+            |channel, request| async move { CollectionServiceClient::new(channel).report_progress(request).await };
+        let (answer, repeated) = self.core.call_noting(call, request, send).await?;
+        Ok(Reported { result: answer.result.unwrap_or_default(), repeated })
+    }
+}
+
 methods! {
     /// Starts a view if the account's stream limit lets it. An empty request id is filled in and kept over all attempts, here
     /// and in every other write.
     Write CollectionServiceClient start_view(StartViewRequest) -> StartViewResponse;
-    /// Says where a view is.
+    /// Says where a view is; see [`Self::report`].
     Write CollectionServiceClient report_progress(ReportProgressRequest) -> ReportProgressResponse;
     /// Ends a view with its last report; the next title may start in the same step.
     Write CollectionServiceClient stop_view(StopViewRequest) -> StopViewResponse;

@@ -63,7 +63,7 @@ use std::time::Duration;
 pub use self::admin::AdminClient;
 pub use self::builder::{Builder, InvalidClient};
 pub use self::error::{Error, Rejection, Violation};
-pub use self::stream::{Pending, ProgressStream, ReportOutcome, StreamOptions};
+pub use self::stream::{Pending, ProgressStream, ReportOutcome, Reported, StreamOptions};
 use crate::time::Clock;
 
 /// A client of a cluster. Cheap to clone: clones share connections, leader hints and random numbers.

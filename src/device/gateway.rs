@@ -2,7 +2,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::client::{Client, Error, ProgressStream, StreamOptions};
+use crate::client::{Client, Error, ProgressStream, ReportOutcome, StreamOptions};
 use crate::proto::v1;
 
 /// Reports that wait for one stream.
@@ -10,7 +10,7 @@ const QUEUE_MAX: usize = 4_096;
 /// Reports in a batch.
 const BATCH_MAX: usize = 100;
 
-type Answer = oneshot::Sender<Result<v1::ProgressResult, Error>>;
+type Answer = oneshot::Sender<ReportOutcome>;
 
 /// A device's way to the cluster.
 #[derive(Clone, Debug)]
@@ -28,12 +28,9 @@ impl Reporter {
     }
 
     /// Sends a report and waits for its answer.
-    pub(super) async fn report(&self, report: v1::ProgressReport) -> Result<v1::ProgressResult, Error> {
+    pub(super) async fn report(&self, report: v1::ProgressReport) -> ReportOutcome {
         match self {
-            Self::Calls(client) => {
-                let answer = client.report_progress(v1::ReportProgressRequest { report: Some(report) }).await?;
-                Ok(answer.result.unwrap_or_default())
-            }
+            Self::Calls(client) => client.report(report).await,
             Self::Stream(reports) => {
                 let (answer, outcome) = oneshot::channel();
                 let sent = reports.send((report, answer)).await;
@@ -59,7 +56,7 @@ async fn gather(stream: ProgressStream, mut incoming: mpsc::Receiver<(v1::Progre
     stream.close().await;
 }
 
-fn deliver(outcomes: Result<Vec<Result<v1::ProgressResult, Error>>, Error>, answers: Vec<Answer>) {
+fn deliver(outcomes: Result<Vec<ReportOutcome>, Error>, answers: Vec<Answer>) {
     // A device that no longer waits has been stopped.
     match outcomes {
         Ok(outcomes) => outcomes.into_iter().zip(answers).for_each(|(outcome, answer)| drop(answer.send(outcome))),

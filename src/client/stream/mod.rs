@@ -24,7 +24,24 @@ use crate::proto::{BATCH_ITEMS_MAX, v1};
 use crate::time::MonotonicMs;
 
 /// What came of one report.
-pub type ReportOutcome = Result<v1::ProgressResult, Error>;
+pub type ReportOutcome = Result<Reported, Error>;
+
+/// A report that the cluster has answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reported {
+    /// The answer.
+    pub result: v1::ProgressResult,
+    /// An attempt before the answered one may have been taken. Then `applied: false` may only say that it was.
+    pub repeated: bool,
+}
+
+impl std::ops::Deref for Reported {
+    type Target = v1::ProgressResult;
+
+    fn deref(&self) -> &v1::ProgressResult {
+        &self.result
+    }
+}
 
 /// The most batches that a window may have.
 const WINDOW_MAX: usize = 1_024;

@@ -2,7 +2,7 @@
 
 use super::super::call::Core;
 use super::super::error::{Error, Verdict};
-use super::{Batch, ReportOutcome};
+use super::{Batch, ReportOutcome, Reported};
 use crate::proto::v1;
 use crate::time::MonotonicMs;
 
@@ -72,6 +72,7 @@ impl Open {
     pub(super) fn answered(&mut self, core: &Core, answer: v1::ReportProgressStreamResponse, now: MonotonicMs) -> bool {
         self.sent_at = None;
         let asked = std::mem::take(&mut self.asked);
+        let repeated = self.maybe_done;
         let mut wait_ms = 0;
         let results: Vec<v1::ProgressResult> = match answer.error {
             Some(error) => {
@@ -82,7 +83,7 @@ impl Open {
         };
         for (&i, result) in asked.iter().zip(results) {
             let Some(error) = &result.error else {
-                self.outcomes[i] = Some(Ok(result));
+                self.outcomes[i] = Some(Ok(Reported { result, repeated }));
                 continue;
             };
             match Verdict::of_item(error) {

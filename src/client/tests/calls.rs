@@ -97,6 +97,17 @@ async fn a_later_refusal_does_not_make_an_unknown_outcome_known() {
 }
 
 #[tokio::test]
+async fn an_answered_report_tells_whether_it_may_have_been_taken_before() {
+    for (first, repeated) in [(unknown(), true), (no_leader(), false)] {
+        let script = Script::replies([first, Reply::Ok]);
+        let (endpoint, _guard) = serve(&script).await;
+        let report =
+            v1::ProgressReport { account_id: "alice".into(), view_id: "v".into(), sequence: 1, ..Default::default() };
+        assert_eq!(patient(&[&endpoint]).report(report).await.unwrap().repeated, repeated);
+    }
+}
+
+#[tokio::test]
 async fn nobody_listening_means_that_nothing_happened() {
     let endpoint = nobody().await;
     assert!(matches!(hasty(&[&endpoint]).start_view(start()).await, Err(Error::Unavailable { .. })));
