@@ -29,6 +29,18 @@ impl Clock for SystemClock {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         WallMs(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
     }
+
+    #[cfg(target_os = "linux")]
+    fn suspended_ms(&self) -> u64 {
+        use rustix::time::{ClockId, clock_gettime};
+        let ms = |clock| {
+            let at = clock_gettime(clock);
+            i128::from(at.tv_sec) * 1000 + i128::from(at.tv_nsec) / 1_000_000
+        };
+        // Read in this order, so that being interrupted between the two doesn't look like having been suspended for less.
+        let running = ms(ClockId::Monotonic);
+        u64::try_from(ms(ClockId::Boottime) - running).unwrap_or(0)
+    }
 }
 
 /// A number that nobody can foresee, from the machine's randomness.

@@ -67,4 +67,9 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn monotonic(&self) -> MonotonicMs;
     /// The machine's calendar: may jump either way.
     fn wall(&self) -> WallMs;
+    /// For how many milliseconds the machine was suspended since some moment: time that the stopwatch didn't count, but
+    /// others did. 0 where nobody knows.
+    fn suspended_ms(&self) -> u64 {
+        0
+    }
 }

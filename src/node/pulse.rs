@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::health::{Change, Liveness};
 use crate::ids::{GroupId, NodeId, ReplicaId};
+use crate::raft::Role;
 
 use super::core::Inner;
 use super::gossip::{Gossip, Pulse, Report};
@@ -16,6 +17,8 @@ use super::link::{Lane, Peer};
 const FULL_EVERY: u32 = 10;
 /// How often the replicas are reported.
 const REPORT: Duration = Duration::from_secs(1);
+/// From how long on the machine counts as suspended: reading two clocks one after the other is not.
+const SUSPENDED_MS: u64 = 50;
 /// How long the groups' thread may take to answer before the node falls silent.
 const THREAD_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -30,11 +33,18 @@ pub(super) async fn run(inner: Arc<Inner>) {
     let mut last: Vec<(GroupId, u64, ReplicaId)> = Vec::new();
     let mut count: u32 = 0;
     let mut hangs = false;
+    let mut suspended = inner.clock.suspended_ms();
     loop {
         every.tick().await;
         for change in inner.ear.tick(inner.clock.monotonic()) {
             tell(&inner, change);
         }
+        let now_suspended = inner.clock.suspended_ms();
+        if now_suspended.saturating_sub(suspended) > SUSPENDED_MS {
+            tracing::warn!(ms = now_suspended - suspended, "the machine was suspended: leases are void");
+            inner.shards.all().iter().for_each(|hosted| hosted.void_leases());
+        }
+        suspended = now_suspended;
         // A node whose groups hang must not look alive.
         let answered = tokio::time::timeout(THREAD_ANSWERS, inner.thread.run(async {})).await;
         if !matches!(answered, Ok(Some(()))) {
@@ -120,14 +130,14 @@ fn tell(inner: &Arc<Inner>, change: Change) {
     }
 }
 
-/// Stands for election in the groups that the silent node led, where this node is the first to do so. Elections ask first
-/// (pre-vote), so standing too early harms nobody; the groups' own timers are the safety net.
+/// Stands for election in the groups that the silent node led, where this node is the first to do so. Each stands as soon as
+/// the silent leader's lease has run out, and asks first (pre-vote); the groups' own timers are the safety net.
 fn stand_for(inner: &Arc<Inner>, silent: NodeId) {
     let meta = inner.meta.now.load_full();
     let alive = |node: &NodeId| *node == inner.me.node || inner.ear.liveness(*node) == Some(Liveness::Alive);
     for hosted in inner.shards.all() {
-        let leader = hosted.leadership().2.map(|hint| hint.node);
-        if leader != Some(silent) {
+        let (role, _, leader) = hosted.leadership();
+        if role != Role::Follower || leader.map(|hint| hint.node) != Some(silent) {
             continue;
         }
         let first = meta.wanted(hosted.group).and_then(|wanted| wanted.nodes.iter().find(|node| alive(node)));

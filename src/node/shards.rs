@@ -143,6 +143,11 @@ impl Hosted {
         either!(self, group => group.remove_learner(replica, after).await.map(|_| ()))
     }
 
+    /// LEASE reads are done as STRONG ones for a while: see [`Group::void_leases`].
+    pub fn void_leases(&self) {
+        either!(self, group => group.void_leases());
+    }
+
     /// As the other nodes are told.
     pub fn report(&self) -> ReplicaReport {
         let status = self.status();

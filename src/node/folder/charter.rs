@@ -144,7 +144,7 @@ impl Charter {
 
     /// The replicas that vote in the meta group: an odd number, at most 5. The first of them initializes it.
     pub fn meta_voters(&self) -> Vec<(ReplicaId, NodeId)> {
-        let odd = if self.founders.len() % 2 == 0 { self.founders.len() - 1 } else { self.founders.len() };
+        let odd = if self.founders.len().is_multiple_of(2) { self.founders.len() - 1 } else { self.founders.len() };
         self.meta_replicas().take(odd.min(META_VOTERS_MAX)).collect()
     }
 

@@ -125,6 +125,7 @@ pub struct Committed {
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "nearly every one is the large variant")]
 pub enum Proposed {
     /// It is in the state for ever.
     Committed(Committed),
@@ -315,6 +316,7 @@ impl Router {
 }
 
 /// What became of a forwarded frame.
+#[allow(clippy::large_enum_variant, reason = "nearly every one is the large variant")]
 enum Sent {
     Told(Told),
     /// It wasn't sent, or was refused as STALE_ROUTE.

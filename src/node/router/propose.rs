@@ -15,6 +15,7 @@ use super::{Call, Committed, Proposed, RETRY_AFTER_MS, RouteError, Router, Sent,
 
 /// What one attempt brought for one command.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly every one is the large variant")]
 enum Step {
     Ended(Proposed),
     Again,

@@ -43,30 +43,30 @@ impl Router {
                 Told::Malformed(format!("{} commands: at most {ITEMS_MAX} are accepted", envelopes.len()))
             }
             Ask::Propose(route, envelopes) => match self.leading(&route) {
-                Ok(hosted) => self.propose_for(&hosted, envelopes, timeout(&route)).await,
-                Err(stale) => stale,
+                Some(hosted) => self.propose_for(&hosted, envelopes, timeout(&route)).await,
+                None => self.stale(route.group),
             },
             Ask::Query(route, query, mode) => self.query_for(&route, &query, mode_of(mode)).await,
             Ask::Meta(route, command) => match self.leading(&route) {
-                Ok(hosted) => self.meta_for(&hosted, command, &route).await,
-                Err(stale) => stale,
+                Some(hosted) => self.meta_for(&hosted, command, &route).await,
+                None => self.stale(route.group),
             },
             Ask::MetaState(_) => Told::MetaState(Box::new((*self.meta()).clone())),
             Ask::Transfer(route, to) => match self.leading(&route) {
-                Ok(hosted) => {
+                Some(hosted) => {
                     let done = hosted.transfer_leader(to, timeout(&route)).await;
                     Told::Transferred(done.map_err(|error| error.to_string()))
                 }
-                Err(stale) => stale,
+                None => self.stale(route.group),
             },
         }
     }
 
     /// The replica that is meant, if it is here and leads.
-    fn leading(&self, route: &Route) -> Result<Arc<Hosted>, Told> {
+    fn leading(&self, route: &Route) -> Option<Arc<Hosted>> {
         let shards = &self.parts().shards;
         let meant = route.replica.and_then(|replica| shards.exactly(route.group, replica));
-        meant.filter(|hosted| hosted.leads()).ok_or_else(|| self.stale(route.group))
+        meant.filter(|hosted| hosted.leads())
     }
 
     /// STALE_ROUTE: what this node knows better.
@@ -101,13 +101,10 @@ impl Router {
 
     async fn query_for(&self, route: &Route, query: &Query, mode: ReadMode) -> Told {
         let hosted = match mode {
-            ReadMode::Any => self.parts().shards.get(route.group).ok_or_else(|| self.stale(route.group)),
+            ReadMode::Any => self.parts().shards.get(route.group),
             ReadMode::Strong | ReadMode::Lease => self.leading(route),
         };
-        let hosted = match hosted {
-            Ok(hosted) => hosted,
-            Err(stale) => return stale,
-        };
+        let Some(hosted) = hosted else { return self.stale(route.group) };
         let Some(group) = hosted.shard() else { return self.stale(route.group) };
         match group.query(query, mode, timeout(route)).await {
             Ok(answered) => Told::Replied(answered.reply, (&answered.as_of).into()),

@@ -105,6 +105,7 @@ pub(super) fn mode_of(tag: u8) -> ReadMode {
 
 /// How one forwarded command ended.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[allow(clippy::large_enum_variant, reason = "nearly every one is the large variant")]
 pub(super) enum Ended {
     /// Committed.
     #[n(0)]
