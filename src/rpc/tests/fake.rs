@@ -94,14 +94,14 @@ pub(super) fn progressed() -> Progressed {
 
 fn answer(command: &AccountCommand) -> Answer {
     match command {
-        AccountCommand::StartView(start) => Answer::Started(started(start.view.as_str())),
+        AccountCommand::StartView(start) => Answer::Started(Box::new(started(start.view.as_str()))),
         AccountCommand::ReportProgress(_) => Answer::Progressed(progressed()),
-        AccountCommand::StopView(stop) => Answer::Stopped(Stopped {
+        AccountCommand::StopView(stop) => Answer::Stopped(Box::new(Stopped {
             view: stop.view.clone(),
             position_ms: stop.position_ms,
             outcome: Outcome::Partial,
             next: stop.next.as_ref().map(|next| started(next.view.as_str())),
-        }),
+        })),
         AccountCommand::EndView(end) => Answer::Ended(end.view.clone()),
         AccountCommand::ImportHistory(import) => {
             let results = import.plays.iter().map(|_| ImportResult::Added).collect();
