@@ -187,7 +187,9 @@ async fn a_command_that_cannot_be_applied_stops_the_replica_and_is_never_skipped
     let stopped = || cluster.nodes.values().filter(|node| node.group().status().stopped.is_some()).count();
     eventually("two have stopped", || (stopped() >= 2).then_some(())).await;
     for node in cluster.nodes.values() {
-        assert_eq!(node.applied(), [1], "nobody goes on behind it");
+        // The third may not even have heard that the first command is committed.
+        let applied = node.applied();
+        assert!([1].starts_with(&applied), "nobody goes on behind it: {applied:?}");
     }
     let rejected = leader.propose(vec![2], LONG).await.remove(0);
     assert!(matches!(rejected, Outcome::Rejected(Rejected::Stopped | Rejected::NotLeader { .. })), "{rejected:?}");
