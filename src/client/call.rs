@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::endpoints::Endpoints;
-use super::error::{Error, Verdict};
+use super::error::{Error, Verdict, decided_by_the_state};
 use crate::time::{Clock, MonotonicMs};
 
 /// The first wait between attempts when the cluster doesn't say how long; doubles each time.
@@ -178,6 +178,13 @@ impl Progress {
     fn take(&mut self, verdict: Verdict) -> Result<(bool, Option<Duration>), Error> {
         self.attempts = self.attempts.saturating_add(1);
         match verdict {
+            // Only the shard's state knows of the attempts before; a node that refuses at its door doesn't.
+            Verdict::Final(rejection)
+                if self.maybe_done && self.kind != Kind::Read && !decided_by_the_state(rejection.reason) =>
+            {
+                self.last = rejection.to_string();
+                Err(self.give_up())
+            }
             Verdict::Final(rejection) => Err(Error::Rejected(rejection)),
             Verdict::Again { maybe_done, node_sick, after, why } => {
                 self.last = why;

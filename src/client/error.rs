@@ -198,6 +198,32 @@ impl Verdict {
     }
 }
 
+/// Whether a rejection comes out of the shard's state, which has seen every attempt that was committed and would have answered
+/// as the first time. Anything else may be said although an earlier attempt was done.
+pub(super) fn decided_by_the_state(reason: v1::ErrorReason) -> bool {
+    use v1::ErrorReason as R;
+    match reason {
+        R::StreamLimit | R::ViewEnded | R::ViewExpired | R::ViewIdTaken | R::BoundReached | R::NamedViewUnknown => true,
+        R::Unspecified
+        | R::BadField
+        | R::NoLeader
+        | R::ShardMoving
+        | R::Overloaded
+        | R::StaleRoute
+        | R::Conflict
+        | R::RequestIdReused
+        | R::RequestTooOld
+        | R::OutcomeUnknown
+        | R::Deadline
+        | R::NotFound
+        | R::ClusterState
+        | R::DiskFull
+        | R::Internal
+        | R::ReadRaced
+        | R::Unsupported => false,
+    }
+}
+
 /// Codes that transports and proxies make by themselves, and that say nothing about the call.
 fn from_below(code: Code) -> bool {
     matches!(

@@ -1,7 +1,7 @@
 //! One unanswered batch: which of its reports still need an answer, and what is known about the others.
 
 use super::super::call::Core;
-use super::super::error::{Error, Verdict};
+use super::super::error::{Error, Verdict, decided_by_the_state};
 use super::{Batch, ReportOutcome, Reported};
 use crate::proto::v1;
 use crate::time::MonotonicMs;
@@ -87,6 +87,10 @@ impl Open {
                 continue;
             };
             match Verdict::of_item(error) {
+                Verdict::Final(rejection) if self.maybe_done && !decided_by_the_state(rejection.reason) => {
+                    let (attempts, last) = (self.attempts, rejection.to_string());
+                    self.outcomes[i] = Some(Err(Error::Unknown { attempts, last }));
+                }
                 Verdict::Final(rejection) => self.outcomes[i] = Some(Err(Error::Rejected(rejection))),
                 Verdict::Again { maybe_done, after, why, .. } => {
                     self.maybe_done |= maybe_done;
