@@ -217,6 +217,7 @@ pub(super) fn decided_by_the_state(reason: v1::ErrorReason) -> bool {
         | R::Deadline
         | R::NotFound
         | R::ClusterState
+        | R::NoCluster
         | R::DiskFull
         | R::Internal
         | R::ReadRaced
