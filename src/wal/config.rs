@@ -36,6 +36,9 @@ pub struct Config {
     pub memory_bytes_max: usize,
     /// The most replicas.
     pub replicas_max: usize,
+    /// In a file that is used for the first time, so many bytes of zeros are written ahead of the log at a time: at most
+    /// 16 MiB.
+    pub zeros_ahead_bytes: u64,
     /// Segments that are kept to be used again.
     pub spares_max: usize,
     /// Only when more segments than this are in use are entries moved to free the oldest.
@@ -68,6 +71,9 @@ impl Config {
         if self.queue_bytes_max < 4096 || self.queue_bytes_max > 1 << 32 {
             return refuse("queue_bytes_max", self.queue_bytes_max as u64, "4 KiB to 4 GiB");
         }
+        if self.zeros_ahead_bytes > 16 << 20 {
+            return refuse("zeros_ahead_bytes", self.zeros_ahead_bytes, "at most 16 MiB");
+        }
         if self.segments_min < 2 {
             return refuse("segments_min", self.segments_min as u64, "at least 2");
         }
@@ -94,6 +100,7 @@ impl Default for Config {
             queue_bytes_max: 32 << 20,
             memory_bytes_max: 64 << 20,
             replicas_max: 8192,
+            zeros_ahead_bytes: 1 << 20,
             spares_max: 2,
             segments_min: 4,
             move_bytes_max: 8 << 20,
@@ -115,6 +122,7 @@ impl fmt::Debug for Config {
             .field("queue_bytes_max", &self.queue_bytes_max)
             .field("memory_bytes_max", &self.memory_bytes_max)
             .field("replicas_max", &self.replicas_max)
+            .field("zeros_ahead_bytes", &self.zeros_ahead_bytes)
             .field("spares_max", &self.spares_max)
             .field("segments_min", &self.segments_min)
             .field("move_bytes_max", &self.move_bytes_max)

@@ -207,15 +207,18 @@ impl Engine {
             self.push_snapshot(&mut batch);
         }
         self.push_committed(&mut batch, room.saturating_sub(first_bytes));
-        let moves_end = (batch.len() + MOVE_BYTES_IN_BATCH).min(room.saturating_sub(first_bytes));
+        // Moves leave room for the first operation; without one, the first move is what there must be room for.
+        let kept = if self.backlog.is_empty() { 0 } else { first_bytes };
+        let moves_end = (batch.len() + MOVE_BYTES_IN_BATCH).min(room.saturating_sub(kept));
         self.push_moves(&mut batch, moves_end);
         let entries = self.push_ops(&mut batch, room);
         let records = batch.records();
         if records > 0 || flags != 0 {
-            let bytes = batch.finish(self.sequence, self.durable, oldest, flags);
-            file.file.write_at(start.offset, bytes).map_err(fatal("write a batch"))?;
+            batch.finish(self.sequence, self.durable, oldest, flags);
+            let end = start.offset + buf.len() as u64;
+            self.write_ahead(&mut buf, end);
+            file.file.write_at(start.offset, &buf).map_err(fatal("write a batch"))?;
             file.file.fdatasync().map_err(fatal("sync a batch"))?;
-            let end = start.offset + bytes.len() as u64;
             self.wrote(end, records, entries);
             self.free_before(oldest)?;
         }
@@ -229,6 +232,18 @@ impl Engine {
         }
         self.outcome.dones = dones;
         Ok(())
+    }
+
+    /// Where the batch reaches blocks that were never written, zeros for some more of them go along: so one batch of many
+    /// pays for blocks that are new.
+    fn write_ahead(&mut self, buf: &mut Vec<u8>, end: u64) {
+        let Some(current) = self.segments.back_mut() else { return };
+        if end <= current.written {
+            return;
+        }
+        let target = (end + self.config.zeros_ahead_bytes).min(self.config.segment_bytes).max(end);
+        buf.resize(buf.len() + (target - end) as usize, 0);
+        current.written = target;
     }
 
     fn room_bytes(&self) -> usize {
@@ -416,7 +431,7 @@ impl Engine {
         while self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.id() < oldest) {
             let Some(segment) = self.segments.pop_front() else { break };
             self.shared.front.lock().segments.remove(&segment.id());
-            self.pool.recycle(segment.shared)?;
+            self.pool.recycle(segment)?;
         }
         Ok(())
     }

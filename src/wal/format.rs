@@ -296,8 +296,8 @@ impl<'a> Batch<'a> {
         Loc { segment: self.segment, offset: offset as u32, len: body.len() as u32 }
     }
 
-    /// Fills in the header and pads to whole blocks; the bytes to write at `start`.
-    pub(super) fn finish(self, sequence: u64, durable: Place, oldest: u64, flags: u32) -> &'a [u8] {
+    /// Fills in the header and pads to whole blocks.
+    pub(super) fn finish(self, sequence: u64, durable: Place, oldest: u64, flags: u32) {
         let header = BatchHeader {
             segment: self.segment,
             sequence,
@@ -309,7 +309,6 @@ impl<'a> Batch<'a> {
         };
         header.encode(self.seed, self.start, &mut self.buf[..BATCH_HEADER_BYTES]);
         self.buf.resize(self.buf.len().next_multiple_of(BLOCK_BYTES as usize), 0);
-        self.buf
     }
 }
 

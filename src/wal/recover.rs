@@ -16,7 +16,7 @@ use super::format::BLOCK_BYTES;
 use super::front::{Front, Shared};
 use super::replay::replay;
 use super::scan::{Scan, scan};
-use super::segments::{NoSegment, Pool, Segment};
+use super::segments::{NoSegment, Pool, Segment, Spare};
 use super::{Config, Fatal, OpenError, Place, Recovery, Stats};
 use crate::fs::Fs;
 
@@ -120,14 +120,14 @@ fn take_files(fs: Arc<dyn Fs>, config: &Config, scan: &Scan, unused: Vec<u64>) -
         log_id: config.log_id,
         segment_bytes: config.segment_bytes,
         spares_max: config.spares_max,
-        spares: scan.spares.clone(),
+        spares: scan.spares.iter().map(|id| Spare { id: *id, written: 0 }).collect(),
         next_id: scan.next_id,
         ready: None,
         dying: Vec::new(),
     };
     pool.drop_spares()?;
     for id in unused {
-        pool.recycle_unused(id)?;
+        pool.recycle_unused(id, 0)?;
     }
     Ok(pool)
 }

@@ -54,8 +54,8 @@ pub(super) fn scan(fs: &dyn Fs, log_id: u64) -> Result<Scan, OpenError> {
     for name in fs.list().map_err(io("listing its folder"))? {
         match parse_name(&name) {
             FileName::Segment(id) => {
-                let segment = scan_segment(fs, log_id, id)?;
-                id_max = id_max.max(id);
+                let (segment, used) = scan_segment(fs, log_id, id)?;
+                id_max = id_max.max(used);
                 found.insert(id, segment);
             }
             FileName::Spare(id) => {
@@ -114,7 +114,8 @@ pub(super) fn read_segment(file: &dyn File, id: u64) -> Result<Vec<u8>, OpenErro
     Ok(bytes)
 }
 
-fn scan_segment(fs: &dyn Fs, log_id: u64, id: u64) -> Result<Scanned, OpenError> {
+/// The segment, and the greatest id that its file was ever used for.
+fn scan_segment(fs: &dyn Fs, log_id: u64, id: u64) -> Result<(Scanned, u64), OpenError> {
     let name = name_of(id);
     let file = fs.open(&name).map_err(io(format!("opening {name}")))?;
     let bytes = read_segment(&*file, id)?;
@@ -128,8 +129,11 @@ fn scan_segment(fs: &dyn Fs, log_id: u64, id: u64) -> Result<Scanned, OpenError>
         }
     }
     let seed = Seed::new(log_id, id);
-    let header_whole = header.is_some_and(|header| header.segment == id);
-    Ok(Scanned { id, seed, header_whole, batches: find_batches(&bytes, seed), file })
+    // With the header of another segment, the file was not needed, and was about to be that one when its new name was lost.
+    let is_other = header.is_some_and(|header| header.segment != id);
+    let batches = if is_other { Vec::new() } else { find_batches(&bytes, seed) };
+    let id_max = header.map_or(id, |header| header.segment.max(id));
+    Ok((Scanned { id, seed, header_whole: header.is_some(), batches, file }, id_max))
 }
 
 /// All places that have a whole batch header. Where there is none, the next block is tried: headers only stand at blocks.

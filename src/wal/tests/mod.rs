@@ -26,6 +26,7 @@ fn small() -> Config {
         queue_bytes_max: 1 << 20,
         memory_bytes_max: 16 << 10,
         replicas_max: 24,
+        zeros_ahead_bytes: 3000,
         spares_max: 1,
         segments_min: 2,
         move_bytes_max: 16 << 10,

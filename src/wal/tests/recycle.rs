@@ -108,3 +108,22 @@ fn many_restarts_do_not_pile_up_segments() {
     assert_eq!(entries(&wal, A).len(), 50);
     assert!(fs.list().unwrap().len() <= 6, "{:?}", fs.list());
 }
+
+#[test]
+fn moves_get_on_however_little_room_a_segment_has_left() {
+    // The quiet replica's entries begin to move when a segment has some bytes left, every number of them in turn.
+    for filler in (0..1200).step_by(40) {
+        let fs = LyingFs::new(5);
+        let (wal, mut engine, _) = open(&fs);
+        let quiet: Vec<Record> = (0..6).map(|i| record(1, i, &[9; 700])).collect();
+        wal.append(B, quiet.clone(), ignore()).unwrap();
+        for index in 0..300 {
+            let bytes = if index % 5 == 0 { filler } else { 900 };
+            wal.append(A, vec![record(1, index, &vec![0; bytes])], ignore()).unwrap();
+            drop(wal.purge(A, id(1, index)).unwrap());
+            let steps = (0..20).take_while(|_| engine.step().unwrap() == Progress::Wrote).count();
+            assert!(steps < 20, "the writer turns in circles");
+        }
+        assert_eq!(entries(&wal, B), quiet);
+    }
+}
