@@ -229,11 +229,13 @@ impl<M: Machine> Core<M> {
         let stamp = inner.stamp_of(stamp);
         for _ in 0..TURN_COMMANDS {
             let Some(command) = commands.get(answers.len()) else { return Ok(Next::Done) };
-            if let Some(missing) = inner.machine.missing(stamp, command)? {
-                let ahead = &commands[answers.len() + 1..];
-                return Ok(Next::Fetch(inner.missing_ahead(stamp, missing, ahead)?));
+            match inner.machine.try_apply(stamp, command)? {
+                Ok(answer) => answers.push(answer),
+                Err(missing) => {
+                    let ahead = &commands[answers.len() + 1..];
+                    return Ok(Next::Fetch(inner.missing_ahead(stamp, missing, ahead)?));
+                }
             }
-            answers.push(inner.machine.apply(stamp, command)?);
         }
         Ok(Next::Yield)
     }

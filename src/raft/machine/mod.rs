@@ -51,6 +51,9 @@ pub struct Changes {
     pub rows: Vec<(Key, Option<Value>)>,
 }
 
+/// What came of trying to apply a command: its answer, or what it misses.
+pub(super) type Tried<M> = Result<<M as Machine>::Answer, Missing<<M as Machine>::Fence>>;
+
 /// A replicated state machine without waiting and without side effects.
 pub trait Machine: Send + Sync + Sized + 'static {
     /// What is proposed.
@@ -77,6 +80,15 @@ pub trait Machine: Send + Sync + Sized + 'static {
 
     /// Carries a command out. What it gives and does may depend on nothing but the commands and stamps before it.
     fn apply(&mut self, stamp: Stamp, command: &Self::Command) -> Result<Self::Answer, Stop>;
+
+    /// [`Machine::apply`] if all that `command` needs is resident; otherwise what is missing, and nothing is changed. For
+    /// machines that find out on the way, so that they needn't look twice.
+    fn try_apply(&mut self, stamp: Stamp, command: &Self::Command) -> Result<Tried<Self>, Stop> {
+        match self.missing(stamp, command)? {
+            Some(missing) => Ok(Err(missing)),
+            None => Ok(Ok(self.apply(stamp, command)?)),
+        }
+    }
 
     /// The greatest logical time that was applied.
     fn logical(&self) -> LogicalMs;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Changes, Machine, Missing, Stop};
+use super::{Changes, Machine, Missing, Stop, Tried};
 use crate::ids::Revision;
 use crate::store::Pair;
 use crate::time::{LogicalMs, Stamp};
-use crate::view::{Applied, Command, Envelope, Fence, Frozen, RowKey, Settings, State};
+use crate::view::{self, Applied, Command, Envelope, Fence, Frozen, RowKey, Settings, State};
 
 /// About how many bytes of clean rows a shard keeps in memory.
 const CLEAN_ROWS_BYTES_MAX: usize = 8 << 20;
@@ -61,6 +61,14 @@ impl Machine for ShardMachine {
 
     fn apply(&mut self, stamp: Stamp, command: &Envelope) -> Result<Applied, Stop> {
         self.state.apply(stamp, command).map_err(|e| Stop(e.to_string()))
+    }
+
+    fn try_apply(&mut self, stamp: Stamp, command: &Envelope) -> Result<Tried<Self>, Stop> {
+        match self.state.apply(stamp, command) {
+            Ok(applied) => Ok(Ok(applied)),
+            Err(view::Stop::NotResident(rows)) => Ok(Err(missing(rows))),
+            Err(e) => Err(Stop(e.to_string())),
+        }
     }
 
     fn logical(&self) -> LogicalMs {
