@@ -1,6 +1,6 @@
 //! Disk use over 40 checkpoint cycles while history grows: live must stay flat, the archive may grow with what is in it.
 //!
-//! Each cycle rewrites all images of all replicas, adds history to each and changes some of the old rows, then cools.
+//! Each cycle rewrites all images of all replicas, adds history to each and changes some of the old rows, then moves them to the archive.
 //! `PLAYHEAD_CYCLES` (40), `PLAYHEAD_CYCLE_MS` (500: sled collects its garbage meanwhile), `PLAYHEAD_REPLICAS` (8), and of each
 //! `PLAYHEAD_IMAGES` (480, 3 KB each), `PLAYHEAD_NEW_ROWS` (400), `PLAYHEAD_CHANGED_ROWS` (200). Ends with 1 if live grew by more
 //! than half after the tenth cycle.
@@ -69,7 +69,7 @@ fn main() {
             let started = Instant::now();
             store.checkpoint(vec![(ReplicaId(*replica), new)]).remove(0).unwrap();
             spent += started.elapsed();
-            while !store.cool(ReplicaId(*replica), CoolBudget::default()).unwrap().wrapped {}
+            while !store.cool(ReplicaId(*replica), CoolBudget::default()).unwrap().done {}
         }
         let pause = Duration::from_millis(number("PLAYHEAD_CYCLE_MS", 500));
         std::thread::sleep(pause.saturating_sub(begun.elapsed()));

@@ -39,13 +39,7 @@ fn scale() -> u64 {
 }
 
 fn options(path: &Path) -> Options {
-    Options {
-        reserve_bytes: 0,
-        cool_after_checkpoints: 2,
-        live_cache_bytes: 16 << 20,
-        archive_cache_bytes: 8 << 20,
-        ..Options::new(path)
-    }
+    Options { reserve_bytes: 0, live_cache_bytes: 16 << 20, archive_cache_bytes: 8 << 20, ..Options::new(path) }
 }
 
 fn mix(a: u64, b: u64, c: u64) -> u64 {
@@ -157,7 +151,7 @@ async fn write_for_ever(handle: StoreHandle, n: u64, present: bool) {
             }
         };
         say_done("checkpoint", n, done);
-        handle.cool(replica, CoolBudget { rows_looked_at_max: 200, bytes_moved_max: 1 << 20 }).await.unwrap();
+        handle.cool(replica, CoolBudget { bytes_moved_max: 10_000 }).await.unwrap();
     }
 }
 

@@ -44,7 +44,7 @@ impl Content {
         for (key, value) in &new.rows {
             change(&mut self.rows, key, value);
         }
-        let checksum = rules::checksum(&self.index.header(replica, new.generation, 0, &new.header).encode());
+        let checksum = rules::checksum(&self.index.header(replica, new.generation, &new.header).encode());
         self.header = Some(Header { generation: new.generation, checksum, bytes: new.header.clone() });
         Checkpointed { generation: new.generation, checksum }
     }
@@ -318,7 +318,7 @@ impl Store for MemStore {
     }
 
     fn cool(&self, replica: ReplicaId, _budget: CoolBudget) -> Result<Cooled, WriteError> {
-        Ok(self.with(replica, |_| Ok(Cooled { wrapped: true, ..Cooled::default() }))?)
+        Ok(self.with(replica, |_| Ok(Cooled { done: true, ..Cooled::default() }))?)
     }
 
     fn begin_install(&self, replica: ReplicaId) -> Result<Box<dyn Install>, WriteError> {
@@ -352,7 +352,7 @@ impl Store for MemStore {
         let mut disk = self.disk.disk.lock();
         let mut usage = Usage::default();
         for (id, replica) in alive(&mut disk, self.life)? {
-            let header = replica.content.index.header(*id, 0, 0, b"");
+            let header = replica.content.index.header(*id, 0, b"");
             let rows: usize = replica.content.rows.iter().map(|(k, v)| k.len() + v.len()).sum();
             usage.live_bytes += header.image_bytes + rows as u64;
             let of = ReplicaUsage { images: header.images, image_bytes: header.image_bytes, ..ReplicaUsage::default() };

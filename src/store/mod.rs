@@ -12,8 +12,8 @@
 //! - The caller then writes a checkpoint record ([`CheckpointRecord`]) to its log, and only then purges the log. At the
 //!   next start it hands the newest records in, and gets a [`Verdict`] for each replica. **A retired replica never comes
 //!   back under its id**: it may have acknowledged what its disk has lost.
-//! - Rows that have not changed for a while may be moved from the live database to the archive ([`Store::cool`]). No reader
-//!   can tell: look-ups and scans merge both, tombstones included. Headers and images never move.
+//! - Rows move from the live database to the archive between checkpoints ([`Store::cool`]). No reader can tell: look-ups and
+//!   scans merge both, tombstones included. Headers and images never move.
 //! - A scan and an exported snapshot are of one checkpoint generation, and say of which.
 //!
 //! # Threads
@@ -24,8 +24,8 @@
 //!
 //! - What the store has applied but not yet synced is visible to readers (as the next generation). Nobody may call it
 //!   durable before `checkpoint` answers.
-//! - Rot is found where it lies: a header and the images when the store is opened, a row when it is read
-//!   ([`ReadError::Corrupt`]). Either way the replica is retired.
+//! - Rot is found where it lies: the newest checkpoint (header, images, the rows that it changed) when the store is opened,
+//!   rows in the archive when they are read ([`ReadError::Corrupt`]). Either way the replica is retired.
 
 mod disk;
 mod error;
@@ -81,8 +81,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// when they are durable. A replica that occurs twice is refused the second time.
     fn checkpoint(&self, checkpoints: Vec<(ReplicaId, Arc<Checkpoint>)>) -> Vec<Result<Checkpointed, WriteError>>;
 
-    /// Moves rows that have cooled (have not changed for some checkpoints) to the archive. They leave the live database
-    /// with the replica's next checkpoint. Call it after checkpoints; it remembers where it left off.
+    /// Moves rows that the last checkpoint has changed to the archive, where all others are. They leave the live database
+    /// with the replica's next checkpoint, which moves what is left first: calling this between checkpoints keeps them
+    /// short. It remembers where it left off.
     fn cool(&self, replica: ReplicaId, budget: CoolBudget) -> Result<Cooled, WriteError>;
 
     /// Begins to replace all of a replica by a snapshot (or to make the replica by it: it need not be here). Readers go on

@@ -28,11 +28,16 @@ pub(super) struct StoredHeader {
     pub(super) images: u64,
     #[n(5)]
     pub(super) image_bytes: u64,
-    /// How many moves into the archive this checkpoint relies on.
+    /// The sum of [`image_hash`] over the pages of the rows that this checkpoint has changed, and their number.
     #[n(6)]
+    pub(super) rows_digest: u64,
+    #[n(7)]
+    pub(super) row_pages: u64,
+    /// How many moves into the archive this checkpoint relies on.
+    #[n(8)]
     pub(super) archive_moves: u64,
     /// The caller's.
-    #[cbor(n(7), with = "minicbor::bytes")]
+    #[cbor(n(9), with = "minicbor::bytes")]
     pub(super) bytes: Vec<u8>,
 }
 
@@ -85,8 +90,18 @@ impl ImageIndex {
         }
     }
 
+    /// The keys, with what is known of each.
+    pub(super) fn labels(&self) -> impl Iterator<Item = (&Key, &(u64, u64))> {
+        self.by_key.iter()
+    }
+
+    /// Sum and number of what is in it.
+    pub(super) fn digest(&self) -> (u64, u64) {
+        (self.digest, self.by_key.len() as u64)
+    }
+
     /// A header over these images.
-    pub(super) fn header(&self, replica: ReplicaId, generation: u64, moves: u64, bytes: &[u8]) -> StoredHeader {
+    pub(super) fn header(&self, replica: ReplicaId, generation: u64, bytes: &[u8]) -> StoredHeader {
         StoredHeader {
             version: HEADER_VERSION,
             replica,
@@ -94,20 +109,20 @@ impl ImageIndex {
             images_digest: self.digest,
             images: self.by_key.len() as u64,
             image_bytes: self.bytes,
-            archive_moves: moves,
             bytes: bytes.to_vec(),
+            ..StoredHeader::default()
         }
     }
 
-    /// Whether these are the images that `header` was written with.
-    pub(super) fn matches(&self, header: &StoredHeader) -> Result<(), String> {
-        let (found, wanted) = ((self.by_key.len() as u64, self.digest), (header.images, header.images_digest));
+    /// Whether these are the `what` that a header tells of.
+    pub(super) fn matches(&self, what: &str, wanted: (u64, u64)) -> Result<(), String> {
+        let found = self.digest();
         if found == wanted {
             return Ok(());
         }
         Err(format!(
-            "{} images with digest {:016x} found, the header of generation {} tells of {} with {:016x}",
-            found.0, found.1, header.generation, wanted.0, wanted.1
+            "{} {what} with digest {:016x} found, the header tells of {} with {:016x}",
+            found.1, found.0, wanted.1, wanted.0
         ))
     }
 }
@@ -330,21 +345,21 @@ mod tests {
         a.put(b"z", None);
         b.put(b"y", Some(b"2"));
         b.put(b"x", Some(b"1"));
-        let header = a.header(ReplicaId(1), 1, 0, b"");
-        assert_eq!(header, b.header(ReplicaId(1), 1, 0, b""));
-        assert_eq!(b.matches(&header), Ok(()));
+        assert_eq!(a.header(ReplicaId(1), 1, b""), b.header(ReplicaId(1), 1, b""));
+        assert_eq!(b.matches("images", a.digest()), Ok(()));
         b.put(b"x", Some(b"3"));
-        assert!(b.matches(&header).is_err());
+        assert!(b.matches("images", a.digest()).is_err());
     }
 
     #[test]
     fn the_header_keeps_its_bytes() {
-        let header = ImageIndex::default().header(ReplicaId(258), 3, 2, b"abc");
+        let images = ImageIndex::default();
+        let header = StoredHeader { archive_moves: 2, row_pages: 4, ..images.header(ReplicaId(258), 3, b"abc") };
         let bytes = header.encode();
-        assert_eq!(bytes, [0x88, 1, 0x19, 1, 2, 3, 0, 0, 0, 2, 0x43, b'a', b'b', b'c']);
+        assert_eq!(bytes, [0x8a, 1, 0x19, 1, 2, 3, 0, 0, 0, 0, 4, 2, 0x43, b'a', b'b', b'c']);
         assert_eq!(StoredHeader::decode(&bytes), Ok(header));
         assert!(StoredHeader::decode(&bytes[..5]).is_err());
-        assert_eq!(checksum(&bytes), 0x2d34abb457e32e8f);
+        assert_eq!(checksum(&bytes), 0xd9fe_0db0_e7d5_0dd9);
     }
 
     #[test]

@@ -525,10 +525,7 @@ fn random_history(rig: &mut impl Rig, replica: ReplicaId, rng: &mut StdRng) {
         let done = write(&*store, replica, rows(generation, changes.into_iter().collect())).unwrap();
         known = Some(record(replica, done));
         for _ in 0..rng.random_range(0..3) {
-            let budget = CoolBudget {
-                rows_looked_at_max: rng.random_range(1..400),
-                bytes_moved_max: rng.random_range(1..60_000),
-            };
+            let budget = CoolBudget { bytes_moved_max: rng.random_range(1..60_000) };
             store.cool(replica, budget).unwrap();
         }
         if rng.random_bool(0.1) {

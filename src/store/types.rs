@@ -47,7 +47,7 @@ pub struct Checkpoint {
 pub struct Checkpointed {
     /// As the caller numbered it.
     pub generation: u64,
-    /// Over the header and, through it, over all images.
+    /// Over the header and, through it, over all images and the rows of the checkpoint.
     pub checksum: u64,
 }
 
@@ -109,29 +109,25 @@ pub struct Scan {
 /// How much one call of `cool` may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CoolBudget {
-    /// The most live rows to look at.
-    pub rows_looked_at_max: usize,
     /// About the most bytes of rows to move.
     pub bytes_moved_max: usize,
 }
 
 impl Default for CoolBudget {
     fn default() -> Self {
-        Self { rows_looked_at_max: 20_000, bytes_moved_max: 4 << 20 }
+        Self { bytes_moved_max: 4 << 20 }
     }
 }
 
 /// What one call of `cool` did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cooled {
-    /// Live rows looked at.
-    pub rows_looked_at: usize,
-    /// Rows (and tombstones) that are in the archive now.
+    /// Rows and tombstones that are in the archive now.
     pub rows_moved: usize,
     /// Their bytes.
     pub bytes_moved: usize,
-    /// Whether the end of the live rows was reached: the next call begins again at the first.
-    pub wrapped: bool,
+    /// Whether all rows are in the archive.
+    pub done: bool,
 }
 
 /// How much a store holds.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::Inner;
 use super::codec::{self, CLASS_IMAGE, CLASS_ROW, HEADER};
+use super::cool::Moved;
 use crate::ids::ReplicaId;
-use crate::store::rules::{self, add};
+use crate::store::rules::{self, StoredHeader, add};
 use crate::store::{Checkpoint, Checkpointed, Header, Key, Value, WriteError};
 
 impl Inner {
@@ -16,6 +17,7 @@ impl Inner {
         if let Err(refused) = rules::check_group(checkpoints.len()) {
             return vec![Err(refused); checkpoints.len()];
         }
+        self.make_way(&checkpoints);
         let mut answers: Vec<_> = checkpoints.iter().map(|(replica, new)| self.apply(*replica, new)).collect();
         if answers.iter().any(Result::is_ok)
             && let Err(bad) = self.sync(&self.live)
@@ -27,18 +29,37 @@ impl Inner {
         answers
     }
 
+    /// Moves what the last checkpoints have left in live, with one sync for all. What goes wrong here goes wrong once more
+    /// in [`Self::apply`], which tells it.
+    fn make_way(&self, checkpoints: &[(ReplicaId, Arc<Checkpoint>)]) {
+        let mut moved = Vec::new();
+        for replica in checkpoints.iter().filter_map(|(id, _)| self.sound(*id).ok()) {
+            let mut work = replica.work.lock();
+            if self.move_rows(&replica, &mut work, usize::MAX).is_ok_and(|cooled| cooled.rows_moved > 0) {
+                drop(work);
+                moved.push(replica);
+            }
+        }
+        if moved.len() > 1 && self.sync(&self.archive).is_ok() {
+            for replica in moved {
+                let mut work = replica.work.lock();
+                work.moves_synced = work.archive_header.moves;
+            }
+        }
+    }
+
     /// Applies one checkpoint as one batch. Nothing of it is durable yet.
     fn apply(&self, id: ReplicaId, new: &Checkpoint) -> Result<Checkpointed, WriteError> {
         let replica = self.sound(id)?;
         let mut work = replica.work.lock();
         let work = &mut *work;
-        let (last, has_archive) = {
-            let view = replica.view.read();
-            (view.header.as_ref().map(|header| header.generation), view.archive.is_some())
-        };
+        let last = replica.view.read().header.as_ref().map(|header| header.generation);
         rules::check_checkpoint(id, new, last)?;
         let bytes = bytes_of(&new.images) + bytes_of(&new.rows);
         self.room_for(bytes)?;
+        self.move_rows(&replica, work, usize::MAX)?;
+        self.settle_moves(work).map_err(|bad| self.tell_write(id, bad))?;
+        let has_archive = replica.view.read().archive.is_some();
         let mut lease = replica.lease.lock();
         if !lease.allows_change(self.clock.monotonic()) {
             return Err(WriteError::Busy(id));
@@ -52,21 +73,24 @@ impl Inner {
                 None => work.live.remove(&mut batch, physical),
             }
         }
-        for (key, value) in &new.rows {
-            work.moved.remove(key);
-            let physical = codec::physical(CLASS_ROW, key);
-            if value.is_some() || has_archive {
-                work.live.put(&mut batch, physical, new.generation, value.as_deref());
-            } else {
-                // There is nothing that a tombstone would have to hide.
-                work.live.remove(&mut batch, physical);
-            }
+        // The rows of the checkpoint before are in the archive; those of this one take their place.
+        for (label, _) in std::mem::take(&mut work.pages).labels() {
+            work.live.remove(&mut batch, codec::physical(CLASS_ROW, label));
         }
-        for key in std::mem::take(&mut work.moved) {
-            work.live.remove(&mut batch, codec::physical(CLASS_ROW, &key));
+        // Without an archive there is nothing that a tombstone would have to hide.
+        let mut rows: Vec<_> = new.rows.iter().filter(|(_, value)| value.is_some() || has_archive).cloned().collect();
+        rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        for page in codec::divide(rows) {
+            let (label, encoded) = (&page[0].0, codec::encode_page(&page));
+            work.pages.put(label, Some(&encoded));
+            work.live.put(&mut batch, codec::physical(CLASS_ROW, label), new.generation, Some(&encoded));
         }
-        let stored = work.images.header(id, new.generation, work.archive_header.moves, &new.header).encode();
+        let (rows_digest, row_pages) = work.pages.digest();
+        let moves = work.archive_header.moves;
+        let images = work.images.header(id, new.generation, &new.header);
+        let stored = StoredHeader { rows_digest, row_pages, archive_moves: moves, ..images }.encode();
         work.live.put(&mut batch, HEADER.to_vec(), new.generation, Some(&stored));
+        work.moved = if row_pages > 0 { Moved::nothing() } else { Moved::All };
         let done = Checkpointed { generation: new.generation, checksum: rules::checksum(&stored) };
         {
             let mut view = replica.view.write();

@@ -1,7 +1,7 @@
 //! Bytes on disk: physical keys, stored values, archive pages.
 //!
-//! A tree's keys begin with a class byte: 1 the header (that byte is all of its key), 2 images, 3 rows (in the archive:
-//! pages of rows), 4 pieces of values that are too long. A stored value begins with a head of 13 bytes:
+//! A tree's keys begin with a class byte: 1 the header (that byte is all of its key), 2 images, 3 pages of rows, 4 pieces of
+//! values that are too long. A stored value begins with a head of 13 bytes:
 //!
 //! ```text
 //! kind u8 | changed at u64 | crc32c u32 | 1 tombstone: nothing
@@ -15,11 +15,16 @@
 //! **Why pieces**: sled writes a node (up to 20 entries) of more than 128 KiB to a file of its own, which it never syncs.
 //! With at most 5 KiB a value and 1 KiB a key no node gets that long.
 //!
-//! An archive page is a stored value whose bytes are its rows in key order, each as `shared u16 | rest u16 | value u32 | rest
-//! of the key | value`: `shared` bytes are those of the key before it. The page's own key is not greater than that of its
-//! first row, and greater than all of the page before.
+//! A page is a stored value whose bytes are its rows in key order, each as `shared u16 | rest u16 | value u32 | rest of the
+//! key | value`: `shared` bytes are those of the key before it, and a value of 2^32-1 is a tombstone (in live only). The
+//! page's own key is not greater than that of its first row, and greater than all of the page before.
 
-use crate::store::{Key, Pair, Value};
+use crate::store::{Key, Value};
+
+/// A row, or the tombstone of one.
+pub(super) type Change = (Key, Option<Value>);
+
+const TOMBSTONE: u32 = u32::MAX;
 
 pub(super) const HEADER: &[u8] = &[1];
 pub(super) const CLASS_IMAGE: u8 = 2;
@@ -46,7 +51,7 @@ enum Kind {
 /// What lies under a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stored {
-    /// The generation of the checkpoint that wrote it.
+    /// The generation of the checkpoint that wrote it; in the archive the number of the move.
     pub(super) changed_at: u64,
     /// `None` for a tombstone.
     pub(super) value: Option<Value>,
@@ -111,11 +116,6 @@ pub(super) fn encode(physical: &[u8], changed_at: u64, value: Option<&[u8]>) -> 
     Encoded { value: out, pieces }
 }
 
-/// When the value under a key was written, without a look at the rest.
-pub(super) fn changed_at(raw: &[u8]) -> Option<u64> {
-    raw.get(1..9)?.try_into().ok().map(u64::from_be_bytes)
-}
-
 /// Takes a stored value apart and checks it. `piece` gets a piece by its key.
 pub(super) fn decode<E: From<String>>(
     physical: &[u8],
@@ -123,9 +123,10 @@ pub(super) fn decode<E: From<String>>(
     mut piece: impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, E>,
 ) -> Result<Stored, E> {
     let bad = |what: &str| E::from(format!("{what} under {}", hex(physical)));
-    let (Some(&kind), Some(changed_at), Some(rest)) = (raw.first(), changed_at(raw), raw.get(HEAD_BYTES..)) else {
+    let (Some(&kind), Some(rest)) = (raw.first(), raw.get(HEAD_BYTES..)) else {
         return Err(bad("a value is cut short"));
     };
+    let changed_at = u64::from_be_bytes(raw[1..9].try_into().expect("eight bytes"));
     let wanted = u32::from_be_bytes(raw[9..13].try_into().expect("four bytes"));
     let (kind, value) = match kind {
         1 => (Kind::Tombstone, Vec::new()),
@@ -161,12 +162,12 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// About how many bytes a row takes in a page.
-pub(super) fn row_bytes(key: &[u8], value: &[u8]) -> usize {
-    8 + key.len() + value.len()
+pub(super) fn row_bytes((key, value): &Change) -> usize {
+    8 + key.len() + value.as_ref().map_or(0, Vec::len)
 }
 
 /// A page's bytes; `rows` are in key order.
-pub(super) fn encode_page(rows: &[Pair]) -> Vec<u8> {
+pub(super) fn encode_page(rows: &[Change]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut before: &[u8] = &[];
     for (key, value) in rows {
@@ -174,17 +175,18 @@ pub(super) fn encode_page(rows: &[Pair]) -> Vec<u8> {
         let rest = &key[shared..];
         out.extend_from_slice(&u16::try_from(shared).expect("keys are bounded by Limits").to_be_bytes());
         out.extend_from_slice(&u16::try_from(rest.len()).expect("keys are bounded by Limits").to_be_bytes());
-        out.extend_from_slice(&u32::try_from(value.len()).expect("values are bounded by Limits").to_be_bytes());
+        let len = |value: &Value| u32::try_from(value.len()).expect("values are bounded by Limits");
+        out.extend_from_slice(&value.as_ref().map_or(TOMBSTONE, len).to_be_bytes());
         out.extend_from_slice(rest);
-        out.extend_from_slice(value);
+        out.extend_from_slice(value.as_deref().unwrap_or_default());
         before = key;
     }
     out
 }
 
 /// The rows of a page.
-pub(super) fn decode_page(page: &[u8]) -> Result<Vec<Pair>, String> {
-    let mut rows: Vec<(Key, Value)> = Vec::new();
+pub(super) fn decode_page(page: &[u8]) -> Result<Vec<Change>, String> {
+    let mut rows: Vec<Change> = Vec::new();
     let mut rest = page;
     while !rest.is_empty() {
         let (row, behind) = decode_row(rest, rows.last().map_or(&[], |(key, _)| key)).ok_or("a page is cut short")?;
@@ -194,32 +196,35 @@ pub(super) fn decode_page(page: &[u8]) -> Result<Vec<Pair>, String> {
     Ok(rows)
 }
 
-fn decode_row<'a>(page: &'a [u8], before: &[u8]) -> Option<(Pair, &'a [u8])> {
+fn decode_row<'a>(page: &'a [u8], before: &[u8]) -> Option<(Change, &'a [u8])> {
     let (lens, page) = page.split_at_checked(8)?;
     let shared = usize::from(u16::from_be_bytes([lens[0], lens[1]]));
     let rest = usize::from(u16::from_be_bytes([lens[2], lens[3]]));
-    let value = u32::from_be_bytes([lens[4], lens[5], lens[6], lens[7]]) as usize;
+    let value = u32::from_be_bytes([lens[4], lens[5], lens[6], lens[7]]);
     let (rest, page) = page.split_at_checked(rest)?;
-    let (value, page) = page.split_at_checked(value)?;
+    let (value, page) = match value {
+        TOMBSTONE => (None, page),
+        len => page.split_at_checked(len as usize).map(|(value, page)| (Some(value.to_vec()), page))?,
+    };
     let mut key = before.get(..shared)?.to_vec();
     key.extend_from_slice(rest);
-    Some(((key, value.to_vec()), page))
+    Some(((key, value), page))
 }
 
 /// Divides rows in pages of 2 to 4 KiB (a longer row is a page of its own).
-pub(super) fn divide(rows: Vec<Pair>) -> Vec<Vec<Pair>> {
-    let total: usize = rows.iter().map(|(key, value)| row_bytes(key, value)).sum();
+pub(super) fn divide(rows: Vec<Change>) -> Vec<Vec<Change>> {
+    let total: usize = rows.iter().map(row_bytes).sum();
     let target = total / total.div_ceil(PAGE_BYTES_MAX).max(1);
-    let mut pages: Vec<Vec<Pair>> = Vec::new();
+    let mut pages: Vec<Vec<Change>> = Vec::new();
     let mut filled = usize::MAX;
-    for (key, value) in rows {
-        let bytes = row_bytes(&key, &value);
+    for row in rows {
+        let bytes = row_bytes(&row);
         if filled >= target || filled + bytes > PAGE_BYTES_MAX {
             pages.push(Vec::new());
             filled = 0;
         }
         filled += bytes;
-        pages.last_mut().expect("the first row makes the first page").push((key, value));
+        pages.last_mut().expect("the first row makes the first page").push(row);
     }
     pages
 }
@@ -348,9 +353,10 @@ mod tests {
 
     #[test]
     fn pages_keep_their_bytes() {
-        let rows = vec![(b"abc".to_vec(), b"1".to_vec()), (b"abd".to_vec(), b"".to_vec())];
+        let rows =
+            vec![(b"abc".to_vec(), Some(b"1".to_vec())), (b"abd".to_vec(), Some(b"".to_vec())), (b"ac".to_vec(), None)];
         let page = encode_page(&rows);
-        let expected = b"\0\0\0\x03\0\0\0\x01abc1\0\x02\0\x01\0\0\0\0d";
+        let expected = b"\0\0\0\x03\0\0\0\x01abc1\0\x02\0\x01\0\0\0\0d\0\x01\0\x01\xff\xff\xff\xffc";
         assert_eq!(page, expected);
         assert_eq!(decode_page(&page), Ok(rows));
         assert!(decode_page(&page[..page.len() - 1]).is_err());
@@ -361,19 +367,20 @@ mod tests {
     fn rows_divide_in_pages_of_two_to_four_kibibytes() {
         for value in [10, 90, 700, 1500] {
             for count in [1, 5, 60, 400] {
-                let rows: Vec<Pair> = (0..count).map(|n: u32| (n.to_be_bytes().to_vec(), vec![0; value])).collect();
-                let total: usize = rows.iter().map(|(k, v)| row_bytes(k, v)).sum();
+                let row = |n: u32| (n.to_be_bytes().to_vec(), Some(vec![0; value]));
+                let rows: Vec<Change> = (0..count).map(row).collect();
+                let total: usize = rows.iter().map(row_bytes).sum();
                 let pages = divide(rows.clone());
                 assert_eq!(pages.concat(), rows);
                 for page in &pages {
-                    let bytes: usize = page.iter().map(|(k, v)| row_bytes(k, v)).sum();
+                    let bytes: usize = page.iter().map(row_bytes).sum();
                     assert!(bytes <= PAGE_BYTES_MAX, "{bytes}");
                 }
                 assert!(pages.len() <= total.div_ceil(2048), "{} pages of {total}", pages.len());
             }
         }
-        assert_eq!(divide(vec![]), Vec::<Vec<Pair>>::new());
-        assert_eq!(divide(vec![(vec![1], vec![0; 9000]), (vec![2], vec![])]).len(), 2);
+        assert_eq!(divide(vec![]), Vec::<Vec<Change>>::new());
+        assert_eq!(divide(vec![(vec![1], Some(vec![0; 9000])), (vec![2], None)]).len(), 2);
     }
 
     #[test]

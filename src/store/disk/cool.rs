@@ -1,51 +1,93 @@
-//! Moving rows that have cooled from live to the archive.
+//! Moving rows from live to the archive.
 //!
-//! A row has cooled when `cool_after_checkpoints` checkpoints have not changed it. Rows are looked at in key order, a budget
-//! at a time, so that those that move together are neighbours and share pages. What has moved stays in live until the
-//! replica's next checkpoint; a crash before that moves it once more, to the same end.
+//! Live holds, of rows, what the newest checkpoint has changed, and nothing else; all others are in the archive. So all that
+//! is in live was written by one checkpoint, or is an image: things that live equally long. (Where they do not, sled's file
+//! grows to several times its content: see `docs/decisions/`.) What the newest checkpoint has changed is moved before the
+//! next takes its place. A crash in between moves it once more, to the same end.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
-use super::codec::{self, ARCHIVE_HEADER_VERSION, CLASS_ROW, HEADER};
+use super::codec::{self, ARCHIVE_HEADER_VERSION, CLASS_ROW, Change, HEADER};
 use super::db::Bad;
-use super::tree::Tree;
+use super::tree::{Rows, Tree};
 use super::{Inner, Replica, Work};
 use crate::ids::ReplicaId;
 use crate::store::rules::add;
-use crate::store::{CoolBudget, Cooled, Key, Pair, Value, WriteError};
+use crate::store::{CoolBudget, Cooled, Key, ReadError, Value, WriteError};
 
-/// The most rows that wait for a checkpoint to remove them from live. More are not moved.
-const MOVED_MAX: usize = 200_000;
+/// How much of live's rows the archive has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// All rows before this key.
+    UpTo(Key),
+    /// All of them.
+    #[default]
+    All,
+}
+
+impl Moved {
+    pub(super) fn nothing() -> Self {
+        Self::UpTo(Key::new())
+    }
+}
 
 impl Inner {
     pub(super) fn cool(&self, id: ReplicaId, budget: CoolBudget) -> Result<Cooled, WriteError> {
         let replica = self.sound(id)?;
         let mut work = replica.work.lock();
-        let (live, generation, gone) = {
-            let view = replica.view.read();
-            (view.live.clone(), view.header.as_ref().map_or(0, |header| header.generation), view.gone)
-        };
-        let idle = Cooled { wrapped: true, ..Cooled::default() };
-        let Some(cold_at) = generation.checked_sub(self.options.cool_after_checkpoints) else { return Ok(idle) };
-        if gone || cold_at == 0 || work.moved.len() >= MOVED_MAX {
-            return Ok(idle);
-        }
-        let chosen = self.live.read(|| choose(&live, &work, cold_at, budget));
-        let (rows, mut cooled, cursor) = chosen.map_err(|bad| self.tell_write(id, bad))?;
-        if !rows.is_empty() {
-            self.room_for(cooled.bytes_moved)?;
-            self.archive_rows(&replica, &mut work, &rows).map_err(|bad| self.tell_write(id, bad))?;
-            cooled.rows_moved = rows.len();
-            add(&self.counters.cooled_rows, cooled.rows_moved);
-            add(&self.counters.cooled_bytes, cooled.bytes_moved);
-        }
-        work.moved.extend(rows.into_keys());
-        work.cursor = cursor;
+        let cooled = self.move_rows(&replica, &mut work, budget.bytes_moved_max)?;
+        self.settle_moves(&mut work).map_err(|bad| self.tell_write(id, bad))?;
         Ok(cooled)
     }
 
-    /// Writes rows into the archive's pages, as one batch, and syncs it.
+    /// Moves rows until about so many bytes are moved. What was moved is not synced yet: see [`Self::settle_moves`].
+    pub(super) fn move_rows(&self, replica: &Replica, work: &mut Work, bytes_max: usize) -> Result<Cooled, WriteError> {
+        let mut cooled = Cooled { done: true, ..Cooled::default() };
+        let Moved::UpTo(from) = work.moved.clone() else { return Ok(cooled) };
+        let live = {
+            let view = replica.view.read();
+            if view.gone {
+                return Err(ReadError::UnknownReplica(replica.id).into());
+            }
+            view.live.clone()
+        };
+        let mut next = None;
+        let chosen = self.live.read(|| {
+            let mut rows = BTreeMap::new();
+            for row in Rows::from(&live, &from)? {
+                let row = row?;
+                if cooled.bytes_moved >= bytes_max && !rows.is_empty() {
+                    next = Some(row.0);
+                    break;
+                }
+                cooled.bytes_moved += codec::row_bytes(&row);
+                rows.insert(row.0, row.1);
+            }
+            Ok(rows)
+        });
+        let rows = chosen.map_err(|bad| self.tell_write(replica.id, bad))?;
+        if !rows.is_empty() {
+            self.room_for(cooled.bytes_moved)?;
+            self.archive_rows(replica, work, &rows).map_err(|bad| self.tell_write(replica.id, bad))?;
+        }
+        cooled.rows_moved = rows.len();
+        cooled.done = next.is_none();
+        work.moved = next.map_or(Moved::All, Moved::UpTo);
+        add(&self.counters.cooled_rows, cooled.rows_moved);
+        add(&self.counters.cooled_bytes, cooled.bytes_moved);
+        Ok(cooled)
+    }
+
+    /// Makes what was moved durable, so that a checkpoint may rely on it.
+    pub(super) fn settle_moves(&self, work: &mut Work) -> Result<(), Bad> {
+        if work.moves_synced < work.archive_header.moves {
+            self.sync(&self.archive)?;
+            work.moves_synced = work.archive_header.moves;
+        }
+        Ok(())
+    }
+
+    /// Writes rows into the archive's pages, as one batch.
     fn archive_rows(&self, replica: &Replica, work: &mut Work, rows: &BTreeMap<Key, Option<Value>>) -> Result<(), Bad> {
         let (name, archive) = {
             let view = replica.view.read();
@@ -61,35 +103,18 @@ impl Inner {
         let mut batch = sled::Batch::default();
         let mut rest = rows.iter().peekable();
         while let Some((first, _)) = rest.peek() {
-            let spread = self.archive.read(|| {
-                let page = match archive.page_of(first)? {
-                    Some(page) => Some(page),
-                    // Before all pages: the first one takes it, under a smaller label.
-                    None => archive.page_after(None)?,
-                };
-                let next = match &page {
-                    Some((label, _)) => archive.page_after(Some(label))?,
-                    None => None,
-                };
-                Ok((page, next.map(|(label, _)| label)))
-            });
-            let (page, next) = spread?;
-            let mut changes = BTreeMap::new();
-            while let Some((key, value)) = rest.next_if(|(key, _)| next.as_ref().is_none_or(|next| *key < next)) {
-                changes.insert(key.clone(), value.clone());
-            }
-            let (label, old) = page.map_or((None, Vec::new()), |(label, rows)| (Some(label), rows));
+            let ((label, old), next) = self.archive.read(|| page_for(&archive, first))?;
             header.rows = header.rows.saturating_sub(old.len() as u64);
             header.bytes = header.bytes.saturating_sub(bytes_of(&old));
             header.pages = header.pages.saturating_sub(u64::from(label.is_some()));
-            let mut merged: BTreeMap<Key, Value> = old.into_iter().collect();
-            for (key, value) in changes {
+            let mut merged: BTreeMap<Key, Option<Value>> = old.into_iter().collect();
+            while let Some((key, value)) = rest.next_if(|(key, _)| next.as_ref().is_none_or(|next| *key < next)) {
                 match value {
-                    Some(value) => merged.insert(key, value),
-                    None => merged.remove(&key),
+                    Some(value) => merged.insert(key.clone(), Some(value.clone())),
+                    None => merged.remove(key),
                 };
             }
-            let merged: Vec<Pair> = merged.into_iter().collect();
+            let merged: Vec<Change> = merged.into_iter().collect();
             header.rows += merged.len() as u64;
             header.bytes += bytes_of(&merged);
             let pages = codec::divide(merged);
@@ -103,60 +128,45 @@ impl Inner {
             self.archive.write(|| Ok(archive.sled.apply_batch(batch)?))?;
             view.archive = Some(archive);
         }
-        self.sync(&self.archive)?;
         work.archive_header = header;
         Ok(())
     }
 }
 
-fn bytes_of(rows: &[Pair]) -> u64 {
-    rows.iter().map(|(key, value)| codec::row_bytes(key, value) as u64).sum()
+pub(super) fn bytes_of(rows: &[Change]) -> u64 {
+    rows.iter().map(|row| codec::row_bytes(row) as u64).sum()
+}
+
+type Page = (Option<Key>, Vec<Change>);
+
+/// The page that takes a row (its label and rows; no label where there is no page at all), and the label of the page behind.
+fn page_for(archive: &Tree, row: &[u8]) -> Result<(Page, Option<Key>), Bad> {
+    let page = match archive.page_of(row)? {
+        Some(page) => Some(page),
+        // Before all pages: the first one takes it, under a smaller label.
+        None => archive.page_after(None)?,
+    };
+    let Some((label, rows)) = page else { return Ok(((None, Vec::new()), None)) };
+    let next = archive.page_after(Some(&label))?.map(|(label, _)| label);
+    Ok(((Some(label), rows), next))
 }
 
 /// Puts the pages that take the place of one under `label`. The first keeps its label, unless its first row comes before it.
-fn put_pages(writer: &mut super::Writer, batch: &mut sled::Batch, moves: u64, label: Option<Key>, pages: &[Vec<Pair>]) {
+fn put_pages(
+    writer: &mut super::Writer,
+    batch: &mut sled::Batch,
+    moves: u64,
+    label: Option<Key>,
+    pages: &[Vec<Change>],
+) {
     let mut kept = false;
     for (n, page) in pages.iter().enumerate() {
         let first = &page[0].0;
-        let name = match &label {
-            Some(label) if n == 0 && label <= first => {
-                kept = true;
-                label
-            }
-            _ => first,
-        };
+        let name = label.as_ref().filter(|label| n == 0 && *label <= first).unwrap_or(first);
         kept |= Some(name) == label.as_ref();
         writer.put(batch, codec::physical(CLASS_ROW, name), moves, Some(&codec::encode_page(page)));
     }
     if let (Some(label), false) = (label, kept) {
         writer.remove(batch, codec::physical(CLASS_ROW, &label));
     }
-}
-
-type Chosen = (BTreeMap<Key, Option<Value>>, Cooled, Option<Key>);
-
-/// Finds rows that have cooled, from where the last call left off.
-fn choose(live: &Tree, work: &Work, cold_at: u64, budget: CoolBudget) -> Result<Chosen, Bad> {
-    let mut rows = BTreeMap::new();
-    let mut cooled = Cooled::default();
-    let mut cursor = work.cursor.clone();
-    let from = cursor.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-    for found in live.range_raw(CLASS_ROW, from) {
-        let full = cooled.rows_looked_at >= budget.rows_looked_at_max || cooled.bytes_moved >= budget.bytes_moved_max;
-        if full || work.moved.len() + rows.len() >= MOVED_MAX {
-            return Ok((rows, cooled, cursor));
-        }
-        let (physical, raw) = found?;
-        let key = physical[1..].to_vec();
-        cooled.rows_looked_at += 1;
-        let changed_at = codec::changed_at(&raw).ok_or_else(|| Bad::Corrupt("a row is cut short".to_string()))?;
-        if changed_at <= cold_at && !work.moved.contains(&key) {
-            let stored = live.decode(&physical, &raw)?;
-            cooled.bytes_moved += key.len() + stored.value.as_ref().map_or(0, Vec::len);
-            rows.insert(key.clone(), stored.value);
-        }
-        cursor = Some(key);
-    }
-    cooled.wrapped = true;
-    Ok((rows, cooled, None))
 }

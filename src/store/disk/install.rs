@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::codec::{self, ARCHIVE_HEADER_VERSION, ArchiveHeader, CLASS_IMAGE, CLASS_ROW, HEADER, TreeName};
+use super::codec::{self, ARCHIVE_HEADER_VERSION, ArchiveHeader, CLASS_IMAGE, CLASS_ROW, Change, HEADER, TreeName};
+use super::cool::bytes_of;
 use super::db::Bad;
 use super::tree::{Tree, Writer};
 use super::{Inner, Replica, View, Work};
 use crate::ids::ReplicaId;
-use crate::store::rules::{self, ImageIndex, Lease, add};
+use crate::store::rules::{self, ImageIndex, Lease, StoredHeader, add};
 use crate::store::{Checkpoint, Checkpointed, Header, Install, Key, Pair, ReadError, WriteError};
 
 pub(super) struct DiskInstall {
@@ -26,7 +27,7 @@ pub(super) struct DiskInstall {
     archive_writer: Writer,
     header: ArchiveHeader,
     /// Rows that do not fill a page yet.
-    rest: Vec<Pair>,
+    rest: Vec<Change>,
     last_row: Option<Key>,
     finished: bool,
 }
@@ -76,7 +77,7 @@ impl DiskInstall {
 
     /// Packs rows; the last page is held back unless this is the end.
     fn put_rows(&mut self, rows: Vec<Pair>, end: bool) -> Result<(), Bad> {
-        self.rest.extend(rows);
+        self.rest.extend(rows.into_iter().map(|(key, value)| (key, Some(value))));
         let mut pages = codec::divide(std::mem::take(&mut self.rest));
         if !end {
             self.rest = pages.pop().unwrap_or_default();
@@ -84,7 +85,7 @@ impl DiskInstall {
         let mut batch = sled::Batch::default();
         for page in &pages {
             self.header.rows += page.len() as u64;
-            self.header.bytes += page.iter().map(|(key, value)| codec::row_bytes(key, value) as u64).sum::<u64>();
+            self.header.bytes += bytes_of(page);
             self.header.pages += 1;
             let label = codec::physical(CLASS_ROW, &page[0].0);
             self.archive_writer.put(&mut batch, label, self.header.moves, Some(&codec::encode_page(page)));
@@ -102,7 +103,8 @@ impl DiskInstall {
     /// The last page, the header, and the pointer: the moment when the snapshot is the replica.
     fn seal(&mut self, generation: u64, header: &[u8]) -> Result<Checkpointed, Bad> {
         self.put_rows(Vec::new(), true)?;
-        let stored = self.images.header(self.id, generation, self.header.moves, header).encode();
+        let images = self.images.header(self.id, generation, header);
+        let stored = StoredHeader { archive_moves: self.header.moves, ..images }.encode();
         let mut batch = sled::Batch::default();
         self.live_writer.put(&mut batch, HEADER.to_vec(), generation, Some(&stored));
         let live = &self.inner.live;
@@ -128,6 +130,7 @@ impl DiskInstall {
             live: std::mem::take(&mut self.live_writer),
             archive: std::mem::take(&mut self.archive_writer),
             archive_header: self.header.clone(),
+            moves_synced: self.header.moves,
             ..Work::default()
         };
         match old {

@@ -1,16 +1,16 @@
 //! The store on disk: two sled databases, `live` and `archive`.
 //!
-//! *live* holds headers, images and rows that have changed lately, and stays bounded; *archive* holds rows that have cooled,
-//! packed many to a value. Where growing data shares a database with overwritten chunks the file grows without end; apart
-//! both stay flat. Each replica has a tree in each, named by its id and an incarnation; a pointer in live's default tree
+//! *live* holds of each replica what its newest checkpoint is made of: header, images, and the rows that it has changed;
+//! *archive* holds all rows of before. Rows are packed many to a value. Where what lives long shares a database with what is
+//! overwritten, sled's file grows to many times its content; apart both stay flat. Each replica has a tree in each, named by its id and an incarnation; a pointer in live's default tree
 //! says which incarnation is the replica. Trees that no pointer names are swept.
 //!
 //! # Invariants
 //!
 //! - A checkpoint is exactly one batch of the live tree, then `flush`, then a sync of the file.
-//! - A row is in the archive, synced, before it leaves live; it leaves live in a checkpoint's batch, and that checkpoint's
-//!   header names the archive's move that it relies on. So live is read first, then the archive, and nothing needs to be
-//!   atomic over both.
+//! - A row is in the archive, synced, before it leaves live; it leaves live in the next checkpoint's batch, whose header
+//!   names the archive's move that it relies on. So live is read first, then the archive, and nothing needs to be atomic
+//!   over both.
 //! - Only one thread at a time changes a replica (its `work` lock). Readers share its `view` lock, which is held for writing
 //!   only while a batch is applied, not while it is synced.
 //! - Locks are taken in the order `work`, `lease`, `view`.
@@ -18,8 +18,9 @@
 //! # Caveats
 //!
 //! - While a batch is applied all reads of the process wait: sled has one lock for that.
-//! - A row that sled loses without a trace from the middle of a live tree is not missed. Headers, images and the archive's
-//!   moves are compared when the store is opened; a row's own checksum when it is read.
+//! - A page that sled loses without a trace from the middle of an archive tree is not missed. All of live and the archive's
+//!   moves are compared when the store is opened; an archived page's own checksum when it is read.
+//! - A crash while a tree is dropped may leave its pages behind, unreachable: [`rewrite()`] leaves them out.
 //! - What sled deletes is gone for readers, not from the disk. [`rewrite()`] writes a database anew.
 
 mod checkpoint;
@@ -47,6 +48,7 @@ pub use open::{OpenError, Opened};
 pub use rewrite::rewrite;
 
 use self::codec::{ArchiveHeader, TreeName};
+use self::cool::Moved;
 use self::db::{Bad, Database};
 use self::tree::{Tree, Writer};
 use super::rules::{self, Counters, ImageIndex, Lease, add};
@@ -70,8 +72,6 @@ pub struct Options {
     pub flush_every_ms: u64,
     /// Under this many free bytes the owner refuses writes.
     pub reserve_bytes: u64,
-    /// A row has cooled when this many checkpoints have not changed it.
-    pub cool_after_checkpoints: u64,
 }
 
 impl Options {
@@ -83,7 +83,6 @@ impl Options {
             archive_cache_bytes: 64 << 20,
             flush_every_ms: 200,
             reserve_bytes: 1 << 30,
-            cool_after_checkpoints: 4,
         }
     }
 }
@@ -130,13 +129,14 @@ struct View {
 #[derive(Debug, Default)]
 struct Work {
     images: ImageIndex,
+    /// The pages of rows in live, by label.
+    pages: ImageIndex,
     live: Writer,
     archive: Writer,
     archive_header: ArchiveHeader,
-    /// Rows in the archive that the next checkpoint removes from live.
-    moved: BTreeSet<Key>,
-    /// Where cooling goes on.
-    cursor: Option<Key>,
+    /// The last move that is durable.
+    moves_synced: u64,
+    moved: Moved,
 }
 
 impl Inner {
@@ -312,7 +312,7 @@ impl Store for DiskStore {
         let replicas: Vec<_> = self.inner.replicas.read().values().cloned().collect();
         for replica in replicas {
             let work = replica.work.lock();
-            let images = work.images.header(replica.id, 0, 0, b"");
+            let images = work.images.header(replica.id, 0, b"");
             let of = ReplicaUsage {
                 images: images.images,
                 image_bytes: images.image_bytes,

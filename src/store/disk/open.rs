@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::codec::{ArchiveHeader, CLASS_IMAGE, HEADER, TreeName};
+use super::codec::{ArchiveHeader, CLASS_IMAGE, CLASS_ROW, HEADER, TreeName};
+use super::cool::Moved;
 use super::db::{Bad, Database, NotOpened};
 use super::evidence::Evidence;
 use super::tree::{Tree, Writer};
@@ -215,8 +216,14 @@ fn load(inner: &Inner, name: TreeName, archive_damage: Option<&str>) -> Result<R
         let (key, stored) = found?;
         images.put(&key, stored.value.as_deref());
     }
+    let mut pages = ImageIndex::default();
+    for found in live.range(CLASS_ROW, Bound::Unbounded) {
+        let (label, stored) = found?;
+        pages.put(&label, stored.value.as_deref());
+    }
     let wanted = header.clone().unwrap_or_default();
-    images.matches(&wanted)?;
+    images.matches("images", (wanted.images_digest, wanted.images))?;
+    pages.matches("pages of rows", (wanted.rows_digest, wanted.row_pages))?;
     if header.is_some() && wanted.replica.0 != name.replica {
         return Err(Bad::Corrupt(format!("the header is of replica {}", wanted.replica)));
     }
@@ -239,7 +246,10 @@ fn load(inner: &Inner, name: TreeName, archive_damage: Option<&str>) -> Result<R
         checksum: rules::checksum(&stored),
         bytes: header.bytes,
     });
-    let work = Work { images, live: live_writer, archive: archive_writer, archive_header, ..Work::default() };
+    // Whether the archive has them is not known: moving them once more does no harm.
+    let moved = if pages.digest().1 > 0 { Moved::nothing() } else { Moved::All };
+    let moves_synced = archive_header.moves;
+    let work = Work { images, pages, live: live_writer, archive: archive_writer, archive_header, moves_synced, moved };
     let view = View { name, live, archive, header, gone: false };
     let id = ReplicaId(name.replica);
     Ok(Ok(Replica { id, work: Mutex::new(work), lease: Mutex::default(), view: RwLock::new(view) }))

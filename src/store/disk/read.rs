@@ -2,13 +2,13 @@
 
 use std::ops::Bound;
 
-use super::codec::{self, CLASS_IMAGE, CLASS_ROW};
+use super::codec::CLASS_IMAGE;
 use super::db::Bad;
-use super::tree::ArchiveRows;
+use super::tree::Rows;
 use super::{Inner, View};
 use crate::ids::ReplicaId;
 use crate::store::rules::{Counters, add};
-use crate::store::{Chunk, Key, Pair, ReadError, Scan, Value};
+use crate::store::{Chunk, ReadError, Scan, Value};
 
 /// A scan that has looked at this many rows and tombstones says that there is more, however few it found.
 const LOOKED_AT_MAX: usize = 50_000;
@@ -42,13 +42,12 @@ pub(super) fn images(view: &View, after: Option<&[u8]>, bytes_max: usize) -> Res
 }
 
 pub(super) fn get(view: &View, key: &[u8], counters: &Counters) -> Result<Option<Value>, Bad> {
-    if let Some(stored) = view.live.get(&codec::physical(CLASS_ROW, key))? {
-        return Ok(stored.value);
+    if let Some((_, value)) = view.live.row(key)? {
+        return Ok(value);
     }
     let Some(archive) = &view.archive else { return Ok(None) };
     add(&counters.archive_gets, 1);
-    let Some((_, page)) = archive.page_of(key)? else { return Ok(None) };
-    Ok(page.into_iter().find_map(|(found, value)| (found == key).then_some(value)))
+    Ok(archive.row(key)?.and_then(|(_, value)| value))
 }
 
 /// What a scan asks for.
@@ -67,9 +66,9 @@ pub(super) fn scan(view: &View, bounds: Bounds<'_>) -> Result<Scan, Bad> {
     if !bounds.to.is_empty() && bounds.from >= bounds.to {
         return Ok(scan);
     }
-    let archived = view.archive.as_ref().map(|tree| ArchiveRows::from(tree, bounds.from)).transpose()?;
+    let archived = view.archive.as_ref().map(|tree| Rows::from(tree, bounds.from)).transpose()?;
     let mut archived = archived.into_iter().flatten();
-    let mut live = view.live.range(CLASS_ROW, Bound::Included(bounds.from));
+    let mut live = Rows::from(&view.live, bounds.from)?;
     let (mut next_live, mut next_archived) = (live.next().transpose()?, archived.next().transpose()?);
     let (mut bytes, mut looked_at) = (0, 0);
     loop {
@@ -79,18 +78,15 @@ pub(super) fn scan(view: &View, bounds: Bounds<'_>) -> Result<Scan, Bad> {
             (None, Some(_)) => std::cmp::Ordering::Greater,
             (Some((live, _)), Some((archived, _))) => live.cmp(archived),
         };
-        let row: (Key, Option<Value>) = if order.is_le() {
+        let row = if order.is_le() {
             if order.is_eq() {
                 next_archived = archived.next().transpose()?;
             }
-            let (key, stored) = next_live.take().expect("it is less or equal, so it is there");
-            next_live = live.next().transpose()?;
-            (key, stored.value)
+            std::mem::replace(&mut next_live, live.next().transpose()?)
         } else {
-            let (key, value): Pair = next_archived.take().expect("it is less, so it is there");
-            next_archived = archived.next().transpose()?;
-            (key, Some(value))
+            std::mem::replace(&mut next_archived, archived.next().transpose()?)
         };
+        let row = row.expect("the lesser of two keys is there");
         if !bounds.to.is_empty() && row.0.as_slice() >= bounds.to {
             return Ok(scan);
         }

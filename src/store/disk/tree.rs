@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use super::codec::{self, CLASS_PIECE, CLASS_ROW, Stored};
+use super::codec::{self, CLASS_PIECE, CLASS_ROW, Change, Stored};
 use super::db::Bad;
-use crate::store::{Key, Pair};
+use crate::store::Key;
 
 /// A tree of a replica.
 #[derive(Clone, Debug)]
@@ -48,33 +48,39 @@ impl Tree {
     }
 
     /// The page that a row would be in, with its label: the last whose label is not greater.
-    pub(super) fn page_of(&self, row: &[u8]) -> Result<Option<(Key, Vec<Pair>)>, Bad> {
+    pub(super) fn page_of(&self, row: &[u8]) -> Result<Option<(Key, Vec<Change>)>, Bad> {
         let range = codec::physical(CLASS_ROW, &[])..=codec::physical(CLASS_ROW, row);
         self.sled.range(range).next_back().map(|found| found.map_err(Bad::from).and_then(|f| self.page(&f))).transpose()
     }
 
     /// The first page with a label greater than `label` (the first of all: `None`).
-    pub(super) fn page_after(&self, label: Option<&[u8]>) -> Result<Option<(Key, Vec<Pair>)>, Bad> {
+    pub(super) fn page_after(&self, label: Option<&[u8]>) -> Result<Option<(Key, Vec<Change>)>, Bad> {
         let from = label.map_or(Bound::Unbounded, Bound::Excluded);
         self.range_raw(CLASS_ROW, from).next().map(|found| found.and_then(|f| self.page(&f))).transpose()
     }
 
-    fn page(&self, (physical, raw): &(sled::IVec, sled::IVec)) -> Result<(Key, Vec<Pair>), Bad> {
+    /// A row, or its tombstone.
+    pub(super) fn row(&self, key: &[u8]) -> Result<Option<Change>, Bad> {
+        let page = self.page_of(key)?;
+        Ok(page.and_then(|(_, rows)| rows.into_iter().find(|(found, _)| found == key)))
+    }
+
+    fn page(&self, (physical, raw): &(sled::IVec, sled::IVec)) -> Result<(Key, Vec<Change>), Bad> {
         let stored = self.decode(physical, raw)?;
         let rows = codec::decode_page(&stored.value.unwrap_or_default())?;
         Ok((physical[1..].to_vec(), rows))
     }
 }
 
-/// The rows of an archive in key order, page after page.
-pub(super) struct ArchiveRows<'a> {
+/// The rows of a tree in key order, page after page.
+pub(super) struct Rows<'a> {
     tree: &'a Tree,
     label: Option<Key>,
-    page: std::vec::IntoIter<Pair>,
+    page: std::vec::IntoIter<Change>,
     ended: bool,
 }
 
-impl<'a> ArchiveRows<'a> {
+impl<'a> Rows<'a> {
     /// All rows with keys not less than `from`.
     pub(super) fn from(tree: &'a Tree, from: &[u8]) -> Result<Self, Bad> {
         let (label, mut page) = match tree.page_of(from)? {
@@ -86,8 +92,8 @@ impl<'a> ArchiveRows<'a> {
     }
 }
 
-impl Iterator for ArchiveRows<'_> {
-    type Item = Result<Pair, Bad>;
+impl Iterator for Rows<'_> {
+    type Item = Result<Change, Bad>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.ended {
