@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::connect;
 use super::context::Context;
 use super::exit::Failure;
 use super::status::Status;
-use super::{bootstrap, connect};
 use crate::local::LocalCluster;
 use crate::proto::v1;
 use connect::Connection;
@@ -83,9 +83,11 @@ fn context_of(context: &Context, cluster: &LocalCluster) -> Context {
 async fn bootstrapped(context: &Context, cluster: &LocalCluster, shards: u32) -> Result<Status, Failure> {
     let here = context_of(context, cluster);
     let admin = here.admin()?;
-    let status = Status::from(admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?);
-    if status.cluster_id.is_empty() {
-        bootstrap::bootstrap(&admin, shards, 0, cluster.link_endpoints()).await?;
+    let wishes = v1::BootstrapRequest { shards, replication_factor: 0, node_endpoints: cluster.link_endpoints() };
+    match admin.bootstrap(wishes).await {
+        // One that was made before with other wishes stays as it is.
+        Err(e) if e.reason() == Some(v1::ErrorReason::ClusterState) => {}
+        made => drop(made?),
     }
     healthy(&here, Duration::from_secs(60)).await
 }
