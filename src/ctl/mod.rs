@@ -67,6 +67,7 @@ struct Global {
         global = true,
         env = "PLAYHEAD_ENDPOINTS",
         value_name = "HOST:PORT,..;admin=HOST:PORT,..",
+        hide_env_values = true,
         default_value = "127.0.0.1:7400;admin=127.0.0.1:7402",
         help_heading = "Global options"
     )]

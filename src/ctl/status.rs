@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::context::Context;
 use super::exit::Failure;
 use super::node;
-use super::output::{bare_table, judged, number, right, text};
+use super::output::{bare_table, judged, number, text};
 use crate::proto::v1;
 
 #[derive(Debug, Args)]
@@ -115,11 +115,7 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     };
     let now = context.clock.wall();
-    context.answer(&status, || {
-        let mut nodes = node::table_of(&status.nodes, now, false);
-        right(&mut nodes, &[2, 3, 4]);
-        format!("{}\n\n{}", status.summary(), text(&mut nodes))
-    })?;
+    context.answer(&status, || format!("{}\n\n{}", status.summary(), text(&mut node::table_of(&status.nodes, now))))?;
     match status.complaints() {
         none if none.is_empty() => Ok(()),
         complaints => Err(Failure::Degraded(complaints.join("; "))),

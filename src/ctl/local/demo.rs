@@ -1,5 +1,6 @@
 //! `clusterctl local demo`.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use serde::Serialize;
 use super::super::context::Context;
 use super::super::exit::Failure;
 use super::super::import::{Expected, Verification, import_file, read_file, verify};
-use super::super::output::{bare_table, clock, judged, number, paint, right, text};
+use super::super::output::{bare_table, clock, judged, number, paint, text};
 use super::super::status::Status;
 use super::super::{Output, connect, node};
 use super::live::Live;
@@ -26,6 +27,8 @@ use crate::time::MonotonicMs;
 const ACCOUNT: &str = "sample-household";
 /// How often the live status is renewed.
 const RENEW: Duration = Duration::from_millis(500);
+/// How long a node that somebody killed stays dead.
+const DEAD_MS: u64 = 10_000;
 /// How often a line is written where there is no terminal.
 const LINE_EVERY_MS: u64 = 10_000;
 
@@ -93,7 +96,10 @@ async fn demo(context: &Context, options: &Options, root: &Path) -> Result<Summa
         () = interrupts.next() => return Err(Failure::error("interrupted while starting")),
     };
     let here = context_of(context, &cluster);
-    say(&format!("{} households play; kill a node and watch: kill -9 PID\n", number(options.devices.into())));
+    say(&format!(
+        "{} households play; kill -9 one of the PIDs, and watch: it is started again after 10 s\n",
+        number(options.devices.into())
+    ));
     let plan = Playing {
         way: Way::Streams { streams: 4, window: 8 },
         ..Playing::new(options.devices as usize, context.seed())
@@ -142,7 +148,7 @@ async fn begin(context: &Context, options: &Options, root: &Path) -> Result<(Loc
 async fn check(context: &Context, fleet: Fleet) -> Result<(Report, Status), Failure> {
     let clients: Vec<_> = context.client_of_each()?.into_iter().map(|(_, client)| client).collect();
     let devices = fleet.stop().await.check(&clients).await;
-    // A node that was killed by hand shows here.
+    // A node that somebody has just killed shows here.
     let status = match healthy(context, Duration::from_secs(10)).await {
         Ok(status) => status,
         Err(_) => Status::from(context.admin()?.get_cluster_status(v1::GetClusterStatusRequest {}).await?),
@@ -171,6 +177,7 @@ async fn watch(
     let admin = context.admin()?.with_deadline(Duration::from_secs(1));
     let mut live = Live::new();
     let mut view = View { last: (0, begun), line_at: begun.plus(LINE_EVERY_MS) };
+    let mut dead_since: BTreeMap<String, MonotonicMs> = BTreeMap::new();
     let end = async {
         match duration {
             Some(duration) => tokio::time::sleep(duration).await,
@@ -184,11 +191,31 @@ async fn watch(
             () = interrupts.next() => break,
             () = tokio::time::sleep(RENEW) => {}
         }
+        revive(context, cluster, &mut dead_since).await?;
         if context.output == Output::Table {
             view.renew(context, cluster, &admin, stats, (begun, duration), &mut live).await?;
         }
     }
     Ok(live.clear()?)
+}
+
+/// Starts nodes again that somebody has killed, after a while in which the others can be watched doing without.
+async fn revive(
+    context: &Context,
+    cluster: &mut LocalCluster,
+    dead_since: &mut BTreeMap<String, MonotonicMs>,
+) -> Result<(), Failure> {
+    let now = context.clock.monotonic();
+    for state in cluster.states() {
+        match state.pid {
+            Some(_) => drop(dead_since.remove(&state.name)),
+            None if now.since(*dead_since.entry(state.name.clone()).or_insert(now)) >= DEAD_MS => {
+                cluster.start_node(&state.name).await?;
+            }
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 /// What was shown last.
@@ -248,8 +275,7 @@ fn status_lines(context: &Context, cluster: &mut LocalCluster, status: &Status) 
         of(status.replicas_current, status.replicas_wanted),
         status.epoch
     )];
-    let mut nodes = node::table_of(&status.nodes, context.clock.wall(), false);
-    right(&mut nodes, &[2, 3, 4]);
+    let mut nodes = node::table_of(&status.nodes, context.clock.wall());
     let pids = cluster.states();
     let mut rows = text(&mut nodes).lines().map(str::to_string).collect::<Vec<_>>().into_iter();
     lines.push(String::new());

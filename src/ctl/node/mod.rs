@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::exit::Failure;
-use super::output::{ago, bytes, judged, number, rfc3339, table};
+use super::output::{ago, bytes, judged, number, rfc3339, right, table};
 use crate::proto::v1;
 use crate::time::WallMs;
 
@@ -99,27 +99,10 @@ fn liveness(liveness: v1::NodeLiveness) -> &'static str {
     }
 }
 
-/// Nodes as a table; with `places`, where they are, else what they do.
-pub(super) fn table_of(nodes: &[Node], now: WallMs, places: bool) -> Table {
-    if places {
-        let mut table = table(["NODE", "INTENT", "SEEN", "ZONE", "WEIGHT", "START", "CLIENTS", "ADMIN", "NODES"]);
-        for node in nodes {
-            let bare = |url: &str| url.strip_prefix("http://").unwrap_or(url).to_string();
-            table.add_row([
-                node.node.clone().into(),
-                node.intent.into(),
-                judged(node.liveness, node.liveness == "alive"),
-                node.zone.clone().into(),
-                node.weight.into(),
-                format!("{}., {}", node.generation, ago(node.start_time.as_ref(), now)).into(),
-                bare(&node.client_endpoint).into(),
-                bare(&node.admin_endpoint).into(),
-                bare(&node.node_endpoint).into(),
-            ]);
-        }
-        return table;
-    }
+/// What nodes do, as a table.
+pub(super) fn table_of(nodes: &[Node], now: WallMs) -> Table {
     let mut table = table(["NODE", "SEEN", "LEADS", "REPLICAS", "VIEWS", "LOG", "STORE", "PULSE"]);
+    right(&mut table, &[2, 3, 4]);
     for node in nodes {
         table.add_row([
             node.node.clone().into(),

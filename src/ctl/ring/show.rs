@@ -90,7 +90,7 @@ fn drawn(ring: &Ring, points: &[(u64, String)]) -> String {
         ]);
     }
     let circle: Vec<String> = draw::ring(&numbered, &middle).into_iter().map(|row| format!("    {row}")).collect();
-    let order = "Tokens grow clockwise from the top. A shard prefers the nodes that it meets first;\n\
-                 bounded load evens out what the circle gives unevenly.";
+    let order = "Tokens grow clockwise from the top. A shard prefers the nodes that it meets\n\
+                 first; bounded load evens out what the circle gives unevenly.";
     format!("{}\n\n{}\n\n{order}", circle.join("\n"), text(&mut rows))
 }

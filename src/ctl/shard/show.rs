@@ -18,32 +18,19 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
     };
     let now = context.clock.wall();
     context.answer(&shard, || {
-        let mut rows = table([
-            "REPLICA",
-            "NODE",
-            "ROLE",
-            "VOTES",
-            "LOG TO",
-            "APPLIED",
-            "LAG",
-            "LOG",
-            "CHECKPOINT",
-            "DIGEST",
-            "SAID",
-        ]);
-        right(&mut rows, &[0, 4, 5, 6]);
+        let mut rows = table(["ID", "NODE", "ROLE", "APPLIED", "LAG", "UNSAVED", "SAVED TO", "DIGEST", "SAID"]);
+        right(&mut rows, &[0, 3, 4, 5, 6]);
         for replica in &shard.replicas {
+            let digest: String = replica.digest.chars().take(8).collect();
             rows.add_row([
                 replica.replica_id.into(),
                 replica.node.clone().into(),
                 judged(replica.role, replica.role != "unheard" && replica.role != "candidate"),
-                if replica.voter { "yes" } else { "no" }.into(),
-                number(replica.last_log_index).into(),
                 number(replica.applied_index).into(),
                 number(replica.lag).into(),
                 bytes(replica.log_bytes).into(),
-                format!("{} at {}", replica.checkpoint_generation, number(replica.checkpoint_index)).into(),
-                replica.digest.chars().take(8).collect::<String>().into(),
+                number(replica.checkpoint_index).into(),
+                if digest.is_empty() { "-".to_string() } else { digest }.into(),
                 ago(replica.report_time.as_ref(), now).into(),
             ]);
         }
