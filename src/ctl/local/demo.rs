@@ -97,7 +97,7 @@ async fn demo(context: &Context, options: &Options, root: &Path) -> Result<Summa
     };
     let here = context_of(context, &cluster);
     say(&format!(
-        "{} households play; kill -9 one of the PIDs, and watch: it is started again after 10 s\n",
+        "{} households play; kill -9 a PID and watch: after 10 s it is started again\n",
         number(options.devices.into())
     ));
     let plan = Playing {

@@ -107,9 +107,10 @@ pub(super) fn table_of(nodes: &[Node], now: WallMs) -> Table {
         table.add_row([
             node.node.clone().into(),
             judged(node.liveness, node.liveness == "alive"),
-            node.shards_led.into(),
+            // What a node that is silent said last holds no longer.
+            if node.liveness == "alive" { node.shards_led.to_string() } else { "-".to_string() }.into(),
             judged(format!("{}/{}", node.replicas, node.replicas_wanted), node.replicas >= node.replicas_wanted),
-            number(node.active_views).into(),
+            if node.liveness == "alive" { number(node.active_views) } else { "-".to_string() }.into(),
             bytes(node.log_bytes).into(),
             bytes(node.store_bytes).into(),
             ago(node.pulse_time.as_ref(), now).into(),
