@@ -125,14 +125,7 @@ pub struct Load {
 
 impl Load {
     pub fn new(clock: Arc<dyn Clock>, client: Client, pause: Duration) -> Self {
-        Self {
-            clock,
-            client,
-            acks: Arc::default(),
-            counts: Arc::default(),
-            stop: Arc::default(),
-            pause,
-        }
+        Self { clock, client, acks: Arc::default(), counts: Arc::default(), stop: Arc::default(), pause }
     }
 
     /// Sets `devices` devices to work; join the handles after [`Load::stop`] was set.

@@ -41,11 +41,8 @@ impl Cluster {
         plan.flags = flags.iter().map(ToString::to_string).collect();
         let local = LocalCluster::start(plan).await?;
         let cluster = Self { local, clock: Arc::new(SystemClock::new()), shards, _root: root };
-        let request = v1::BootstrapRequest {
-            shards,
-            replication_factor: 0,
-            node_endpoints: cluster.local.link_endpoints(),
-        };
+        let request =
+            v1::BootstrapRequest { shards, replication_factor: 0, node_endpoints: cluster.local.link_endpoints() };
         cluster.admin(Duration::from_secs(30))?.bootstrap(request).await?;
         cluster.settled().await?;
         Ok(cluster)
