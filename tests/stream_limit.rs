@@ -35,7 +35,7 @@ async fn race(cluster: &mut Cluster, number: u64, kill: bool) -> Result<()> {
         nodes.iter().map(|node| cluster.client_of(node, Duration::from_secs(5))).collect::<Result<_>>()?;
     let policy = v1::UpdateStreamPolicyRequest {
         account_id: account.clone(),
-        policy: Some(v1::StreamPolicy { max_streams: STREAMS as u32, ..Default::default() }),
+        policy: Some(v1::StreamPolicy { max_streams: STREAMS as u32 }),
         ..Default::default()
     };
     cluster.client(Duration::from_secs(20))?.update_stream_policy(policy).await?;
