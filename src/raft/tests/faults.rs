@@ -8,7 +8,7 @@ use super::{GROUP, LONG, POISON, Tally, TestCluster, config, eventually};
 use crate::ids::{GroupId, ReplicaId};
 use crate::raft::codec::VoteRepr;
 use crate::raft::types::Vote;
-use crate::raft::{Fate, GroupConfig, Lane, Outcome, QueryError, ReadMode, Rejected, StartError};
+use crate::raft::{Fate, GroupConfig, Lane, Outcome, QueryError, ReadMode, StartError};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_cut_off_never_answers_a_strong_read_and_tells_unknown_outcomes_as_such() {
@@ -191,8 +191,9 @@ async fn a_command_that_cannot_be_applied_stops_the_replica_and_is_never_skipped
         let applied = node.applied();
         assert!([1].starts_with(&applied), "nobody goes on behind it: {applied:?}");
     }
-    let rejected = leader.propose(vec![2], LONG).await.remove(0);
-    assert!(matches!(rejected, Outcome::Rejected(Rejected::Stopped | Rejected::NotLeader { .. })), "{rejected:?}");
+    // While the replica is ending it may take a command and end with it: that is unknown, and never more.
+    let outcome = leader.propose(vec![2], LONG).await.remove(0);
+    assert!(!matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
     cluster.end().await;
 }
 
