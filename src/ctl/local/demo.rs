@@ -18,6 +18,7 @@ use super::live::Live;
 use super::{bootstrapped, context_of, healthy};
 use crate::client::AdminClient;
 use crate::device::{Fleet, Plan as Playing, Report, Snapshot, Stats, Way};
+use crate::formats::netflix;
 use crate::ids::AccountId;
 use crate::local::{LocalCluster, Plan, node_binary};
 use crate::proto::v1;
@@ -25,6 +26,8 @@ use crate::time::MonotonicMs;
 
 /// The account that takes the sample.
 const ACCOUNT: &str = "sample-household";
+/// The history that is imported where none is given.
+const SAMPLE: &[u8] = include_bytes!("../../../cluster/sample/ViewingActivity.csv");
 /// How often the live status is renewed.
 const RENEW: Duration = Duration::from_millis(500);
 /// How long a node that somebody killed stays dead.
@@ -46,9 +49,9 @@ pub(in super::super) struct Options {
     /// The folder in which the demo makes its own
     #[arg(long, value_name = "DIR", default_value = ".local")]
     root: PathBuf,
-    /// The history to import
-    #[arg(long, value_name = "FILE", default_value = "cluster/sample/ViewingActivity.csv")]
-    sample: PathBuf,
+    /// The history to import; the project's own sample if none is given
+    #[arg(long, value_name = "FILE")]
+    sample: Option<PathBuf>,
 }
 
 /// How it went.
@@ -134,10 +137,11 @@ async fn begin(context: &Context, options: &Options, root: &Path) -> Result<(Loc
     let cluster = LocalCluster::start(plan).await?;
     say(context, "making a cluster of them ...");
     bootstrapped(context, &cluster, 64).await?;
-    let sample = import_sample(&context_of(context, &cluster), &options.sample).await?;
+    let sample = import_sample(&context_of(context, &cluster), options.sample.as_deref()).await?;
     let verification = &sample.verification;
     let (added, entries) = (number(sample.added), number(verification.entries as u64));
-    say(context, &format!("{added} plays of {} imported: {entries} entries", options.sample.display()));
+    let file = options.sample.as_ref().map_or_else(|| "the sample".to_string(), |file| file.display().to_string());
+    say(context, &format!("{added} plays of {file} imported: {entries} entries"));
     let right = verification.nodes.iter().map(|node| node.last_positions_right).min().unwrap_or_default();
     let (pairs, nodes) = (verification.pairs, verification.nodes.len());
     say(context, &format!("{right} of {pairs} titles are where they were left, read through each of {nodes} nodes"));
@@ -156,9 +160,12 @@ async fn check(context: &Context, fleet: Fleet) -> Result<(Report, Status), Fail
     Ok((devices, status))
 }
 
-async fn import_sample(context: &Context, file: &Path) -> Result<Sample, Failure> {
+async fn import_sample(context: &Context, file: Option<&Path>) -> Result<Sample, Failure> {
     let account = AccountId::new(ACCOUNT).map_err(Failure::error)?;
-    let (export, _) = read_file(context, file)?;
+    let export = match file {
+        Some(file) => read_file(context, file)?.0,
+        None => netflix::read(SAMPLE).map_err(Failure::error)?,
+    };
     let summary = import_file(context, &account, &export).await?;
     let verification = verify(&context.client_of_each()?, &account, &Expected::of(&export.plays)).await?;
     Ok(Sample { added: summary.added, verification })
