@@ -193,8 +193,8 @@ impl Node {
         let bound = Bound::new(&config).await?;
         let storage = {
             let (path, config, clock) = (folder.path().to_path_buf(), config.clone(), clock.clone());
-            let (node, generation) = (identity.node, identity.generation);
-            let open = move || storage::open(&path, node, generation, &config, clock);
+            let (node, is_member) = (identity.node, identity.charter.is_some());
+            let open = move || storage::open(&path, node, is_member, &config, clock);
             let opening = tokio::task::spawn_blocking(open).await;
             let io = |e: tokio::task::JoinError| StartError::Io { what: "opening log and store", source: e.into() };
             opening.map_err(io)??
@@ -239,7 +239,7 @@ impl Node {
             clock: clock.clone(),
             started: started_at,
             retired: storage.retired,
-            only_trusted: storage.only_trusted,
+            lost: storage.lost,
         }));
         let leaders = Arc::new(Leaders::default());
         let ear = Arc::new(Ear::new(config.pulse_ms));

@@ -52,13 +52,12 @@ pub(super) async fn follow_meta(inner: Arc<Inner>) {
                 inner.show_meta(state);
             }
             // A replica that was replaced has no more news; its successor is asked.
-            match tokio::time::timeout(LOOK, revisions.changed()).await {
-                Ok(Err(_)) => break,
-                Ok(Ok(())) => {}
-                Err(_) if inner.shards.exactly(GroupId::META, hosted.replica).is_none() => break,
-                Err(_) => {}
+            if !matches!(tokio::time::timeout(LOOK, revisions.changed()).await, Ok(Ok(()))) {
+                break;
             }
         }
+        // One that has ended is not asked again at once.
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -72,11 +71,12 @@ pub(super) async fn run(inner: Arc<Inner>) {
         keep_meta_replicas(&inner, &meta).await;
         let wanted = Wanted::of(&meta, inner.me.node, &inner.first_meta());
         inner.shards.open(&wanted, &meta).await;
-        if inner.shards.get(GroupId::META).is_none() {
-            fetch_meta(&inner).await;
-        }
         begin_meta(&inner).await;
         inner.shards.initialize(&meta).await;
+        // A fresh meta replica learns nothing before the group has taken it in.
+        if inner.shards.get(GroupId::META).is_none_or(|hosted| !hosted.has_members()) {
+            fetch_meta(&inner).await;
+        }
         for (group, replica) in inner.shards.destroy(&wanted).await {
             let forget = Command::Forget { group, replica };
             if let Err(error) = inner.router.propose_meta(&forget, &inner.own_call(META_MS_MAX)).await {

@@ -17,7 +17,7 @@
 //! # Caveats
 //!
 //! The meta state that a starting node has may be old: it may name replicas that were destroyed since. The log
-//! remembers every id that is used up, and those are skipped.
+//! remembers every id that is used up; those are reported as retired, which changes nothing for one that is dismissed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,6 +38,7 @@ use crate::wal::Wal;
 
 use super::gossip::{ReplicaReport, ReplicaRole};
 use super::meta::{MetaState, Replicated};
+use super::storage::{Lost, MayHaveLost};
 
 /// How many replicas are opened or destroyed at once.
 const OPENING_MAX: usize = 8;
@@ -88,6 +89,11 @@ impl Hosted {
             Handle::Meta(group) => Some(group),
             Handle::Shard(_) => None,
         }
+    }
+
+    /// Whether it has taken part in its group: a fresh one knows no members, and nothing else either.
+    pub fn has_members(&self) -> bool {
+        either!(self, group => group.members().id.is_some())
     }
 
     /// Role, term and leader now.
@@ -220,8 +226,8 @@ pub struct Parts {
     pub started: MonotonicMs,
     /// Replicas that log or store have lost something of, and why.
     pub retired: BTreeMap<ReplicaId, String>,
-    /// When the log may have lost replicas that it can't name: those that are whole.
-    pub only_trusted: Option<Vec<ReplicaId>>,
+    /// What is known since the log has lost replicas that it can't name, if it ever has.
+    pub(super) lost: Option<Lost>,
 }
 
 /// The replicas of this node.
@@ -276,13 +282,16 @@ impl Shards {
         self.table.store(Arc::new(table));
     }
 
-    /// The running replica of a group that can best answer for it: the one that leads, else the newest.
+    /// The running replica of a group that can best answer for it: the one that leads, else the newest that has taken part.
     pub fn get(&self, group: GroupId) -> Option<Arc<Hosted>> {
         let table = self.table.load();
         let replicas = table.open.get(&group)?;
         match replicas.as_slice() {
             [one] => Some(one.clone()),
-            many => many.iter().find(|hosted| hosted.leads()).or(many.last()).cloned(),
+            many => {
+                let member = || many.iter().rev().find(|hosted| hosted.has_members());
+                many.iter().find(|hosted| hosted.leads()).or_else(member).or(many.last()).cloned()
+            }
         }
     }
 
@@ -327,14 +336,14 @@ impl Shards {
     }
 
     /// Opens what is wanted and doesn't run. `meta` gives the founders that initialize their groups.
-    pub async fn open(&self, wanted: &Wanted, meta: &MetaState) {
+    pub async fn open(self: &Arc<Self>, wanted: &Wanted, meta: &MetaState) {
         self.wait_for_leases().await;
+        self.see_bound(meta).await;
         let table = self.table.load_full();
         let running: BTreeSet<ReplicaId> = table.open.values().flatten().map(|hosted| hosted.replica).collect();
         let now = self.parts.clock.monotonic();
         let waits = |replica: &ReplicaId| table.failed.get(replica).is_some_and(|f| f.retired || f.retry > now);
         let missing = wanted.run.iter().filter(|(replica, _)| !running.contains(replica) && !waits(replica));
-        let missing = missing.filter(|(replica, _)| !self.parts.wal.is_forgotten(**replica));
         let opening = missing.map(|(replica, group)| self.open_one(*group, *replica, meta));
         // The futures are collected first: opening runs on the groups' thread, a few at a time.
         let opening: Vec<_> = opening.collect();
@@ -364,8 +373,8 @@ impl Shards {
         if self.is_stopping() {
             return;
         }
-        if let Some(why) = self.distrust(group, replica, meta) {
-            self.not_opened(group, replica, &StartError::Retired { replica, why });
+        if let Some(why) = self.distrust(replica) {
+            self.not_opened(group, replica, &why).await;
             return;
         }
         let started = match group {
@@ -384,25 +393,58 @@ impl Shards {
                     table.open.entry(group).or_default().push(hosted);
                 });
             }
-            Err(error) => self.not_opened(group, replica, &error),
+            Err(error) => self.not_opened(group, replica, &error).await,
         }
     }
 
-    /// Why a replica must not be opened.
-    fn distrust(&self, group: GroupId, replica: ReplicaId, meta: &MetaState) -> Option<String> {
+    /// Why a replica must not be opened: ever, or before more is known.
+    fn distrust(&self, replica: ReplicaId) -> Option<StartError> {
+        let retired = |why: &str| Some(StartError::Retired { replica, why: why.to_string() });
         if let Some(why) = self.parts.retired.get(&replica) {
-            return Some(why.clone());
+            return retired(why);
         }
-        let trusted = self.parts.only_trusted.as_ref()?;
-        let membership = meta.groups.get(&group).and_then(|record| record.recorded.membership.as_ref());
-        // One that is in no membership yet has promised nothing to anybody.
-        let has_promised = group == GroupId::META || membership.is_some_and(|membership| membership.has(replica));
-        let lost = has_promised && trusted.binary_search(&replica).is_err();
-        lost.then(|| "the log is damaged and may have lost it".to_string())
+        if self.parts.wal.is_forgotten(replica) {
+            return retired("its id is used up");
+        }
+        match self.parts.lost.as_ref().map(|lost| lost.of(replica)) {
+            None | Some(MayHaveLost::Nothing) => None,
+            Some(MayHaveLost::Something) => retired("its log is lost"),
+            Some(MayHaveLost::NotKnownYet) => {
+                let why = "its log may be lost; the other nodes are asked first".to_string();
+                Some(StartError::Failed { replica, why })
+            }
+        }
     }
 
-    fn not_opened(&self, group: GroupId, replica: ReplicaId, error: &StartError) {
+    /// After a loss: which replica ids had been given out when the meta state was first seen is kept.
+    async fn see_bound(self: &Arc<Self>, meta: &MetaState) {
+        let is_new = self.parts.lost.as_ref().is_some_and(Lost::is_new);
+        if !is_new || meta.cluster.is_none() {
+            return;
+        }
+        let (shards, next) = (self.clone(), meta.next_replica);
+        let kept = tokio::task::spawn_blocking(move || shards.parts.lost.as_ref().map(|lost| lost.see(next))).await;
+        if let Ok(Some(Err(error))) = kept {
+            tracing::error!(%error, "what the log has lost can't be kept on disk");
+        }
+    }
+
+    /// Never lets a retired replica's id be used again, whatever the next process finds on disk.
+    async fn use_up(&self, replica: ReplicaId) {
+        let forgotten = match self.parts.wal.forget(replica) {
+            Ok(durable) => durable.await.map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = forgotten {
+            tracing::error!(%replica, error, "a retired replica's id can't be marked as used up");
+        }
+    }
+
+    async fn not_opened(&self, group: GroupId, replica: ReplicaId, error: &StartError) {
         let retired = matches!(error, StartError::Retired { .. });
+        if retired && !self.parts.wal.is_forgotten(replica) {
+            self.use_up(replica).await;
+        }
         let shard = group.shard().map(|shard| shard.0);
         if retired {
             tracing::warn!(%group, shard, %replica, %error, "a replica is retired; it will be replaced from its quorum");

@@ -1,16 +1,19 @@
 //! Opening the log and the store of a data folder, with distrust.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::fs::DiskFs;
-use crate::ids::{Generation, NodeId, ReplicaId};
+use crate::ids::{NodeId, ReplicaId};
 use crate::store::{self, CheckpointRecord, DiskStore, Queues, StoreHandle, StoreThreads, Verdict};
 use crate::time::Clock;
 use crate::wal::{self, Wal};
 
 use super::config::Config;
+use super::folder::{RecordError, read_record, write_record};
 
 /// Why the node's data can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,9 @@ pub enum StorageError {
     /// The folder.
     #[error("the folder of the log: {0}")]
     Folder(#[from] std::io::Error),
+    /// What is remembered of a lost log.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// The log.
     #[error(transparent)]
     Log(#[from] wal::OpenError),
@@ -36,8 +42,67 @@ pub(super) struct Storage {
     pub threads: StoreThreads,
     /// Replicas that must not go on, and why.
     pub retired: BTreeMap<ReplicaId, String>,
-    /// The log may have lost replicas that it can't name: only those in this list are known to be whole, when it is there.
-    pub only_trusted: Option<Vec<ReplicaId>>,
+    /// What is known since the log has lost replicas that it can't name, if it ever has.
+    pub lost: Option<Lost>,
+}
+
+/// The log has lost replicas, and can't say which: it was gone, or is damaged. Remembered for ever, since what those replicas have
+/// promised stays unknown.
+#[derive(Debug)]
+pub(super) struct Lost {
+    marker: PathBuf,
+    /// Replicas whose state in the log is whole.
+    trusted: Vec<ReplicaId>,
+    /// Replicas below this were given out before the loss was seen; `None` until the meta state is known.
+    bound: Mutex<Option<ReplicaId>>,
+}
+
+#[derive(Default, minicbor::Encode, minicbor::Decode)]
+struct Marker {
+    #[n(0)]
+    bound: Option<ReplicaId>,
+}
+
+const MARKER: &str = "log-lost";
+const MARKER_MAGIC: &[u8; 8] = b"PLAYHDLL";
+
+/// Whether a replica may have lost what it promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MayHaveLost {
+    /// It has not.
+    Nothing,
+    /// It may have, and must not go on.
+    Something,
+    /// It can't be told before the meta state is known.
+    NotKnownYet,
+}
+
+impl Lost {
+    /// Remembers which replica ids were given out when the meta state was first seen after the loss. Blocks.
+    pub(super) fn see(&self, next_replica: ReplicaId) -> Result<(), RecordError> {
+        let mut bound = self.bound.lock();
+        if bound.is_none() {
+            write_record(&self.marker, MARKER_MAGIC, &Marker { bound: Some(next_replica) })?;
+            *bound = Some(next_replica);
+        }
+        Ok(())
+    }
+
+    /// Whether [`Lost::see`] has still to be told.
+    pub(super) fn is_new(&self) -> bool {
+        self.bound.lock().is_none()
+    }
+
+    pub(super) fn of(&self, replica: ReplicaId) -> MayHaveLost {
+        if self.trusted.binary_search(&replica).is_ok() {
+            return MayHaveLost::Nothing;
+        }
+        match *self.bound.lock() {
+            None => MayHaveLost::NotKnownYet,
+            Some(bound) if replica < bound => MayHaveLost::Something,
+            Some(_) => MayHaveLost::Nothing,
+        }
+    }
 }
 
 const MIB: u64 = 1 << 20;
@@ -46,14 +111,15 @@ const MIB: u64 = 1 << 20;
 pub(super) fn open(
     folder: &Path,
     node: NodeId,
-    generation: Generation,
+    is_member: bool,
     config: &Config,
     clock: Arc<dyn Clock>,
 ) -> Result<Storage, StorageError> {
-    // A node that has run before had a log. Without it nobody knows what its replicas have promised.
-    let log_is_lost = generation.0 > 1 && !folder.join("log").exists();
-    if log_is_lost {
-        tracing::error!("the node has run before and its log is gone: its replicas will be replaced");
+    // A node becomes a member while its log is open. Without it nobody knows what its replicas have promised.
+    let marker = folder.join(MARKER);
+    if is_member && !folder.join("log").exists() {
+        tracing::error!("the log of this node is gone: its replicas will be replaced");
+        write_record(&marker, MARKER_MAGIC, &Marker::default())?;
     }
     let fs = Arc::new(DiskFs::open(folder.join("log"))?);
     let segment_bytes = (config.disk_log_mib * MIB / 16).clamp(MIB, 64 * MIB);
@@ -83,8 +149,13 @@ pub(super) fn open(
         }
     }
     let (store, threads) = StoreHandle::spawn(Arc::new(opened.store), Queues::default())?;
-    let only_trusted = (recovery.strangers_suspect || log_is_lost).then_some(recovery.replicas);
-    Ok(Storage { wal, store, threads, retired, only_trusted })
+    if recovery.strangers_suspect {
+        tracing::error!("the log of this node is damaged and may have lost replicas: they will be replaced");
+        write_record(&marker, MARKER_MAGIC, &Marker::default())?;
+    }
+    let found: Option<Marker> = read_record(&marker, MARKER_MAGIC)?;
+    let lost = found.map(|found| Lost { marker, trusted: recovery.replicas, bound: Mutex::new(found.bound) });
+    Ok(Storage { wal, store, threads, retired, lost })
 }
 
 /// The newest checkpoint records of the log, as the store compares them.

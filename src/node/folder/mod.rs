@@ -6,6 +6,7 @@
 //!   identity         node id, generation, founding record
 //!   meta             this node's replicas of the meta group
 //!   peers            where the other nodes were last reached
+//!   log-lost         only after the log was lost: which replicas must not go on
 //!   endpoints.json   where this process listens, for scripts
 //!   log/ store/      the write-ahead log and the store
 //! ```

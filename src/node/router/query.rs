@@ -75,7 +75,8 @@ impl Router {
 
     /// Any replica: the one here, else one on a node that lives, another at each attempt.
     fn any_target(&self, group: GroupId, attempt: u32) -> Option<Target> {
-        if let Some(hosted) = self.parts().shards.get(group) {
+        // A fresh replica has no state to answer from.
+        if let Some(hosted) = self.parts().shards.get(group).filter(|hosted| hosted.has_members()) {
             return Some(Target::Here(hosted));
         }
         let meta = self.parts().meta.load();

@@ -101,7 +101,7 @@ impl Router {
 
     async fn query_for(&self, route: &Route, query: &Query, mode: ReadMode) -> Told {
         let hosted = match mode {
-            ReadMode::Any => self.parts().shards.get(route.group),
+            ReadMode::Any => self.parts().shards.get(route.group).filter(|hosted| hosted.has_members()),
             ReadMode::Strong | ReadMode::Lease => self.leading(route),
         };
         let Some(hosted) = hosted else { return self.stale(route.group) };
