@@ -56,7 +56,7 @@ fn row_at(replica: u64, g: u64, n: u64) -> Option<Option<Vec<u8>>> {
     match h % 16 {
         0 => Some(None),
         1 | 2 => Some(Some([g.to_be_bytes().to_vec(), vec![n as u8; (h >> 8) as usize % 600]].concat())),
-        3 if n % 50 == 0 => Some(Some(vec![g as u8; 9_000 + (h >> 8) as usize % 9_000])),
+        3 if n.is_multiple_of(50) => Some(Some(vec![g as u8; 9_000 + (h >> 8) as usize % 9_000])),
         _ => None,
     }
 }

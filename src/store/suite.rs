@@ -213,7 +213,7 @@ pub(super) fn values_of_all_sizes_are_kept(rig: &mut impl Rig) {
         let images = vec![(key("i"), Some(value.clone()))];
         let checkpoint = Checkpoint { generation, header: value.clone(), images, rows: changes };
         let done = write(&*store, A, Arc::new(checkpoint)).unwrap();
-        if len % 2 == 0 {
+        if usize::is_multiple_of(len, 2) {
             for _ in 0..5 {
                 generation += 1;
                 let checkpoint = Checkpoint { generation, header: value.clone(), ..Checkpoint::default() };
@@ -439,8 +439,8 @@ pub(super) fn an_export_installs_as_the_same_replica(rig: &mut impl Rig) {
     let (store, _) = rig.open(&[]);
     store.create(A).unwrap();
     for generation in 1..12_u64 {
-        let changes = (0..200_u64).filter(|n| (n + generation) % 7 == 0).map(|n| {
-            let value = ((n + generation) % 21 != 0).then(|| vec![generation as u8; 300]);
+        let changes = (0..200_u64).filter(|n| (n + generation).is_multiple_of(7)).map(|n| {
+            let value = (!(n + generation).is_multiple_of(21)).then(|| vec![generation as u8; 300]);
             (format!("k{n:03}").into_bytes(), value)
         });
         let images = vec![put(&format!("i{}", generation % 3), &format!("{generation}"))];

@@ -106,7 +106,7 @@ fn long_values_leave_no_pieces_and_no_files_behind() {
     for generation in 1..40_u64 {
         let rows = (0..40_u64).map(|n| {
             let len = usize::try_from((n * 7919 + generation * 104_729) % 30_000).unwrap();
-            (n.to_be_bytes().to_vec(), (len % 5 != 0).then(|| vec![n as u8; len]))
+            (n.to_be_bytes().to_vec(), (!len.is_multiple_of(5)).then(|| vec![n as u8; len]))
         });
         let new = Checkpoint { generation, rows: rows.collect(), ..Checkpoint::default() };
         store.checkpoint(vec![(A, Arc::new(new))]).remove(0).unwrap();
