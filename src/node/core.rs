@@ -244,12 +244,6 @@ impl Node {
         let leaders = Arc::new(Leaders::default());
         let ear = Arc::new(Ear::new(config.pulse_ms));
         let meta = MetaView { now: Arc::default(), changes: watch::Sender::new(()) };
-        if let Some(charter) = &identity.charter {
-            // What never changes is known before the meta log is read: calls are routed, or told to come again, from the
-            // first moment on.
-            let (cluster, shard_count) = (Some(charter.cluster.clone()), Some(charter.shards));
-            meta.now.store(Arc::new(MetaState { cluster, shard_count, ..MetaState::default() }));
-        }
         let router = Router::new(RouterParts {
             node: identity.node,
             generation: identity.generation,
