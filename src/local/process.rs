@@ -30,7 +30,10 @@ impl Identity {
             Ok(stat) => {
                 let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
                 let started_ticks = fields.get(19)?.parse().ok()?;
-                (!matches!(*fields.first()?, "Z" | "X")).then_some(Self { pid, started_ticks })
+                // A killed process is dead when its last thread is: until then it holds its ports and its locks.
+                let threads: u32 = fields.get(17)?.parse().ok()?;
+                let is_dead = matches!(*fields.first()?, "Z" | "X") && threads <= 1;
+                (!is_dead).then_some(Self { pid, started_ticks })
             }
             Err(_) if Path::new("/proc/self/stat").exists() => None,
             Err(_) => test_kill_process(pid_known).is_ok().then_some(Self { pid, started_ticks: 0 }),
