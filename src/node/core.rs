@@ -479,11 +479,13 @@ impl Inner {
     /// All nodes of the cluster, as far as is known.
     pub(super) fn nodes(&self) -> BTreeSet<NodeId> {
         let meta = self.meta.now.load();
-        if meta.cluster.is_some() {
-            let there = meta.nodes.iter().filter(|(_, record)| record.intent != super::meta::Intent::Removed);
-            return there.map(|(node, _)| *node).collect();
-        }
-        self.charter().iter().flat_map(|charter| charter.founders.iter().map(|founder| founder.node)).collect()
+        // Founders too, until they are removed: what a process has applied when it starts again can end before they joined, and
+        // one that has new addresses must call the others, for they cannot find it.
+        let charter = self.charter();
+        let founders = charter.iter().flat_map(|charter| charter.founders.iter().map(|founder| founder.node));
+        let removed =
+            |node: &NodeId| meta.nodes.get(node).is_some_and(|record| record.intent == super::meta::Intent::Removed);
+        meta.nodes.keys().copied().chain(founders).filter(|node| !removed(node)).collect()
     }
 
     /// Takes part in founding a cluster.
