@@ -8,7 +8,6 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use playhead::time::Clock as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use support::devices::{Device, Load};

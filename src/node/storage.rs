@@ -117,17 +117,22 @@ pub(super) fn open(
 ) -> Result<Storage, StorageError> {
     // A node becomes a member while its log is open. Without it nobody knows what its replicas have promised.
     let marker = folder.join(MARKER);
-    if is_member && !folder.join("log").exists() {
+    let no_log = std::fs::read_dir(folder.join("log")).map_or(true, |mut files| files.next().is_none());
+    if is_member && no_log {
         tracing::error!("the log of this node is gone: its replicas will be replaced");
         write_record(&marker, MARKER_MAGIC, &Marker::default())?;
     }
     let fs = Arc::new(DiskFs::open(folder.join("log"))?);
     let segment_bytes = (config.disk_log_mib * MIB / 16).clamp(MIB, 64 * MIB);
+    let usual = wal::Config::default();
     let wal_config = wal::Config {
         log_id: node.0,
         segment_bytes,
+        // A segment opens with the small state of all replicas, about 1 KiB each, which may fill half of it.
+        replicas_max: usual.replicas_max.min(usize::try_from(segment_bytes / 2048).unwrap_or(usize::MAX)),
+        move_bytes_max: usual.move_bytes_max.min(segment_bytes / 4),
         memory_bytes_max: usize::try_from(config.memory_log_entries_mib * MIB).unwrap_or(usize::MAX),
-        ..wal::Config::default()
+        ..usual
     };
     let (wal, recovery) = Wal::open(fs, wal_config)?;
     if let Some(torn) = &recovery.torn {

@@ -66,6 +66,11 @@ impl Rows {
         }
     }
 
+    /// See [`State::follow`](super::State::follow).
+    pub(super) fn follow(&mut self, before: &Self) {
+        self.thaws = self.thaws.max(before.thaws) + 1;
+    }
+
     pub(super) fn fence(&self) -> Fence {
         Fence(self.thaws)
     }

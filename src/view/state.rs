@@ -212,6 +212,11 @@ impl State {
         self.rows.fence()
     }
 
+    /// Takes the place of `before`, as after a snapshot was installed: rows that were read for `before` are refused from now on.
+    pub fn follow(&mut self, before: &Self) {
+        self.rows.follow(&before.rows);
+    }
+
     /// Applies a command. Pure: the result depends only on the state's content, the stamp and the command, never on what else
     /// is resident. A [`Stop`] changes nothing.
     pub fn apply(&mut self, stamp: Stamp, envelope: &Envelope) -> Result<Applied, Stop> {

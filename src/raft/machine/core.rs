@@ -306,11 +306,13 @@ impl<M: Machine> Core<M> {
     }
 
     /// Puts `machine` in the place of this one: a snapshot was installed.
-    pub(super) fn replace(&self, machine: M, header: Header, generation: u64) {
+    pub(super) fn replace(&self, mut machine: M, header: Header, generation: u64) {
         let applied = header.meta.last_log_id;
         let revision = machine.revision();
         {
             let mut inner = self.inner.write();
+            // A read of the old rows may still be on its way: it must not be admitted to the new machine.
+            machine.follow(&inner.machine);
             inner.machine = machine;
             inner.stamp = header.stamp;
             inner.applied = applied;

@@ -120,6 +120,12 @@ pub trait Machine: Send + Sync + Sized + 'static {
     /// The machine at its beginning, with the same rules as this one.
     fn empty(&self) -> Self;
 
+    /// Takes the place of `before` in a running replica: what was read from the store for that one is worthless for this one,
+    /// so a fence of `before` must not be taken for one of this machine.
+    fn follow(&mut self, before: &Self) {
+        let _ = before;
+    }
+
     /// The machine as it was when it was frozen with `header`; `images` are all that the store has.
     fn restore(&self, header: &[u8], images: Vec<Pair>) -> Result<Self, Stop>;
 }

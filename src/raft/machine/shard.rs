@@ -116,6 +116,10 @@ impl Machine for ShardMachine {
         Self::new(self.settings.clone())
     }
 
+    fn follow(&mut self, before: &Self) {
+        self.state.follow(&before.state);
+    }
+
     fn restore(&self, header: &[u8], images: Vec<Pair>) -> Result<Self, Stop> {
         let state = State::restore(header, images).map_err(|e| Stop(e.to_string()))?;
         Ok(Self { state, settings: self.settings.clone() })

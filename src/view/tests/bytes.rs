@@ -119,6 +119,18 @@ fn a_row_of_a_newer_version_stops_the_replica() {
     assert!(matches!(shard.state.missing(at(0), &envelope), Err(Stop::DamagedRow { .. })));
 }
 
+#[test]
+fn rows_that_were_read_for_another_state_are_refused_by_the_one_that_took_its_place() {
+    let (mut before, mut after) = (sample(), sample());
+    before.state = State::new(Settings::default());
+    after.state = State::new(Settings::default());
+    let fence = before.state.fence();
+    assert_eq!(fence, after.state.fence(), "both are at their beginning");
+    after.state.follow(&before.state);
+    assert!(!after.state.admit(fence, RowKey::from_bytes(b"row"), None));
+    assert!(after.state.admit(after.state.fence(), RowKey::from_bytes(b"row"), None));
+}
+
 proptest! {
     #[test]
     fn damaged_images_and_headers_are_told_and_nothing_panics(
