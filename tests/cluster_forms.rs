@@ -1,4 +1,5 @@
 //! Three real processes on free loopback ports become a cluster by one call, and stay one through restarts.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write;
 use std::net::TcpStream;
