@@ -17,7 +17,7 @@
 //! # The way of a command
 //!
 //! [`Group::propose`] encodes on the caller's thread, asks for rows to be prefetched, and queues. The batcher gathers what
-//! waits into one [`Batch`](types::Batch) under one [`Stamp`](crate::time::Stamp) and gives it to openraft, which appends
+//! waits into one `types::Batch` under one [`Stamp`](crate::time::Stamp) and gives it to openraft, which appends
 //! it here and sends it to the others. On each replica the log store notices the entry as it is appended, decodes it once
 //! and has missing rows prefetched. When a quorum has it durably it is applied everywhere, in order; only where it was
 //! proposed somebody waits for the answers.

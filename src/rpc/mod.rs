@@ -2,7 +2,7 @@
 //!
 //! # The way of a call
 //!
-//! A service checks a request and turns it into a command or query of the domain ([`convert`]), hands it to the [`Backend`] (the
+//! A service checks a request and turns it into a command or query of the domain (`convert`), hands it to the [`Backend`] (the
 //! node's router, which finds the shard's leader), and turns the answer back. Nothing is decided here but what a well-formed
 //! request is.
 //!

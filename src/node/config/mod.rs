@@ -4,7 +4,7 @@
 //! field, where it was said, and what is accepted. Later sources win: defaults, then the file (TOML), then
 //! `PLAYHEAD_...` variables, then flags. [`Config::dump`] prints what came out, as a file that gives the same again.
 //!
-//! **How.** A field is one line of the table in [`fields`]: its name gives the key in the file (`listen.client`), the variable
+//! **How.** A field is one line of the table in `fields`: its name gives the key in the file (`listen.client`), the variable
 //! (`PLAYHEAD_LISTEN_CLIENT`) and the flag (`--listen-client`). `docs/configuration.md` has the same table, and a test holds
 //! the two together.
 //!

@@ -1,4 +1,4 @@
-//! The machine of a shard: [`view::State`](crate::view::State).
+//! The machine of a shard: [`crate::view::State`].
 
 use std::sync::Arc;
 
