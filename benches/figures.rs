@@ -50,7 +50,7 @@ async fn all(flags: &Flags) -> Result<()> {
     println!("three nodes and the load on {} cores, {} s a row after {} s", cores(), flags.seconds, WARM_UP.as_secs());
     println!(
         "{:<44} {:>9} {:>8} {:>8} {:>8} {:>9} {:>9} {:>9}",
-        "load", "a second", "p50 ms", "p99 ms", "srv us", "syncs/s", "MB/s", "failed"
+        "load", "a second", "p50 ms", "p99 ms", "srv us", "syncs/s", "log MB/s", "failed"
     );
     let mut cluster = Cluster::start(3, 64, &[]).await?;
     if wanted("idle") {
@@ -170,7 +170,7 @@ struct Tally {
 type LoadTask = Box<dyn FnOnce(Arc<Tally>) -> tokio::task::JoinHandle<Histogram<u64>> + Send>;
 
 fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("three digits are possible")
+    Histogram::new_with_bounds(1, 600_000_000, 3).expect("up to ten minutes in us, to three digits")
 }
 
 fn streams_of(
@@ -287,13 +287,13 @@ async fn measure(cluster: &mut Cluster, name: &str, seconds: Duration, loads: Ve
     let tally = Arc::new(Tally::default());
     let running: Vec<_> = loads.into_iter().map(|load| load(tally.clone())).collect();
     tokio::time::sleep(WARM_UP).await;
-    let (cpu, io, syncs, begun) = (cpu_us(cluster), io_bytes(cluster), syncs(cluster).await, Instant::now());
+    let (cpu, log, begun) = (cpu_us(cluster), logged(cluster).await, Instant::now());
     tally.counting.store(true, Ordering::Relaxed);
     tokio::time::sleep(seconds).await;
     tally.counting.store(false, Ordering::Relaxed);
     let took = begun.elapsed().as_secs_f64();
-    let (cpu, io) = (cpu_us(cluster) - cpu, io_bytes(cluster) - io);
-    let syncs = self::syncs(cluster).await - syncs;
+    let (cpu, logged) = (cpu_us(cluster) - cpu, logged(cluster).await);
+    let (syncs, bytes) = (logged.0 - log.0, logged.1 - log.1);
     tally.stop.store(true, Ordering::Relaxed);
     let mut latencies = histogram();
     for load in running {
@@ -307,7 +307,7 @@ async fn measure(cluster: &mut Cluster, name: &str, seconds: Duration, loads: Ve
         latencies.value_at_quantile(0.99) as f64 / 1e3,
         cpu as f64 / done.max(1) as f64,
         syncs / took,
-        io as f64 / took / 1e6,
+        bytes / took / 1e6,
         tally.failed.load(Ordering::Relaxed)
     );
     Ok(())
@@ -344,12 +344,6 @@ fn cpu_us(cluster: &mut Cluster) -> u64 {
     pids(cluster).into_iter().map(of).sum::<u64>() * 10_000
 }
 
-/// Bytes that all nodes have caused to be written to disk.
-fn io_bytes(cluster: &mut Cluster) -> u64 {
-    let of = |pid: i32| number_in(&format!("/proc/{pid}/io"), "write_bytes:");
-    pids(cluster).into_iter().map(of).sum()
-}
-
 /// Anonymous memory of all nodes, bytes.
 fn memory(cluster: &mut Cluster) -> u64 {
     let of = |pid: i32| number_in(&format!("/proc/{pid}/status"), "RssAnon:") * 1024;
@@ -362,15 +356,20 @@ fn number_in(path: &str, name: &str) -> u64 {
     line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// fdatasyncs of all nodes' logs, from their metrics.
-async fn syncs(cluster: &Cluster) -> f64 {
+/// A metric of all nodes together.
+async fn sum_of(cluster: &Cluster, name: &str) -> f64 {
     let mut sum = 0.0;
-    for name in cluster.local.names() {
-        if let Some(endpoints) = cluster.local.endpoints(&name) {
-            sum += metric(&endpoints.metrics, "playhead_wal_fdatasyncs_total").await.unwrap_or(f64::NAN);
+    for node in cluster.local.names() {
+        if let Some(endpoints) = cluster.local.endpoints(&node) {
+            sum += metric(&endpoints.metrics, name).await.unwrap_or(f64::NAN);
         }
     }
     sum
+}
+
+/// fdatasyncs of all nodes' logs, and the bytes appended to them.
+async fn logged(cluster: &Cluster) -> (f64, f64) {
+    (sum_of(cluster, "playhead_log_flushes").await, sum_of(cluster, "playhead_log_appended_bytes").await)
 }
 
 async fn metric(address: &str, name: &str) -> Result<f64> {
@@ -379,7 +378,7 @@ async fn metric(address: &str, name: &str) -> Result<f64> {
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;
-    let line = text.lines().find(|line| line.starts_with(name)).ok_or("no such metric")?;
+    let line = text.lines().find(|line| line.split([' ', '{']).next() == Some(name)).ok_or("no such metric")?;
     Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
 }
 
