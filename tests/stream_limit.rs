@@ -117,9 +117,15 @@ async fn start(first: Client, others: Client, account: String, number: usize) ->
     Err("a hundred tries and no outcome".into())
 }
 
+/// Who leads the account's shard; a lead that is being handed over is waited for.
 async fn leader_of(cluster: &Cluster, account: &str) -> Result<String> {
     let shard = Device::new(account.to_string(), cluster.shards).shard;
-    let leaders = cluster.leaders().await?;
-    let leader = leaders.into_iter().find(|(_, shards)| shards.contains(&shard)).map(|(name, _)| name);
-    Ok(leader.filter(|name| !name.is_empty()).ok_or("the shard has no leader to kill")?)
+    for _ in 0..400 {
+        let leaders = cluster.leaders().await?;
+        if let Some((leader, _)) = leaders.into_iter().find(|(_, shards)| shards.contains(&shard)) {
+            return Ok(leader);
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    Err("the shard has no leader to kill".into())
 }

@@ -99,10 +99,11 @@ impl Cluster {
         Err(format!("after {} s still not: {what}; last seen {last:?}", SETTLE_MAX.as_secs()).into())
     }
 
-    /// The shards by the node that leads them.
+    /// The shards by the node that leads them; those that nobody leads now are left out.
     pub async fn leaders(&self) -> Result<BTreeMap<String, Vec<u32>>> {
         let mut led: BTreeMap<String, Vec<u32>> = BTreeMap::new();
-        for shard in self.admin(Duration::from_secs(5))?.all_shards().await? {
+        let shards = self.admin(Duration::from_secs(5))?.all_shards().await?;
+        for shard in shards.into_iter().filter(|shard| !shard.leader.is_empty()) {
             led.entry(shard.leader).or_default().push(shard.shard);
         }
         Ok(led)
