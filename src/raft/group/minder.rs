@@ -59,7 +59,7 @@ impl<M: Machine> Minder<M> {
             }
             if let Err(error) = &self.raft.metrics().borrow_watched().running_state {
                 tracing::error!(group = %self.parts.group, replica = %self.parts.replica, %error, "a replica has stopped");
-                // Whoever waits is told; the node sees it in the status and replaces the replica.
+                // Whoever waits is told; the status shows it. Nobody restarts it before the process does.
                 self.lead.stop();
                 self.queue.close();
                 self.reads.close();
