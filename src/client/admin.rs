@@ -21,7 +21,7 @@ macro_rules! methods {
         impl AdminClient {$(
             $(#[$doc])*
             pub async fn $method(&self, request: v1::$request) -> Result<v1::$answer, Error> {
-                let call = Call { account: None, kind: Kind::$kind, deadline_ms: self.deadline_ms };
+                let call = Call { account: None, kind: Kind::$kind, deadline_ms: self.deadline_ms, age_ms: 0 };
                 self.core
                     .call(call, request, |channel, request| async move {
                         AdminServiceClient::new(channel)

@@ -7,11 +7,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::endpoints::Endpoints;
 use super::error::{Error, Verdict, decided_by_the_state};
+use super::sent::Sent;
+use crate::proto::REQUEST_AGE;
 use crate::time::{Clock, MonotonicMs};
 
 /// The first wait between attempts when the cluster doesn't say how long; doubles each time.
@@ -37,6 +40,8 @@ pub(super) struct Call<'a> {
     pub(super) account: Option<&'a str>,
     pub(super) kind: Kind,
     pub(super) deadline_ms: u64,
+    /// How long ago it was sent for the first time, when this is not the first; 0: it is.
+    pub(super) age_ms: u64,
 }
 
 /// What all calls of a client share.
@@ -45,12 +50,14 @@ pub(super) struct Core {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) endpoints: Endpoints,
     pub(super) attempt_ms: u64,
+    /// Writes that may be repeated by their callers.
+    pub(super) sent: Mutex<Sent>,
     random: Mutex<StdRng>,
 }
 
 impl Core {
     pub(super) fn new(clock: Arc<dyn Clock>, seed: u64, endpoints: Endpoints, attempt_ms: u64) -> Self {
-        Self { clock, endpoints, attempt_ms, random: Mutex::new(StdRng::seed_from_u64(seed)) }
+        Self { clock, endpoints, attempt_ms, sent: Mutex::default(), random: Mutex::new(StdRng::seed_from_u64(seed)) }
     }
 
     /// A fresh request id.
@@ -91,8 +98,11 @@ impl Core {
         F: Fn(Channel, Request<Q>) -> R,
         R: Future<Output = Result<Response<A>, Status>>,
     {
-        let deadline = self.clock.monotonic().plus(call.deadline_ms);
-        let mut progress = Progress { kind: call.kind, attempts: 0, maybe_done: false, last: "never tried".into() };
+        let began = self.clock.monotonic();
+        let deadline = began.plus(call.deadline_ms);
+        // What was sent before this call may have been done.
+        let maybe_done = call.age_ms > 0;
+        let mut progress = Progress { kind: call.kind, attempts: 0, maybe_done, last: "never tried".into() };
         let mut avoid = None;
         loop {
             let now = self.clock.monotonic();
@@ -101,7 +111,10 @@ impl Core {
                 return Err(progress.give_up());
             }
             let node = self.endpoints.pick(call.account, avoid, now);
-            let verdict = match self.attempt(left_ms.min(self.attempt_ms), &node.channel, &request, &send).await {
+            let repeats = call.kind == Kind::Write && (call.age_ms > 0 || progress.attempts > 0);
+            let age_ms = repeats.then(|| call.age_ms.saturating_add(now.since(began)));
+            let limit_ms = left_ms.min(self.attempt_ms);
+            let verdict = match self.attempt(limit_ms, age_ms, &node.channel, &request, &send).await {
                 Ok(answer) => {
                     node.is_well();
                     return Ok((answer, progress.maybe_done));
@@ -120,7 +133,14 @@ impl Core {
         }
     }
 
-    async fn attempt<Q, A, F, R>(&self, limit_ms: u64, channel: &Channel, request: &Q, send: &F) -> Result<A, Verdict>
+    async fn attempt<Q, A, F, R>(
+        &self,
+        limit_ms: u64,
+        age_ms: Option<u64>,
+        channel: &Channel,
+        request: &Q,
+        send: &F,
+    ) -> Result<A, Verdict>
     where
         Q: Clone,
         F: Fn(Channel, Request<Q>) -> R,
@@ -129,6 +149,9 @@ impl Core {
         let limit = Duration::from_millis(limit_ms);
         let mut request = Request::new(request.clone());
         request.set_timeout(limit);
+        if let Some(age_ms) = age_ms {
+            request.metadata_mut().insert(REQUEST_AGE, MetadataValue::from(age_ms));
+        }
         match tokio::time::timeout(limit, send(channel.clone(), request)).await {
             Ok(Ok(answer)) => {
                 self.endpoints.learn(answer.metadata());

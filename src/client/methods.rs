@@ -8,6 +8,7 @@ use crate::proto::v1::account_service_client::AccountServiceClient;
 use crate::proto::v1::collection_service_client::CollectionServiceClient;
 use crate::proto::v1::history_service_client::HistoryServiceClient;
 use crate::proto::v1::progress_service_client::ProgressServiceClient;
+use crate::time::MonotonicMs;
 
 /// Whose call it is, and what there is to fill in before it goes out for the first time.
 trait Outgoing: Clone {
@@ -56,14 +57,11 @@ macro_rules! methods {
         impl Client {$(
             $(#[$doc])*
             pub async fn $method(&self, mut request: v1::$request) -> Result<v1::$answer, Error> {
-                if let Some(id) = Outgoing::request_id(&mut request)
-                    && id.is_empty()
-                {
-                    *id = self.core.request_id();
-                }
+                let began = self.core.clock.monotonic();
+                let (id, age_ms) = self.identify(Outgoing::request_id(&mut request));
                 let account = request.account().to_string();
-                let call = Call { account: Some(&account), kind: Kind::$kind, deadline_ms: self.deadline_ms };
-                self.core
+                let call = Call { account: Some(&account), kind: Kind::$kind, deadline_ms: self.deadline_ms, age_ms };
+                let ended = self.core
                     .call(call, request, |channel, request| async move {
                         $service::new(channel)
                             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -71,17 +69,41 @@ macro_rules! methods {
                             .$method(request)
                             .await
                     })
-                    .await
+                    .await;
+                if let Some(id) = id {
+                    self.remember(id, &ended, MonotonicMs(began.0.saturating_sub(age_ms)));
+                }
+                ended
             }
         )*}
     };
 }
 
 impl Client {
+    /// Fills in a request id where there is none; which it is, and how long ago the request was sent for the first time.
+    fn identify(&self, id: Option<&mut String>) -> (Option<String>, u64) {
+        let Some(id) = id else { return (None, 0) };
+        if id.is_empty() {
+            *id = self.core.request_id();
+            return (Some(id.clone()), 0);
+        }
+        let known = self.core.sent.lock().age_ms(id, self.core.clock.monotonic());
+        (Some(id.clone()), known.unwrap_or(0).max(self.age_ms))
+    }
+
+    /// Remembers a write whose caller may send it again.
+    fn remember<A>(&self, id: String, ended: &Result<A, Error>, first_sent: MonotonicMs) {
+        let mut sent = self.core.sent.lock();
+        match ended {
+            Err(Error::Unknown { .. }) => sent.ended_unknown(id, first_sent),
+            _ => sent.ended(&id),
+        }
+    }
+
     /// Says where a view is, and tells whether an attempt before the answered one may have been taken.
     pub async fn report(&self, report: v1::ProgressReport) -> ReportOutcome {
         let account = report.account_id.clone();
-        let call = Call { account: Some(&account), kind: Kind::Write, deadline_ms: self.deadline_ms };
+        let call = Call { account: Some(&account), kind: Kind::Write, deadline_ms: self.deadline_ms, age_ms: 0 };
         let request = v1::ReportProgressRequest { report: Some(report) };
         let send =
             |channel, request| async move { CollectionServiceClient::new(channel).report_progress(request).await };

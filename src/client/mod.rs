@@ -53,6 +53,7 @@ mod call;
 mod endpoints;
 mod error;
 mod methods;
+mod sent;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -71,6 +72,8 @@ use crate::time::Clock;
 pub struct Client {
     core: Arc<call::Core>,
     deadline_ms: u64,
+    /// Of requests that come with an id.
+    age_ms: u64,
 }
 
 impl Client {
@@ -81,7 +84,14 @@ impl Client {
 
     /// The same client with another deadline for each call: at least a millisecond.
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { core: self.core.clone(), deadline_ms: builder::millis(deadline) }
+        Self { deadline_ms: builder::millis(deadline), ..self.clone() }
+    }
+
+    /// The same client, for writes that come with a request id and were sent for the first time so long ago, by another client: one
+    /// before a restart, say. The cluster refuses what it may have done and forgotten since. What ended as
+    /// [`Error::Unknown`] in this client or a clone of it needs none of this.
+    pub fn repeating(&self, first_sent_ago: Duration) -> Self {
+        Self { age_ms: builder::millis(first_sent_ago), ..self.clone() }
     }
 
     /// A fresh request id, for callers who want to keep one over calls of their own.

@@ -23,6 +23,9 @@ pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// The most items of one batch: reports of a message, titles of a question, plays of an import.
 pub const BATCH_ITEMS_MAX: usize = 1_000;
 
+/// The metadata of a write that is sent again under its request id: how long ago it was sent for the first time, in milliseconds.
+pub const REQUEST_AGE: &str = "playhead-request-age-ms";
+
 /// Names of the metadata of answers and errors.
 pub mod metadata {
     /// The endpoint of the shard's leader, `http://host:port`: only when the answer had to come from another node.

@@ -19,7 +19,7 @@ impl AccountService for Account {
         &self,
         request: Request<v1::GetStreamPolicyRequest>,
     ) -> Result<Response<v1::GetStreamPolicyResponse>, Status> {
-        let (within, request) = self.0.within(request);
+        let (within, request) = self.0.within(request)?;
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let mode = convert::read_mode(&mut fields, request.read_options);
@@ -34,7 +34,7 @@ impl AccountService for Account {
         &self,
         request: Request<v1::UpdateStreamPolicyRequest>,
     ) -> Result<Response<v1::UpdateStreamPolicyResponse>, Status> {
-        let (within, request) = self.0.within(request);
+        let (within, request) = self.0.within(request)?;
         let (_, done) = self.0.write(within, convert::update_stream_policy(request)?).await?;
         let Answer::PolicyUpdated(policy) = &done.answer else { return Err(mismatch("UpdateStreamPolicy")) };
         let policy = Some(convert::stream_policy(*policy));
@@ -45,7 +45,7 @@ impl AccountService for Account {
         &self,
         request: Request<v1::GetAccountRequest>,
     ) -> Result<Response<v1::GetAccountResponse>, Status> {
-        let (within, request) = self.0.within(request);
+        let (within, request) = self.0.within(request)?;
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let mode = convert::read_mode(&mut fields, request.read_options);

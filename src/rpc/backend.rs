@@ -124,6 +124,8 @@ pub struct Within {
     pub timeout: Duration,
     /// Its id for people.
     pub trace: TraceId,
+    /// How long ago its request was sent for the first time, where this is not the first.
+    pub age_ms: Option<u64>,
 }
 
 /// The router, as the services for clients see it.

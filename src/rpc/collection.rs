@@ -37,7 +37,7 @@ impl CollectionService for Collection {
         &self,
         request: Request<v1::StartViewRequest>,
     ) -> Result<Response<v1::StartViewResponse>, Status> {
-        let (within, request) = self.front.within(request);
+        let (within, request) = self.front.within(request)?;
         let (account, done) = self.front.write(within, convert::start_view(request)?).await?;
         let Answer::Started(started) = &done.answer else { return Err(mismatch("StartView")) };
         let started = Some(convert::started(&account, started));
@@ -48,7 +48,7 @@ impl CollectionService for Collection {
         &self,
         request: Request<v1::ReportProgressRequest>,
     ) -> Result<Response<v1::ReportProgressResponse>, Status> {
-        let (within, request) = self.front.within(request);
+        let (within, request) = self.front.within(request)?;
         let report = request.report.ok_or_else(|| Fault::field("report", "is missing"))?;
         let envelope = convert::report(Path::from("report"), report)?;
         let done = self.front.write_envelope(within, envelope).await?;
@@ -66,7 +66,7 @@ impl CollectionService for Collection {
     }
 
     async fn stop_view(&self, request: Request<v1::StopViewRequest>) -> Result<Response<v1::StopViewResponse>, Status> {
-        let (within, request) = self.front.within(request);
+        let (within, request) = self.front.within(request)?;
         let (account, done) = self.front.write(within, convert::stop_view(request)?).await?;
         let Answer::Stopped(stopped) = &done.answer else { return Err(mismatch("StopView")) };
         let message =
@@ -75,14 +75,14 @@ impl CollectionService for Collection {
     }
 
     async fn end_view(&self, request: Request<v1::EndViewRequest>) -> Result<Response<v1::EndViewResponse>, Status> {
-        let (within, request) = self.front.within(request);
+        let (within, request) = self.front.within(request)?;
         let (_, done) = self.front.write(within, convert::end_view(request)?).await?;
         let Answer::Ended(view) = &done.answer else { return Err(mismatch("EndView")) };
         Ok(done.respond(v1::EndViewResponse { view_id: view.to_string(), write_info: Some(done.info.clone()) }))
     }
 
     async fn get_view(&self, request: Request<v1::GetViewRequest>) -> Result<Response<v1::GetViewResponse>, Status> {
-        let (within, request) = self.front.within(request);
+        let (within, request) = self.front.within(request)?;
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let view = fields.id("view_id", request.view_id, ViewId::new);
@@ -102,7 +102,7 @@ impl CollectionService for Collection {
         &self,
         request: Request<v1::ListActiveViewsRequest>,
     ) -> Result<Response<v1::ListActiveViewsResponse>, Status> {
-        let (within, request) = self.front.within(request);
+        let (within, request) = self.front.within(request)?;
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let mode = convert::read_mode(&mut fields, request.read_options);

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::backend::{Backend, Cluster, Failure, Read, Served, Within, Write};
@@ -13,11 +14,11 @@ use super::convert;
 use super::fault::{self, Fault};
 use super::limits::Limits;
 use crate::ids::{AccountId, GroupId, RequestId, Revision, ShardId};
-use crate::proto::v1;
+use crate::proto::{REQUEST_AGE, v1};
 use crate::raft::ReadMode;
 use crate::telemetry::trace::TraceId;
 use crate::time::Clock;
-use crate::view::{AccountCommand, Answer, Command, Envelope, Query, Reply};
+use crate::view::{AccountCommand, Answer, Command, Envelope, FirstSent, Query, Reply};
 
 /// Shared by the services for clients.
 pub(super) struct Front {
@@ -78,10 +79,11 @@ impl Front {
     }
 
     /// Within what a request must be answered, and its message.
-    pub(super) fn within<M>(&self, request: Request<M>) -> (Within, M) {
+    pub(super) fn within<M>(&self, request: Request<M>) -> Result<(Within, M), Fault> {
         let (metadata, extensions, message) = request.into_parts();
         let trace = extensions.get::<TraceId>().cloned().unwrap_or_default();
-        (Within { timeout: self.limits.timeout(&metadata), trace }, message)
+        let age_ms = request_age(&metadata)?;
+        Ok((Within { timeout: self.limits.timeout(&metadata), trace, age_ms }, message))
     }
 
     fn cluster(&self) -> Result<Cluster, Fault> {
@@ -102,7 +104,8 @@ impl Front {
         let (account, request_id, command) = asked;
         let request_id = request_id.unwrap_or_else(|| self.fresh_request_id());
         tracing::debug!(%account, %request_id, command = command_name(&command), "write");
-        let envelope = Envelope::request(request_id, account.clone(), command);
+        let mut envelope = Envelope::request(request_id, account.clone(), command);
+        envelope.first_sent = within.age_ms.map(FirstSent::AgoMs);
         Ok((account, self.write_envelope(within, envelope).await?))
     }
 
@@ -158,6 +161,17 @@ impl Front {
 /// A revision on the wire: opaque to callers; it names cluster, group and count.
 pub(super) fn revision_text(cluster: Cluster, shard: ShardId, revision: Revision) -> String {
     format!("{:08x}-{:x}-{:x}", cluster.tag, GroupId::from(shard).0, revision.0)
+}
+
+/// How long ago the request was sent for the first time: [`REQUEST_AGE`].
+fn request_age(metadata: &MetadataMap) -> Result<Option<u64>, Fault> {
+    let Some(value) = metadata.get(REQUEST_AGE) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let digits = !text.is_empty() && text.len() <= 15 && text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse() {
+        Ok(age) if digits => Ok(Some(age)),
+        _ => Err(Fault::field(REQUEST_AGE, "must be a number of milliseconds of 1 to 15 digits")),
+    }
 }
 
 /// A reply that does not fit its query: the backend's mistake.

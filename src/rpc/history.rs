@@ -21,7 +21,7 @@ impl HistoryService for History {
         &self,
         request: Request<v1::ListHistoryRequest>,
     ) -> Result<Response<v1::ListHistoryResponse>, Status> {
-        let (within, mut request) = self.0.within(request);
+        let (within, mut request) = self.0.within(request)?;
         let mut fields = Fields::default();
         let wanted = convert::list_history(&mut fields, &mut request);
         let mode = convert::read_mode(&mut fields, request.read_options);
@@ -57,7 +57,7 @@ impl HistoryService for History {
         &self,
         request: Request<v1::BatchImportHistoryRequest>,
     ) -> Result<Response<v1::BatchImportHistoryResponse>, Status> {
-        let (within, request) = self.0.within(request);
+        let (within, request) = self.0.within(request)?;
         let (_, done) = self.0.write(within, convert::import(request)?).await?;
         let Answer::Imported(imported) = &done.answer else { return Err(mismatch("BatchImportHistory")) };
         let write_info = Some(done.info.clone());

@@ -24,7 +24,7 @@ impl ProgressService for Progress {
         &self,
         request: Request<v1::GetResumePointRequest>,
     ) -> Result<Response<v1::GetResumePointResponse>, Status> {
-        let (within, request) = self.0.within(request);
+        let (within, request) = self.0.within(request)?;
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let profile = fields.id("profile_id", request.profile_id, ProfileId::new);
@@ -42,7 +42,7 @@ impl ProgressService for Progress {
         &self,
         request: Request<v1::BatchGetResumePointsRequest>,
     ) -> Result<Response<v1::BatchGetResumePointsResponse>, Status> {
-        let (within, request) = self.0.within(request);
+        let (within, request) = self.0.within(request)?;
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let profile = fields.id("profile_id", request.profile_id, ProfileId::new);
@@ -60,7 +60,7 @@ impl ProgressService for Progress {
         &self,
         request: Request<v1::ListContinueWatchingRequest>,
     ) -> Result<Response<v1::ListContinueWatchingResponse>, Status> {
-        let (within, request) = self.0.within(request);
+        let (within, request) = self.0.within(request)?;
         let mut fields = Fields::default();
         let list = List::new("continue", &[request.account_id.as_bytes(), request.profile_id.as_bytes()]);
         let after = list.place(&mut fields, "page_token", &request.page_token);

@@ -57,7 +57,7 @@ impl Streams {
             messages: Arc::new(Semaphore::new(self.front.limits.stream_messages)),
             stop: self.stop.clone(),
             answers,
-            within: Within { timeout: self.front.limits.stream_deadline, trace },
+            within: Within { timeout: self.front.limits.stream_deadline, trace, age_ms: None },
         };
         tokio::spawn(reader.run(messages, place));
         Ok(Box::pin(ReceiverStream::new(out)))

@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
-use super::{Answer, EndedView, ProfileSummary, Settings, StreamPolicy};
+use super::{Answer, EndedView, FirstSent, ProfileSummary, Settings, StreamPolicy};
 use crate::ids::{ProfileId, RequestId, ViewId};
 use crate::time::{LogicalMs, Stamp, WallMs};
 
@@ -28,12 +28,12 @@ pub(super) struct AccountRow {
     /// By time.
     #[n(2)]
     requests: Vec<Request>,
-    /// What was applied until then may have been forgotten.
-    #[n(3)]
-    forgotten_until: Option<WallMs>,
     /// By time.
     #[n(4)]
     ended: Vec<EndedView>,
+    /// What was applied until then may have been forgotten.
+    #[n(5)]
+    forgotten_until: Option<Stamp>,
 }
 
 /// A request that was applied.
@@ -67,15 +67,15 @@ pub(super) enum Known {
 
 impl AccountRow {
     /// What is known of a request.
-    pub(super) fn request(&self, id: &RequestId, fingerprint: u64, issued_at: Option<WallMs>) -> Known {
+    pub(super) fn request(&self, id: &RequestId, fingerprint: u64, first_sent: Option<FirstSent>) -> Known {
         if let Some(known) = self.requests.iter().find(|r| r.id == *id) {
             return match minicbor::decode(&known.answer) {
                 Ok(answer) if known.fingerprint == fingerprint => Known::Answered(answer),
                 _ => Known::Reused,
             };
         }
-        match (self.forgotten_until, issued_at) {
-            (Some(until), Some(issued)) if issued <= until => Known::TooOld(until),
+        match (self.forgotten_until, first_sent) {
+            (Some(until), Some(first)) if first.latest() <= until.logical => Known::TooOld(until.wall),
             _ => Known::New,
         }
     }
@@ -113,7 +113,9 @@ impl AccountRow {
     fn forget(&mut self, at: usize) {
         let gone = self.requests.remove(at);
         if !gone.rejected {
-            self.forgotten_until = self.forgotten_until.max(Some(gone.at.wall));
+            // By time, but not the newest one always: rejected ones go first.
+            let later = self.forgotten_until.is_none_or(|until| until.logical < gone.at.logical);
+            self.forgotten_until = if later { Some(gone.at) } else { self.forgotten_until };
         }
     }
 
@@ -169,6 +171,10 @@ mod tests {
         Stamp { logical: LogicalMs(n), wall: WallMs(1_000_000 + n) }
     }
 
+    fn at(n: u64) -> Option<FirstSent> {
+        Some(FirstSent::At(stamp(n).logical))
+    }
+
     #[test]
     fn rejections_are_forgotten_first_and_only_accepted_requests_raise_the_horizon() {
         let (mut row, settings) = (AccountRow::default(), Settings::default());
@@ -177,15 +183,15 @@ mod tests {
         for n in 1..100 {
             row.remember(&settings, stamp(n as u64), id(n), 7, &bad);
         }
-        assert_eq!(row.request(&id(0), 7, Some(stamp(0).wall)), Known::Answered(good.clone()));
+        assert_eq!(row.request(&id(0), 7, at(0)), Known::Answered(good.clone()));
         assert_eq!(row.request(&id(0), 8, None), Known::Reused);
-        assert_eq!(row.request(&id(1), 7, Some(stamp(1).wall)), Known::New);
+        assert_eq!(row.request(&id(1), 7, at(1)), Known::New);
         assert_eq!(row.request(&id(99), 7, None), Known::Answered(bad));
         for n in 100..164 {
             row.remember(&settings, stamp(n as u64), id(n), 7, &good);
         }
-        assert_eq!(row.request(&id(0), 7, Some(stamp(0).wall)), Known::TooOld(stamp(0).wall));
-        assert_eq!(row.request(&id(1000), 7, Some(stamp(1).wall)), Known::New);
+        assert_eq!(row.request(&id(0), 7, at(0)), Known::TooOld(stamp(0).wall));
+        assert_eq!(row.request(&id(1000), 7, at(1)), Known::New);
     }
 
     #[test]
@@ -193,7 +199,7 @@ mod tests {
         let (mut row, settings) = (AccountRow::default(), Settings::default());
         row.remember(&settings, stamp(0), id(0), 7, &Answer::SettingsUpdated);
         row.remember(&settings, stamp(settings.request_ms + 1), id(1), 7, &Answer::SettingsUpdated);
-        assert_eq!(row.request(&id(0), 7, Some(stamp(0).wall)), Known::TooOld(stamp(0).wall));
-        assert_eq!(row.request(&id(0), 7, Some(stamp(1).wall)), Known::New);
+        assert_eq!(row.request(&id(0), 7, at(0)), Known::TooOld(stamp(0).wall));
+        assert_eq!(row.request(&id(0), 7, at(1)), Known::New);
     }
 }

@@ -332,10 +332,12 @@ pub enum Rejection {
         max: u32,
     },
     /// The request is older than what the account remembers of requests: it may have run already, so it doesn't run now.
-    #[error("the request was issued before {remembered_since}, which is as far back as requests are remembered")]
+    #[error(
+        "the request was first sent before {remembered_since}, or may have been, and that is as far back as requests are remembered"
+    )]
     #[n(8)]
     RequestTooOld {
-        /// Requests issued after this can still be told apart.
+        /// Requests first sent after this can still be told apart.
         #[n(0)]
         remembered_since: WallMs,
     },

@@ -7,7 +7,7 @@ use minicbor::{Decode, Encode};
 
 use super::Settings;
 use crate::ids::{AccountId, DeviceId, ProfileId, RequestId, TitleId, ViewId};
-use crate::time::WallMs;
+use crate::time::{LogicalMs, WallMs};
 
 /// The version of commands that this build writes and the newest that it reads.
 pub const COMMAND_VERSION: u16 = 1;
@@ -36,10 +36,6 @@ pub struct Envelope {
     /// The same over all retries of one request; `None` for what is idempotent by itself (progress, ticks).
     #[n(1)]
     pub request_id: Option<RequestId>,
-    /// When the request was first sent, by its sender's calendar. A request older than what the account's window of request
-    /// ids remembers is refused. `None`: it is new.
-    #[n(2)]
-    pub issued_at: Option<WallMs>,
     /// Who sends it.
     #[n(3)]
     pub caller: Caller,
@@ -49,6 +45,47 @@ pub struct Envelope {
     /// What to do.
     #[n(5)]
     pub command: Command,
+    /// When the request was sent for the first time. One older than what the account's window of request ids remembers is
+    /// refused. `None`: this is the first time, so that it can't have been done before.
+    #[n(6)]
+    pub first_sent: Option<FirstSent>,
+}
+
+/// When a request that comes again was sent for the first time.
+///
+/// Clocks of different machines don't agree, so no calendar is asked: on its way a request carries its age, which every
+/// machine takes by its own monotonic clock; the leader counts it back from the shard's logical time and puts the result into
+/// the log. Logical time never runs faster than monotonic time, so the result is never too late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum FirstSent {
+    /// So long ago, in milliseconds: between sender and leader.
+    #[n(0)]
+    AgoMs(#[n(0)] u64),
+    /// Not later than this: in the log.
+    #[n(1)]
+    At(#[n(0)] LogicalMs),
+}
+
+impl FirstSent {
+    /// How long an attempt may be on its way after its age was taken. A retry is dated so much earlier; at worst one that was
+    /// never done is refused as too old.
+    pub const TRANSIT_MS_MAX: u64 = 60_000;
+
+    /// As the log has it, given the leader's time.
+    pub fn dated(self, now: LogicalMs) -> Self {
+        match self {
+            Self::AgoMs(ago) => Self::At(LogicalMs(now.0.saturating_sub(ago).saturating_sub(Self::TRANSIT_MS_MAX))),
+            Self::At(at) => Self::At(at),
+        }
+    }
+
+    /// The latest that it can be. An age that no leader has dated says nothing: it may be long ago.
+    pub(super) fn latest(self) -> LogicalMs {
+        match self {
+            Self::AgoMs(_) => LogicalMs(0),
+            Self::At(at) => at,
+        }
+    }
 }
 
 impl Envelope {
@@ -62,10 +99,10 @@ impl Envelope {
         Self {
             version: COMMAND_VERSION,
             request_id: None,
-            issued_at: None,
             caller: Caller::Anonymous,
             origin: None,
             command,
+            first_sent: None,
         }
     }
 

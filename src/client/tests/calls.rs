@@ -174,3 +174,38 @@ async fn every_fault_of_a_description_is_named() {
     assert_eq!(error.faults.len(), 3, "{error}");
     assert!(builder(&[]).build().is_err());
 }
+
+#[tokio::test]
+async fn every_attempt_but_the_first_says_how_old_its_request_is() {
+    let script = Script::replies([no_leader(), unknown(), Reply::Ok]);
+    let (endpoint, _guard) = serve(&script).await;
+    patient(&[&endpoint]).start_view(start()).await.unwrap();
+    let ages = script.ages();
+    assert!(matches!(ages[..], [None, Some(a), Some(b)] if a <= b), "{ages:?}");
+}
+
+#[tokio::test]
+async fn a_request_repeated_after_an_unknown_end_is_as_old_as_its_first_attempt_and_its_end_stays_unknown() {
+    let script = Script::replies([Reply::Hang]);
+    let (endpoint, _guard) = serve(&script).await;
+    let client = hasty(&[&endpoint]);
+    let mine = || v1::StartViewRequest { request_id: "mine".into(), ..start() };
+    assert!(matches!(client.start_view(mine()).await, Err(Error::Unknown { .. })));
+    let before = script.ages().len();
+    let told = told(Code::OutOfRange, R::RequestTooOld, None);
+    script.then([Reply::Fail(told)]);
+    let again = client.with_deadline(Duration::from_secs(5)).start_view(mine()).await;
+    assert!(matches!(again, Err(Error::Unknown { .. })), "it may have been done: {again:?}");
+    assert!(script.ages()[before].is_some_and(|age| age > 0), "{:?}", script.ages());
+}
+
+#[tokio::test]
+async fn a_request_of_a_client_before_a_restart_is_as_old_as_its_caller_says() {
+    let script = Script::default();
+    let (endpoint, _guard) = serve(&script).await;
+    let client = patient(&[&endpoint]).repeating(Duration::from_secs(3600));
+    client.start_view(v1::StartViewRequest { request_id: "mine".into(), ..start() }).await.unwrap();
+    client.start_view(start()).await.unwrap();
+    let ages = script.ages();
+    assert!(matches!(ages[..], [Some(age), None] if age >= 3_600_000), "{ages:?}");
+}

@@ -17,7 +17,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::ambient::SystemClock;
 use crate::client::{Builder, Client};
 use crate::proto::v1::collection_service_server::{CollectionService, CollectionServiceServer};
-use crate::proto::{ERROR_DOMAIN, metadata, v1};
+use crate::proto::{ERROR_DOMAIN, REQUEST_AGE, metadata, v1};
 
 /// What to do with a call.
 #[derive(Clone)]
@@ -48,6 +48,7 @@ pub(super) struct Script(Arc<Mutex<Inner>>);
 struct Inner {
     replies: VecDeque<Reply>,
     request_ids: Vec<String>,
+    ages: Vec<Option<u64>>,
     on_message: Option<OnMessage>,
     streams: usize,
 }
@@ -60,6 +61,11 @@ impl Script {
         script
     }
 
+    /// From now on these replies in turn; the last one for ever.
+    pub(super) fn then(&self, replies: impl IntoIterator<Item = Reply>) {
+        self.0.lock().replies = replies.into_iter().collect();
+    }
+
     pub(super) fn on_message(f: impl FnMut(v1::ReportProgressStreamRequest) -> StreamReply + Send + 'static) -> Self {
         let script = Self::default();
         script.0.lock().on_message = Some(Box::new(f));
@@ -69,6 +75,11 @@ impl Script {
     /// The request ids of the calls so far (of a read: empty).
     pub(super) fn seen(&self) -> Vec<String> {
         self.0.lock().request_ids.clone()
+    }
+
+    /// The ages that the starts so far have given.
+    pub(super) fn ages(&self) -> Vec<Option<u64>> {
+        self.0.lock().ages.clone()
     }
 
     /// Streams opened so far.
@@ -104,6 +115,8 @@ impl CollectionService for Script {
         &self,
         request: Request<v1::StartViewRequest>,
     ) -> Result<Response<v1::StartViewResponse>, Status> {
+        let age = request.metadata().get(REQUEST_AGE).map(|age| age.to_str().unwrap().parse().unwrap());
+        self.0.lock().ages.push(age);
         self.reply(&request.get_ref().request_id).await
     }
 

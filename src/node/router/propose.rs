@@ -7,7 +7,7 @@ use crate::ids::{GroupId, RequestId, ShardId};
 use crate::node::shards::Hosted;
 use crate::raft::{Outcome, Rejected};
 use crate::telemetry::OutcomeLabels;
-use crate::view::{AccountCommand, Command, Envelope};
+use crate::view::{AccountCommand, Command, Envelope, FirstSent};
 
 use super::attempt::Attempts;
 use super::wire::{self, Ended, Told};
@@ -41,7 +41,13 @@ impl Router {
         let mut ended: Vec<Option<Proposed>> = vec![None; envelopes.len()];
         let mut unknown = vec![false; envelopes.len()];
         let mut attempts = Attempts::new(self.parts(), call);
+        let ages: Vec<u64> = envelopes.iter().map(age_ms).collect();
+        let began = self.parts().clock.monotonic();
         while let Some(timeout) = attempts.next().await {
+            let waited = self.parts().clock.monotonic().since(began);
+            for (envelope, age) in envelopes.iter_mut().zip(&ages) {
+                grow_older(envelope, *age, waited, attempts.count());
+            }
             let open: Vec<usize> = (0..envelopes.len()).filter(|i| ended[*i].is_none()).collect();
             let outcome = match self.target(group, &attempts) {
                 Some(Target::Here(hosted)) => self.propose_here(&hosted, &envelopes, &open, timeout).await,
@@ -112,7 +118,6 @@ impl Router {
         let made = self.inner.made.fetch_add(1, Ordering::Relaxed);
         let text = format!("node-{:x}-{:x}-{made:x}", self.parts().node.0, self.parts().generation.0);
         envelope.request_id = RequestId::new(text).ok();
-        envelope.issued_at.get_or_insert(self.parts().clock.wall());
     }
 
     async fn propose_here(
@@ -127,6 +132,21 @@ impl Router {
         let by = Server { node: self.parts().node, forwarded: false };
         let outcomes = group.propose(commands, timeout).await;
         outcomes.into_iter().map(|outcome| from_outcome(outcome, by)).collect()
+    }
+}
+
+/// How long ago a request was sent for the first time, as it says.
+fn age_ms(envelope: &Envelope) -> u64 {
+    match envelope.first_sent {
+        Some(FirstSent::AgoMs(ago)) => ago,
+        Some(FirstSent::At(_)) | None => 0,
+    }
+}
+
+/// What was tried before says so, and how long ago that was: the state may have forgotten it since.
+fn grow_older(envelope: &mut Envelope, age_ms: u64, waited_ms: u64, attempts_before: u32) {
+    if envelope.request_id.is_some() && (attempts_before > 0 || envelope.first_sent.is_some()) {
+        envelope.first_sent = Some(FirstSent::AgoMs(age_ms.saturating_add(waited_ms)));
     }
 }
 

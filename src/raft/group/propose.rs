@@ -52,10 +52,13 @@ impl<M: Machine> Group<M> {
     /// Proposes `commands` in their order and gives an outcome for each. Waits for at most `timeout`.
     ///
     /// When the future is dropped before it is ready, commands that are not yet proposed never will be.
-    pub async fn propose(&self, commands: Vec<M::Command>, timeout: Duration) -> Vec<Outcome<M::Answer>> {
+    pub async fn propose(&self, mut commands: Vec<M::Command>, timeout: Duration) -> Vec<Outcome<M::Answer>> {
         // Not worth a queue: the caller goes elsewhere at once.
         if let Err(rejected) = self.inner.lead.term() {
             return commands.iter().map(|_| Outcome::Rejected(rejected.clone())).collect();
+        }
+        for command in &mut commands {
+            M::date(command, || self.best_logical());
         }
         self.inner.core.prefetch(&commands);
         let count = commands.len();
@@ -77,6 +80,12 @@ impl<M: Machine> Group<M> {
             }
         }
         outcomes
+    }
+
+    /// The shard's time by the best knowledge of this replica: never later than what its leader would say.
+    fn best_logical(&self) -> crate::time::LogicalMs {
+        let logical = self.inner.core.look(|machine, _| machine.logical());
+        self.inner.lead.best_now(logical).logical
     }
 
     /// Encodes and queues `commands`.

@@ -99,6 +99,11 @@ pub trait Machine: Send + Sync + Sized + 'static {
     /// When the machine wants [`Machine::tick`]: at or before `now` means at once, later means not before; `None` never.
     fn next_due(&mut self, now: LogicalMs) -> Option<LogicalMs>;
 
+    /// Called by the leader with its time before a command goes into the log: an age becomes a time.
+    fn date(command: &mut Self::Command, now: impl FnOnce() -> LogicalMs) {
+        let _ = (command, now);
+    }
+
     /// The command that lets time pass, if the machine has one.
     fn tick() -> Option<Self::Command>;
 

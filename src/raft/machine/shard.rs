@@ -83,6 +83,12 @@ impl Machine for ShardMachine {
         self.state.next_due(now)
     }
 
+    fn date(command: &mut Envelope, now: impl FnOnce() -> LogicalMs) {
+        if let Some(first_sent) = command.first_sent {
+            command.first_sent = Some(first_sent.dated(now()));
+        }
+    }
+
     fn tick() -> Option<Envelope> {
         Some(Envelope::plain(Command::Tick))
     }

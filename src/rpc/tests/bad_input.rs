@@ -298,3 +298,19 @@ pub(super) fn good_play() -> v1::ImportPlay {
         ..Default::default()
     }
 }
+
+#[tokio::test]
+async fn an_age_that_is_no_number_is_refused_before_anything_is_done() {
+    let served = serve(Limits::default()).await;
+    let mut client = CollectionServiceClient::new(served.clients.clone());
+    for nonsense in ["", "-1", "+1", "1.5", "x", "1234567890123456", "18446744073709551616"] {
+        let mut request = tonic::Request::new(v1::StopViewRequest {
+            account_id: "a".into(),
+            view_id: "v".into(),
+            ..Default::default()
+        });
+        request.metadata_mut().insert(crate::proto::REQUEST_AGE, nonsense.parse().unwrap());
+        let status = client.stop_view(request).await.unwrap_err();
+        assert_eq!(fields(&status), [crate::proto::REQUEST_AGE], "{nonsense:?}");
+    }
+}

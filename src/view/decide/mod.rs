@@ -56,7 +56,7 @@ fn decide_once(
     command: &AccountCommand,
 ) -> Result<Answer, Bail> {
     let fingerprint = xxh3_64(&minicbor::to_vec(command).expect("writing to a Vec cannot fail"));
-    match txn.account(account)?.request(id, fingerprint, envelope.issued_at) {
+    match txn.account(account)?.request(id, fingerprint, envelope.first_sent) {
         Known::Answered(answer) => return Ok(answer),
         Known::Reused => return Ok(Answer::Rejected(Rejection::RequestIdReused)),
         // A start of a view that runs needs no memory of requests to be the same start.

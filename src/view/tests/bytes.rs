@@ -65,8 +65,11 @@ fn commands_keep_their_bytes() {
     let golden = include_str!("golden/commands.txt");
     let mut written = String::new();
     for command in all_commands() {
-        let envelope =
-            Envelope { request_id: Some(request("r1")), issued_at: Some(WallMs(99)), ..Envelope::plain(command) };
+        let envelope = Envelope {
+            request_id: Some(request("r1")),
+            first_sent: Some(FirstSent::At(LogicalMs(99))),
+            ..Envelope::plain(command)
+        };
         assert_eq!(Envelope::from_bytes(&envelope.to_bytes()).unwrap(), envelope);
         written += &format!("{}\n", hex(&envelope.to_bytes()));
     }

@@ -148,8 +148,8 @@ impl ReferenceStateMachine for Model {
         let issued = prop::option::weighted(0.3, 0..100_000u64);
         let command = (0..2usize, account_command(), id, issued).prop_map(move |(whose, command, id, age)| {
             let account = account(ACCOUNTS[whose]);
-            let issued_at = age.map(|age| WallMs(now.wall.0.saturating_sub(age * 1000)));
-            Envelope { request_id: id, issued_at, ..Envelope::plain(Command::Account(account, command)) }
+            let first_sent = age.map(|age| FirstSent::At(LogicalMs(now.logical.0.saturating_sub(age * 1000))));
+            Envelope { request_id: id, first_sent, ..Envelope::plain(Command::Account(account, command)) }
         });
         let envelope = prop_oneof![
             20 => command,

@@ -3,7 +3,10 @@
 use super::*;
 
 fn once(id: &str, issued: u64, command: AccountCommand) -> Envelope {
-    Envelope { issued_at: Some(WallMs(WALL + issued)), ..Envelope::request(request(id), account("a"), command) }
+    Envelope {
+        first_sent: Some(FirstSent::At(LogicalMs(issued))),
+        ..Envelope::request(request(id), account("a"), command)
+    }
 }
 
 #[test]
@@ -85,4 +88,27 @@ fn what_was_read_before_a_checkpoint_ended_is_not_taken_in() {
     shard.state.evict(0);
     let key = shard.store.keys().next().unwrap().clone();
     assert!(!shard.state.admit(fence, RowKey::from_bytes(&key), None));
+}
+
+#[test]
+fn an_age_is_dated_back_from_the_leaders_time_and_undated_it_counts_as_very_old() {
+    let transit = FirstSent::TRANSIT_MS_MAX;
+    let dated = FirstSent::AgoMs(5).dated(LogicalMs(transit + 12));
+    assert_eq!(dated, FirstSent::At(LogicalMs(7)));
+    assert_eq!(dated.dated(LogicalMs(u64::MAX)), dated);
+    assert_eq!(FirstSent::AgoMs(u64::MAX).dated(LogicalMs(9)), FirstSent::At(LogicalMs(0)));
+    let mut shard = Shard::new(Settings::default());
+    for n in 0..66 {
+        let command = AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 1 + n % 64 });
+        shard.apply(at(u64::from(n)), &once(&format!("p{n}"), u64::from(n), command));
+    }
+    let command = AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 1 });
+    let undated = Envelope { first_sent: Some(FirstSent::AgoMs(0)), ..once("p0", 0, command.clone()) };
+    let refused = shard.apply(at(100), &undated).answer;
+    assert!(matches!(refused, Answer::Rejected(Rejection::RequestTooOld { .. })), "{refused:?}");
+    let first = Envelope { first_sent: None, ..once("new", 0, command) };
+    assert!(
+        matches!(shard.apply(at(100), &first).answer, Answer::PolicyUpdated(_)),
+        "a first attempt is never too old"
+    );
 }

@@ -84,7 +84,7 @@ pub(super) struct Account {
     policy: Option<StreamPolicy>,
     profiles: BTreeSet<ProfileId>,
     requests: Vec<Request>,
-    forgotten: Option<WallMs>,
+    forgotten: Option<Stamp>,
     ended: Vec<EndedView>,
     views: Vec<View>,
     happenings: Vec<(ProfileId, TitleId, Happening)>,
@@ -440,8 +440,13 @@ impl Account {
                 false => Answer::Rejected(Rejection::RequestIdReused),
             };
         }
-        if let (Some(forgotten), Some(issued)) = (self.forgotten, envelope.issued_at)
-            && issued <= forgotten
+        let first_sent = match envelope.first_sent {
+            Some(FirstSent::At(at)) => Some(at),
+            Some(FirstSent::AgoMs(_)) => Some(LogicalMs(0)),
+            None => None,
+        };
+        if let (Some(forgotten), Some(first_sent)) = (self.forgotten, first_sent)
+            && first_sent <= forgotten.logical
         {
             let repeated = match command {
                 AccountCommand::StartView(c) => self.views.iter().any(|v| {
@@ -451,7 +456,7 @@ impl Account {
                 _ => false,
             };
             if !repeated {
-                return Answer::Rejected(Rejection::RequestTooOld { remembered_since: forgotten });
+                return Answer::Rejected(Rejection::RequestTooOld { remembered_since: forgotten.wall });
             }
             return self.run(s, stamp, command);
         }
@@ -462,7 +467,8 @@ impl Account {
         while self.requests.first().is_some_and(|r| stamp.logical.since(r.stamp.logical) > s.request_ms) {
             let gone = self.requests.remove(0);
             if !matches!(gone.answer, Answer::Rejected(_)) {
-                self.forgotten = self.forgotten.max(Some(gone.stamp.wall));
+                let later = self.forgotten.is_none_or(|until| until.logical < gone.stamp.logical);
+                self.forgotten = if later { Some(gone.stamp) } else { self.forgotten };
             }
         }
         let (id, command) = (id.clone(), command.clone());
