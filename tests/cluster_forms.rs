@@ -98,6 +98,45 @@ async fn three_nodes_become_a_cluster_by_one_call_and_stay_one_through_restarts(
     until(&admin(&cluster), "the whole cluster back without a command", is_whole).await;
 }
 
+/// A client of one node's admin port only.
+fn admin_of(cluster: &LocalCluster, node: &str) -> AdminClient {
+    let endpoint = format!("http://{}", cluster.endpoints(node).unwrap().admin);
+    let builder = Client::builder(Arc::new(SystemClock::new()), 1).endpoints([endpoint]).follow_hints(false);
+    builder.deadline(Duration::from_secs(30)).attempt(Duration::from_secs(25)).build_admin().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_through_all_nodes_at_once_make_one_cluster_though_a_node_is_killed_meanwhile() {
+    for (victim, after_ms) in [("n1", 0), ("n2", 15), ("n3", 40), ("", 0)] {
+        let root = tempfile::tempdir().unwrap();
+        let mut cluster = three_nodes(root.path()).await;
+        let all = cluster.link_endpoints();
+        let callers = ["n1", "n2", "n3"].map(|node| admin_of(&cluster, node));
+        let calls = callers.iter().map(|caller| caller.bootstrap(wishes(all.clone())));
+        let calls = futures::future::join_all(calls);
+        let killing = async {
+            if !victim.is_empty() {
+                // When, not whether: any moment of the founding is as good.
+                tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                cluster.kill(victim).await.unwrap();
+                cluster.start_node(victim).await.unwrap();
+            }
+        };
+        let (answers, ()) = tokio::join!(calls, killing);
+        let mut made: Vec<String> = answers.into_iter().flatten().map(|made| made.cluster_id).collect();
+        assert!(!victim.is_empty() || made.len() == 3, "with nobody killed all three calls are answered: {made:?}");
+        // Whatever came of them: the next call, through any node, finishes it or says that it is done.
+        let last = admin_of(&cluster, "n3").bootstrap(wishes(cluster.link_endpoints())).await.unwrap();
+        made.push(last.cluster_id.clone());
+        assert!(made.iter().all(|cluster| *cluster == last.cluster_id), "killed {victim:?}: two clusters: {made:?}");
+        until(&admin(&cluster), "the whole cluster", is_whole).await;
+        for node in ["n1", "n2", "n3"] {
+            let named = status(&admin_of(&cluster, node)).await.cluster.unwrap().cluster_id;
+            assert_eq!(named, last.cluster_id, "{node}, killed {victim:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_another_cluster_is_refused_and_garbage_on_any_port_does_no_harm() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -488,19 +488,42 @@ impl Inner {
         meta.nodes.keys().copied().chain(founders).filter(|node| !removed(node)).collect()
     }
 
-    /// Takes part in founding a cluster.
-    pub(super) async fn found(self: Arc<Self>, charter: Charter) -> Result<(), String> {
+    /// The founding record that it was offered, while its cluster is not known to have begun.
+    pub(super) fn offered(&self) -> Option<Charter> {
+        self.folder.lock().identity().offered.clone()
+    }
+
+    /// Changes the folder where that may block.
+    async fn change_folder<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut DataFolder) -> Result<T, FolderError> + Send + 'static,
+    ) -> Result<T, String> {
+        let folder = self.folder.clone();
+        let changed = tokio::task::spawn_blocking(move || change(&mut folder.lock())).await;
+        changed.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    }
+
+    /// Keeps an offered founding record if it holds none, and answers the one that it holds.
+    pub(super) async fn offer(self: Arc<Self>, charter: Charter) -> Result<Charter, String> {
         if charter.meta_replica_of(self.me.node).is_none() {
             return Err(format!("the founding record doesn't name this node, {}", self.me.node));
         }
-        let cluster = charter.cluster.clone();
+        self.change_folder(move |folder| folder.offer(charter)).await
+    }
+
+    /// Begins to be one of the cluster: every founder holds its record.
+    pub(super) async fn found(self: Arc<Self>, charter: Charter) -> Result<(), String> {
+        let begun = charter.clone();
+        self.change_folder(move |folder| folder.begin(&begun)).await?;
         learn_founders(self.link.book(), &charter);
-        let folder = self.folder.clone();
-        let written = tokio::task::spawn_blocking(move || folder.lock().found(charter)).await;
-        written.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-        let _ = self.me.cluster.set(cluster);
+        let _ = self.me.cluster.set(charter.cluster);
         self.look.notify_one();
         Ok(())
+    }
+
+    /// Lets go of an offered founding record whose cluster can never begin.
+    pub(super) async fn withdraw(&self, charter: Charter) -> Result<(), String> {
+        self.change_folder(move |folder| folder.withdraw(&charter)).await
     }
 
     /// Whether the node is about to stop.

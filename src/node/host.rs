@@ -132,11 +132,13 @@ async fn begin_meta(inner: &Inner) {
     inner.shards.initialize_one(GroupId::META, voters[0].0, voters.into_iter().collect()).await;
 }
 
-/// Asks seeds and last known addresses who is there, while a node of the cluster can't be reached.
+/// Asks the other founders what became of an offered founding record, while nobody has told; and asks seeds and last known
+/// addresses who is there, while a node of the cluster can't be reached.
 pub(super) async fn seek(inner: Arc<Inner>) {
     let tls = inner.config.link_tls();
     loop {
         tokio::time::sleep(SEEK).await;
+        super::bootstrap::settle_offer(&inner).await;
         let peers = inner.link.peers();
         let missing = peers.iter().any(|node| !inner.link.is_up(*node, super::link::Lane::Control));
         if !missing {

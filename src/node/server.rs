@@ -31,7 +31,11 @@ impl Receive for Inbox {
     }
 
     fn founding(&self) -> Option<Charter> {
-        self.0.charter()
+        self.0.folder.lock().identity().held().cloned()
+    }
+
+    fn offer(&self, founding: Charter) -> BoxFuture<'static, Result<Charter, String>> {
+        self.0.clone().offer(founding).boxed()
     }
 
     fn found(&self, founding: Charter) -> BoxFuture<'static, Result<(), String>> {

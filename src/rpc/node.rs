@@ -50,6 +50,7 @@ fn fault(error: BootstrapError) -> Fault {
         | BootstrapError::SameName(_) => Fault::field("node_endpoints", told.trim_start_matches("node_endpoints: ")),
         BootstrapError::Unreachable(_)
         | BootstrapError::Taken(_)
+        | BootstrapError::Differ { .. }
         | BootstrapError::HalfWay(_)
         | BootstrapError::Slow => Fault::cluster_state(told),
     }

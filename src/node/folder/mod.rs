@@ -13,7 +13,8 @@
 //!
 //! **Contract.** [`DataFolder::open`] gives the folder to one process at a time; each opening raises the *generation*
 //! durably before it returns, so that whatever a node says can be told from what its earlier process said. The node id
-//! is made once. A node belongs to no cluster until it is given a [`Charter`]; it never changes its cluster after.
+//! is made once. A node belongs to no cluster until it is *offered* a [`Charter`] and then told that all founders hold it; it never
+//! changes its cluster after. Of two charters that are offered it keeps the first, and answers every offer with the one it holds.
 //!
 //! **Caveats.** The lock is advisory and holds on one machine: a folder on a network file system may be opened twice. A
 //! copy of a folder is a second node with the same id: the link refuses the older generation, so don't start it.
@@ -64,6 +65,12 @@ pub enum FolderError {
         /// The one it was to join.
         new: ClusterId,
     },
+    /// It was never offered the charter that it is told to begin with.
+    #[error("this node was not offered the founding record of {cluster}")]
+    NotOffered {
+        /// The cluster that it was to begin.
+        cluster: ClusterId,
+    },
 }
 
 /// What the file `identity` holds.
@@ -78,6 +85,48 @@ pub struct Identity {
     /// The cluster's founding record; `None` before there is a cluster.
     #[n(2)]
     pub charter: Option<Charter>,
+    /// A founding record that it holds for a cluster that is not known to have begun: not all founders may hold it yet.
+    #[n(3)]
+    pub offered: Option<Charter>,
+}
+
+impl Identity {
+    /// The founding record that this node holds, of a cluster that has begun or not.
+    pub fn held(&self) -> Option<&Charter> {
+        self.charter.as_ref().or(self.offered.as_ref())
+    }
+
+    /// Takes an offered record, if it holds none; answers the one that it holds then.
+    pub(crate) fn offer(&mut self, charter: Charter) -> &Charter {
+        match self.charter {
+            Some(ref begun) => begun,
+            None => self.offered.get_or_insert(charter),
+        }
+    }
+
+    /// Every founder holds `charter`: the node is one of the cluster from now on. Says whether that is news.
+    pub(crate) fn begin(&mut self, charter: &Charter) -> Result<bool, FolderError> {
+        match (&self.charter, &self.offered) {
+            (Some(have), _) if have == charter => Ok(false),
+            (Some(have), _) => {
+                Err(FolderError::OtherCluster { have: have.cluster.clone(), new: charter.cluster.clone() })
+            }
+            (None, Some(offered)) if offered == charter => {
+                self.charter = self.offered.take();
+                Ok(true)
+            }
+            (None, _) => Err(FolderError::NotOffered { cluster: charter.cluster.clone() }),
+        }
+    }
+
+    /// Lets go of an offered record whose cluster can never begin. Says whether it held it.
+    pub(crate) fn withdraw(&mut self, charter: &Charter) -> bool {
+        let held = self.offered.as_ref() == Some(charter);
+        if held {
+            self.offered = None;
+        }
+        held
+    }
 }
 
 /// The folder, held by this process until dropped.
@@ -111,8 +160,12 @@ impl DataFolder {
             Err(errno) => return Err(io("its LOCK can't be taken")(errno.into())),
         }
         let found: Option<Identity> = read_record(&path.join(IDENTITY), IDENTITY_MAGIC)?;
-        let mut identity =
-            found.unwrap_or_else(|| Identity { node: node_id(random), generation: Generation(0), charter: None });
+        let mut identity = found.unwrap_or_else(|| Identity {
+            node: node_id(random),
+            generation: Generation(0),
+            charter: None,
+            offered: None,
+        });
         identity.generation.0 += 1;
         write_record(&path.join(IDENTITY), IDENTITY_MAGIC, &identity)?;
         Ok(Self { path: path.to_path_buf(), identity, _lock: lock })
@@ -138,18 +191,34 @@ impl DataFolder {
         &self.path
     }
 
-    /// Makes the node one of this cluster, durably. The same record again changes nothing.
-    pub fn found(&mut self, charter: Charter) -> Result<(), FolderError> {
-        match &self.identity.charter {
-            Some(have) if *have == charter => return Ok(()),
-            Some(have) => {
-                return Err(FolderError::OtherCluster { have: have.cluster.clone(), new: charter.cluster });
-            }
-            None => {}
+    /// Takes an offered founding record durably, if the node holds none; answers the one that it holds then.
+    pub fn offer(&mut self, charter: Charter) -> Result<Charter, FolderError> {
+        let mut identity = self.identity.clone();
+        let held = identity.offer(charter).clone();
+        self.keep(identity)?;
+        Ok(held)
+    }
+
+    /// Makes the node one of the cluster whose record it was offered, durably: all founders hold it. The same record again
+    /// changes nothing.
+    pub fn begin(&mut self, charter: &Charter) -> Result<(), FolderError> {
+        let mut identity = self.identity.clone();
+        identity.begin(charter)?;
+        self.keep(identity)
+    }
+
+    /// Lets go of an offered record whose cluster can never begin.
+    pub fn withdraw(&mut self, charter: &Charter) -> Result<(), FolderError> {
+        let mut identity = self.identity.clone();
+        identity.withdraw(charter);
+        self.keep(identity)
+    }
+
+    fn keep(&mut self, identity: Identity) -> Result<(), FolderError> {
+        if identity != self.identity {
+            write_record(&self.path.join(IDENTITY), IDENTITY_MAGIC, &identity)?;
+            self.identity = identity;
         }
-        let identity = Identity { charter: Some(charter), ..self.identity.clone() };
-        write_record(&self.path.join(IDENTITY), IDENTITY_MAGIC, &identity)?;
-        self.identity = identity;
         Ok(())
     }
 }

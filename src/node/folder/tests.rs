@@ -36,12 +36,43 @@ fn two_processes_never_share_a_folder() {
 fn a_node_keeps_its_first_cluster() {
     let dir = tempfile::tempdir().unwrap();
     let mut folder = DataFolder::open(dir.path(), 1 << 32).unwrap();
-    folder.found(founding(1, &[1, 2, 3])).unwrap();
-    folder.found(founding(1, &[3, 2, 1])).unwrap();
-    assert!(matches!(folder.found(founding(2, &[1, 2, 3])), Err(FolderError::OtherCluster { .. })));
+    let (one, two) = (founding(1, &[1, 2, 3]), founding(2, &[1, 2, 3]));
+    assert_eq!(folder.offer(one.clone()).unwrap(), one);
+    folder.begin(&founding(1, &[3, 2, 1])).unwrap();
+    folder.begin(&one).unwrap();
+    assert_eq!(folder.offer(two.clone()).unwrap(), one);
+    assert!(matches!(folder.begin(&two), Err(FolderError::OtherCluster { .. })));
+    folder.withdraw(&one).unwrap();
     drop(folder);
     let again = DataFolder::open(dir.path(), 1 << 32).unwrap();
-    assert_eq!(again.identity().charter, Some(founding(1, &[1, 2, 3])));
+    assert_eq!(again.identity().charter, Some(one));
+}
+
+#[test]
+fn of_two_offers_the_first_is_kept_until_it_is_withdrawn_and_only_it_can_begin() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (founding(1, &[1, 2, 3]), founding(2, &[1, 2, 3]));
+    let mut folder = DataFolder::open(dir.path(), 1 << 32).unwrap();
+    assert!(matches!(folder.begin(&one), Err(FolderError::NotOffered { .. })));
+    folder.offer(one.clone()).unwrap();
+    drop(folder);
+    let mut folder = DataFolder::open(dir.path(), 1 << 32).unwrap();
+    assert_eq!(folder.identity().charter, None, "an offer makes no cluster");
+    assert_eq!(folder.offer(two.clone()).unwrap(), one);
+    assert!(matches!(folder.begin(&two), Err(FolderError::NotOffered { .. })));
+    folder.withdraw(&two).unwrap();
+    assert_eq!(folder.identity().held(), Some(&one));
+    folder.withdraw(&one).unwrap();
+    assert_eq!(folder.offer(two.clone()).unwrap(), two);
+    folder.begin(&two).unwrap();
+}
+
+#[test]
+fn an_identity_of_before_offers_still_names_its_cluster() {
+    let charter = founding(1, &[1, 2, 3]);
+    let old = minicbor::to_vec((NodeId(7), Generation(4), Some(&charter))).unwrap();
+    let read: Identity = minicbor::decode(&old).unwrap();
+    assert_eq!((read.charter, read.offered), (Some(charter), None));
 }
 
 #[test]

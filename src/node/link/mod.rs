@@ -56,7 +56,7 @@ pub use book::{Book, Endpoints, Known};
 pub use handshake::{Me, Refused, WIRE_VERSION};
 pub(crate) use listen::listen;
 pub use serve::service;
-pub use transport::{Introduction, ask_to_found, introduce};
+pub use transport::{Introduction, introduce, offer, tell_to_begin};
 
 use dial::Outgoing;
 
@@ -120,10 +120,13 @@ pub trait Receive: Send + Sync + 'static {
     /// Something that is not answered.
     fn cast(&self, from: Peer, lane: Lane, frame: Bytes);
 
-    /// The founding record that this node holds.
+    /// The founding record that this node holds, of a cluster that has begun or not.
     fn founding(&self) -> Option<Charter>;
 
-    /// Takes part in founding a cluster; an error says why not.
+    /// Keeps an offered founding record if the node holds none, and answers the one that it holds; an error says why not.
+    fn offer(&self, founding: Charter) -> BoxFuture<'static, Result<Charter, String>>;
+
+    /// Begins to be one of the cluster, as all founders hold its record; an error says why not.
     fn found(&self, founding: Charter) -> BoxFuture<'static, Result<(), String>>;
 }
 

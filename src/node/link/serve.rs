@@ -50,6 +50,21 @@ struct Service<R> {
     stop: CancellationToken,
 }
 
+impl<R> Service<R> {
+    /// The founding record of a request that is meant for this node.
+    #[allow(clippy::result_large_err, reason = "it is the service's own error")]
+    fn founding_of(&self, wire_version: u32, node_id: u64, founding: &[u8]) -> Result<Charter, Status> {
+        if wire_version != WIRE_VERSION {
+            return Err(Status::failed_precondition(format!("this node speaks wire version {WIRE_VERSION}")));
+        }
+        if node_id != self.me.node.0 {
+            return Err(Status::failed_precondition(format!("this is node {}", self.me.node)));
+        }
+        minicbor::decode(founding)
+            .map_err(|e| Status::invalid_argument(format!("founding: is not a founding record: {e}")))
+    }
+}
+
 #[tonic::async_trait]
 impl<R: Receive> LinkService for Service<R> {
     async fn introduce(&self, _: Request<wire::IntroduceRequest>) -> Result<Response<wire::IntroduceResponse>, Status> {
@@ -63,16 +78,17 @@ impl<R: Receive> LinkService for Service<R> {
         }))
     }
 
+    async fn offer(&self, request: Request<wire::OfferRequest>) -> Result<Response<wire::OfferResponse>, Status> {
+        let wire::OfferRequest { wire_version, node_id, founding } = request.into_inner();
+        let founding = self.founding_of(wire_version, node_id, &founding)?;
+        let held = self.receive.offer(founding).await.map_err(Status::failed_precondition)?;
+        let founding = minicbor::to_vec(&held).expect("writing to a vector doesn't fail").into();
+        Ok(Response::new(wire::OfferResponse { founding }))
+    }
+
     async fn found(&self, request: Request<wire::FoundRequest>) -> Result<Response<wire::FoundResponse>, Status> {
-        let request = request.into_inner();
-        if request.wire_version != WIRE_VERSION {
-            return Err(Status::failed_precondition(format!("this node speaks wire version {WIRE_VERSION}")));
-        }
-        if request.node_id != self.me.node.0 {
-            return Err(Status::failed_precondition(format!("this is node {}", self.me.node)));
-        }
-        let founding: Charter = minicbor::decode(&request.founding)
-            .map_err(|e| Status::invalid_argument(format!("founding: is not a founding record: {e}")))?;
+        let wire::FoundRequest { wire_version, node_id, founding } = request.into_inner();
+        let founding = self.founding_of(wire_version, node_id, &founding)?;
         self.receive.found(founding).await.map_err(Status::failed_precondition)?;
         Ok(Response::new(wire::FoundResponse {}))
     }

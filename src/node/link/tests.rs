@@ -39,6 +39,10 @@ impl Receive for Echo {
         None
     }
 
+    fn offer(&self, _: Charter) -> BoxFuture<'static, Result<Charter, String>> {
+        async { Err("not here".to_string()) }.boxed()
+    }
+
     fn found(&self, _: Charter) -> BoxFuture<'static, Result<(), String>> {
         async { Err("not here".to_string()) }.boxed()
     }

@@ -95,7 +95,7 @@ pub struct Introduction {
     pub endpoints: Endpoints,
     /// Its cluster, if any.
     pub cluster: Option<ClusterId>,
-    /// Its founding record, if any.
+    /// The founding record that it holds, if any; without a `cluster` it was only offered.
     pub founding: Option<Charter>,
 }
 
@@ -126,16 +126,25 @@ pub async fn introduce(address: &str, tls: Option<&TlsFiles>) -> Result<Introduc
     })
 }
 
-/// Hands a founding record to the node at `address`. An error says what is wrong, for people.
-pub async fn ask_to_found(
-    address: &str,
-    node: NodeId,
-    founding: &Charter,
-    tls: Option<&TlsFiles>,
-) -> Result<(), String> {
+/// Offers a founding record to the node that was met; answers the one that it holds then. An error says what is wrong, for
+/// people.
+pub async fn offer(to: &Introduction, founding: &Charter, tls: Option<&TlsFiles>) -> Result<Charter, String> {
+    let address = &to.endpoints.link;
     let mut client = connect(address, tls).await?;
     let founding = minicbor::to_vec(founding).expect("writing to a vector doesn't fail").into();
-    let call = client.found(wire::FoundRequest { wire_version: WIRE_VERSION, node_id: node.0, founding });
+    let call = client.offer(wire::OfferRequest { wire_version: WIRE_VERSION, node_id: to.node.0, founding });
+    let answer = tokio::time::timeout(2 * CONNECT_TIMEOUT, call).await;
+    let answer = answer.map_err(|_| format!("{address} didn't answer in time"))?;
+    let answer = answer.map_err(|status| format!("{address}: {}", status.message()))?.into_inner();
+    minicbor::decode(&answer.founding).map_err(|e| format!("{address}: its founding record: {e}"))
+}
+
+/// Tells the node that was met that every founder holds the record. An error says what is wrong, for people.
+pub async fn tell_to_begin(to: &Introduction, founding: &Charter, tls: Option<&TlsFiles>) -> Result<(), String> {
+    let address = &to.endpoints.link;
+    let mut client = connect(address, tls).await?;
+    let founding = minicbor::to_vec(founding).expect("writing to a vector doesn't fail").into();
+    let call = client.found(wire::FoundRequest { wire_version: WIRE_VERSION, node_id: to.node.0, founding });
     let answer = tokio::time::timeout(2 * CONNECT_TIMEOUT, call).await;
     let answer = answer.map_err(|_| format!("{address} didn't answer in time"))?;
     answer.map(|_| ()).map_err(|status| format!("{address}: {}", status.message()))
