@@ -131,7 +131,9 @@ fn child() {
     let opened = DiskStore::open(options(Path::new(&path)), Arc::new(SystemClock::new()), &[]).unwrap();
     let queues =
         Queues { checkpoints_a_sync_max: number("PLAYHEAD_POWER_CUT_GROUP", 16) as usize, ..Queues::default() };
-    let (handle, _threads) = StoreHandle::spawn(Arc::new(opened.store), queues).unwrap();
+    // What fails after the power was cut is seen by whoever waits for it.
+    let on_fatal = Arc::new(|why: &str| eprintln!("the store has failed: {why}"));
+    let (handle, _threads) = StoreHandle::spawn(Arc::new(opened.store), queues, on_fatal).unwrap();
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
         let present = handle.replicas().await.unwrap();
         let writers = (1..=REPLICAS).map(|n| write_for_ever(handle.clone(), n, present.contains(&ReplicaId(n))));

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::fs::DiskFs;
 use crate::ids::{NodeId, ReplicaId};
-use crate::store::{self, CheckpointRecord, DiskStore, Queues, StoreHandle, StoreThreads, Verdict};
+use crate::store::{self, CheckpointRecord, DiskStore, OnFatal, Queues, StoreHandle, StoreThreads, Verdict};
 use crate::time::Clock;
 use crate::wal::{self, Wal};
 
@@ -153,7 +153,7 @@ pub(super) fn open(
             retired.insert(replica, why.to_string());
         }
     }
-    let (store, threads) = StoreHandle::spawn(Arc::new(opened.store), Queues::default())?;
+    let (store, threads) = StoreHandle::spawn(Arc::new(opened.store), Queues::default(), end_process())?;
     if recovery.strangers_suspect {
         tracing::error!("the log of this node is damaged and may have lost replicas: they will be replaced");
         write_record(&marker, MARKER_MAGIC, &Marker::default())?;
@@ -163,6 +163,18 @@ pub(super) fn open(
     Ok(Storage { wal, store, threads, retired, lost })
 }
 
+/// The exit code of a process whose store has failed (`EX_IOERR` of sysexits.h).
+const EXIT_STORE_FAILED: i32 = 74;
+
+/// What is on the disk isn't known any more: whoever watches the process starts it again, and the next opening tells which
+/// replicas may go on.
+fn end_process() -> OnFatal {
+    Arc::new(|why| {
+        tracing::error!(why, code = EXIT_STORE_FAILED, "the store has failed, the process ends");
+        std::process::exit(EXIT_STORE_FAILED)
+    })
+}
+
 /// The newest checkpoint records of the log, as the store compares them.
 fn checkpoints(wal: &Wal, replicas: &[ReplicaId]) -> Vec<CheckpointRecord> {
     let record = |replica: &ReplicaId| {
@@ -170,4 +182,22 @@ fn checkpoints(wal: &Wal, replicas: &[ReplicaId]) -> Vec<CheckpointRecord> {
         Some(CheckpointRecord { replica: *replica, generation: checkpoint.generation, checksum: checkpoint.checksum })
     };
     replicas.iter().filter_map(record).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHILD: &str = "PLAYHEAD_TEST_STORE_FAILS";
+
+    #[test]
+    fn a_failed_store_ends_the_process_with_its_own_code() {
+        if std::env::var_os(CHILD).is_some() {
+            end_process()("the test says so");
+        }
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "node::storage::tests::a_failed_store_ends_the_process_with_its_own_code";
+        child.args(["--exact", name]).env(CHILD, "1").stdout(std::process::Stdio::null());
+        assert_eq!(child.status().unwrap().code(), Some(EXIT_STORE_FAILED));
+    }
 }

@@ -1,6 +1,19 @@
 //! What can go wrong, by operation.
 
+use std::sync::Arc;
+
 use crate::ids::ReplicaId;
+
+/// What is done when the store has failed; it is told why. It must not return to normal business: what is on the disk is
+/// unknown, every replica of the node would stop, one after the other, and none would be replaced. The process has to end;
+/// the next one opens the store with distrust.
+pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Tells a store that has failed from whatever else can go wrong.
+pub(super) trait Failure {
+    /// Why the store is of no use any more, if that is what this says.
+    fn failed(&self) -> Option<&str>;
+}
 
 /// Why a replica's content cannot be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,9 +90,18 @@ pub enum ReadError {
         /// The bound.
         max: usize,
     },
-    /// The store is of no use any more; the process should end.
+    /// The store is of no use any more; the process ends ([`OnFatal`]).
     #[error("the store has failed: {0}")]
     Failed(String),
+}
+
+impl Failure for ReadError {
+    fn failed(&self) -> Option<&str> {
+        match self {
+            Self::Failed(why) => Some(why),
+            _ => None,
+        }
+    }
 }
 
 /// Why something could not be written.
@@ -130,9 +152,19 @@ pub enum WriteError {
         /// For this.
         needed_bytes: u64,
     },
-    /// Writing or syncing failed: what is on the disk is unknown. Never tried again; the process should end.
+    /// Writing or syncing failed: what is on the disk is unknown. Never tried again; the process ends ([`OnFatal`]).
     #[error("the store has failed: {0}")]
     Failed(String),
+}
+
+impl Failure for WriteError {
+    fn failed(&self) -> Option<&str> {
+        match self {
+            Self::Failed(why) => Some(why),
+            Self::Read(error) => error.failed(),
+            _ => None,
+        }
+    }
 }
 
 /// Why a snapshot could not be read.
@@ -150,4 +182,13 @@ pub enum ExportError {
     /// The reader took longer than its lease and a checkpoint went ahead: begin again.
     #[error("the lease on replica {0} has run out")]
     LeaseLost(ReplicaId),
+}
+
+impl Failure for ExportError {
+    fn failed(&self) -> Option<&str> {
+        match self {
+            Self::Read(error) => error.failed(),
+            _ => None,
+        }
+    }
 }

@@ -4,6 +4,9 @@
 //! together and share a sync. In a simulation [`StoreHandle::inline`] runs every call where it is awaited, without threads.
 //!
 //! A call that is not awaited to its end is still carried out, but its answer is lost: treat its outcome as unknown.
+//!
+//! Whatever says that the store has failed, and a job that panics, goes to [`OnFatal`] first: the process is to end before
+//! anybody acts upon it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,9 +17,10 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use super::error::Failure;
 use super::{
-    Checkpoint, Checkpointed, Chunk, CoolBudget, Cooled, Export, ExportError, Exported, Header, Install, Key, Pair,
-    ReadError, Scan, Space, Store, Usage, Value, WriteError,
+    Checkpoint, Checkpointed, Chunk, CoolBudget, Cooled, Export, ExportError, Exported, Header, Install, Key,
+    OnFatal, Pair, ReadError, Scan, Space, Store, Usage, Value, WriteError,
 };
 use crate::ids::ReplicaId;
 
@@ -54,7 +58,7 @@ enum Write {
 
 enum Front {
     Inline(Arc<dyn Store>),
-    Threads { reads: mpsc::Sender<Job>, writes: mpsc::Sender<Write> },
+    Threads { reads: mpsc::Sender<Job>, writes: mpsc::Sender<Write>, on_fatal: OnFatal },
 }
 
 /// A store, for async code. Cheap to clone.
@@ -89,25 +93,47 @@ impl StoreThreads {
     }
 }
 
+/// What a store thread works with.
+struct Worker {
+    store: Arc<dyn Store>,
+    on_fatal: OnFatal,
+}
+
+impl Worker {
+    /// Runs a job. One that panics loses its answer, and nobody knows what it has left behind.
+    fn run<T>(&self, job: impl FnOnce(&dyn Store) -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(|| job(&*self.store))) {
+            Ok(done) => Some(done),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word");
+                (self.on_fatal)(&format!("a job of the store panicked: {text}"));
+                None
+            }
+        }
+    }
+}
+
 fn gone() -> String {
     "a store thread panicked or has ended".to_string()
 }
 
 impl StoreHandle {
-    /// Starts the threads.
-    pub fn spawn(store: Arc<dyn Store>, queues: Queues) -> io::Result<(Self, StoreThreads)> {
+    /// Starts the threads. `on_fatal` is called, before whoever asked is answered, when the store has failed.
+    pub fn spawn(store: Arc<dyn Store>, queues: Queues, on_fatal: OnFatal) -> io::Result<(Self, StoreThreads)> {
+        let worker = Arc::new(Worker { store, on_fatal: Arc::clone(&on_fatal) });
         let (reads, read_jobs) = mpsc::channel::<Job>(queues.reads_max.max(1));
         let (writes, write_jobs) = mpsc::channel::<Write>(queues.writes_max.max(1));
         let read_jobs = Arc::new(Mutex::new(read_jobs));
         let mut joins = Vec::new();
         for n in 0..queues.read_threads.max(1) {
-            let (store, jobs) = (Arc::clone(&store), Arc::clone(&read_jobs));
-            let run = move || run_reads(&*store, &jobs);
+            let (worker, jobs) = (Arc::clone(&worker), Arc::clone(&read_jobs));
+            let run = move || run_reads(&worker, &jobs);
             joins.push(std::thread::Builder::new().name(format!("store-read-{n}")).spawn(run)?);
         }
-        let run = move || run_writes(&*store, write_jobs, queues.checkpoints_a_sync_max.max(1));
+        let run = move || run_writes(&worker, write_jobs, queues.checkpoints_a_sync_max.max(1));
         joins.push(std::thread::Builder::new().name("store-write".to_string()).spawn(run)?);
-        Ok((Self { front: Arc::new(Front::Threads { reads, writes }) }, StoreThreads { joins }))
+        Ok((Self { front: Arc::new(Front::Threads { reads, writes, on_fatal }) }, StoreThreads { joins }))
     }
 
     /// Runs every call in place: for simulations, whose store does not block.
@@ -115,17 +141,19 @@ impl StoreHandle {
         Self { front: Arc::new(Front::Inline(store)) }
     }
 
-    async fn read<T, F>(&self, call: F) -> Result<T, String>
+    async fn read<T, E, F>(&self, call: F) -> Result<T, E>
     where
         T: Send + 'static,
-        F: FnOnce(&dyn Store) -> T + Send + 'static,
+        E: Failure + From<ReadError> + Send + 'static,
+        F: FnOnce(&dyn Store) -> Result<T, E> + Send + 'static,
     {
         match &*self.front {
-            Front::Inline(store) => Ok(call(&**store)),
-            Front::Threads { reads, .. } => {
-                let (job, answer) = job(call);
+            Front::Inline(store) => call(&**store),
+            Front::Threads { reads, on_fatal, .. } => {
+                let (job, answer) = job(on_fatal, call);
+                let gone = || ReadError::Failed(gone());
                 reads.send(job).await.map_err(|_| gone())?;
-                answer.await.map_err(|_| gone())
+                answer.await.map_err(|_| gone())?
             }
         }
     }
@@ -137,8 +165,8 @@ impl StoreHandle {
     {
         match &*self.front {
             Front::Inline(store) => call(&**store),
-            Front::Threads { writes, .. } => {
-                let (job, answer) = job(call);
+            Front::Threads { writes, on_fatal, .. } => {
+                let (job, answer) = job(on_fatal, call);
                 writes.send(Write::Run(job)).await.map_err(|_| WriteError::Failed(gone()))?;
                 answer.await.map_err(|_| WriteError::Failed(gone()))?
             }
@@ -152,27 +180,27 @@ impl StoreHandle {
 
     /// See [`Store::replicas`].
     pub async fn replicas(&self) -> Result<Vec<ReplicaId>, ReadError> {
-        self.read(|store| store.replicas()).await.map_err(ReadError::Failed)
+        self.read(|store| Ok(store.replicas())).await
     }
 
     /// See [`Store::header`].
     pub async fn header(&self, replica: ReplicaId) -> Result<Option<Header>, ReadError> {
-        self.read(move |store| store.header(replica)).await.map_err(ReadError::Failed)?
+        self.read(move |store| store.header(replica)).await
     }
 
     /// See [`Store::images`].
     pub async fn images(&self, replica: ReplicaId, after: Option<Key>, bytes_max: usize) -> Result<Chunk, ReadError> {
-        self.read(move |store| store.images(replica, after.as_deref(), bytes_max)).await.map_err(ReadError::Failed)?
+        self.read(move |store| store.images(replica, after.as_deref(), bytes_max)).await
     }
 
     /// See [`Store::get`].
     pub async fn get(&self, replica: ReplicaId, keys: Vec<Key>) -> Result<Vec<Option<Value>>, ReadError> {
-        self.read(move |store| store.get(replica, &keys)).await.map_err(ReadError::Failed)?
+        self.read(move |store| store.get(replica, &keys)).await
     }
 
     /// See [`Store::scan`].
     pub async fn scan(&self, replica: ReplicaId, from: Key, to: Key, limit: usize) -> Result<Scan, ReadError> {
-        self.read(move |store| store.scan(replica, &from, &to, limit)).await.map_err(ReadError::Failed)?
+        self.read(move |store| store.scan(replica, &from, &to, limit)).await
     }
 
     /// See [`Store::checkpoint`]: checkpoints that wait together share a sync.
@@ -208,7 +236,7 @@ impl StoreHandle {
 
     /// See [`Store::export`].
     pub async fn export(&self, replica: ReplicaId, lease_ms: u64) -> Result<ExportHandle, ExportError> {
-        let export = self.read(move |store| store.export(replica, lease_ms)).await.map_err(ReadError::Failed)??;
+        let export = self.read(move |store| store.export(replica, lease_ms)).await?;
         Ok(ExportHandle { store: self.clone(), header: export.header().clone(), export: Some(export) })
     }
 
@@ -219,17 +247,17 @@ impl StoreHandle {
 
     /// See [`Store::usage`].
     pub async fn usage(&self) -> Result<Usage, ReadError> {
-        self.read(|store| store.usage()).await.map_err(ReadError::Failed)?
+        self.read(|store| store.usage()).await
     }
 
     /// See [`Store::space`].
     pub async fn space(&self) -> Result<Space, ReadError> {
-        self.read(|store| store.space()).await.map_err(ReadError::Failed)?
+        self.read(|store| store.space()).await
     }
 
     /// See [`Store::counters`].
     pub async fn counters(&self) -> Result<Vec<(&'static str, u64)>, ReadError> {
-        self.read(|store| store.counters()).await.map_err(ReadError::Failed)
+        self.read(|store| Ok(store.counters())).await
     }
 }
 
@@ -284,47 +312,53 @@ impl ExportHandle {
     /// See [`Export::next`].
     pub async fn next(&mut self, bytes_max: usize) -> Result<Option<Exported>, ExportError> {
         let mut export = self.export.take().ok_or_else(|| ReadError::Failed(gone()))?;
-        let next = move |_: &dyn Store| (export.next(bytes_max), export);
-        let (chunk, export) = self.store.read(next).await.map_err(ReadError::Failed)?;
+        let next = move |_: &dyn Store| export.next(bytes_max).map(|chunk| (chunk, export));
+        let (chunk, export) = self.store.read(next).await?;
         self.export = Some(export);
-        chunk
+        Ok(chunk)
     }
 }
 
-fn job<T, F>(call: F) -> (Job, oneshot::Receiver<T>)
+fn job<T, E, F>(on_fatal: &OnFatal, call: F) -> (Job, oneshot::Receiver<Result<T, E>>)
 where
     T: Send + 'static,
-    F: FnOnce(&dyn Store) -> T + Send + 'static,
+    E: Failure + Send + 'static,
+    F: FnOnce(&dyn Store) -> Result<T, E> + Send + 'static,
 {
     let (tell, answer) = oneshot::channel();
+    let on_fatal = Arc::clone(on_fatal);
     let job: Job = Box::new(move |store| {
+        let done = call(store);
+        check(&on_fatal, &done);
         // Whoever asked may have gone.
-        let _ = tell.send(call(store));
+        let _ = tell.send(done);
     });
     (job, answer)
 }
 
-/// Runs a job; one that panics loses its answer, which its caller sees as a failed store.
-fn run(store: &dyn Store, job: Job) {
-    let _ = catch_unwind(AssertUnwindSafe(|| job(store)));
+fn check<T, E: Failure>(on_fatal: &OnFatal, done: &Result<T, E>) {
+    if let Some(why) = done.as_ref().err().and_then(Failure::failed) {
+        on_fatal(why);
+    }
 }
 
-fn run_reads(store: &dyn Store, jobs: &Mutex<mpsc::Receiver<Job>>) {
+fn run_reads(worker: &Worker, jobs: &Mutex<mpsc::Receiver<Job>>) {
     loop {
         // The threads take turns at waiting; the one that waits holds the lock, the others wait for it.
         let next = jobs.lock().blocking_recv();
         match next {
-            Some(job) => run(store, job),
+            // The answer of one that panicked is lost, which its caller sees as a failed store.
+            Some(job) => drop(worker.run(job)),
             None => return,
         }
     }
 }
 
-fn run_writes(store: &dyn Store, mut jobs: mpsc::Receiver<Write>, group_max: usize) {
+fn run_writes(worker: &Worker, mut jobs: mpsc::Receiver<Write>, group_max: usize) {
     let mut taken = VecDeque::new();
     while let Some(first) = taken.pop_front().or_else(|| jobs.blocking_recv()) {
         match first {
-            Write::Run(job) => run(store, job),
+            Write::Run(job) => drop(worker.run(job)),
             Write::Checkpoint(first) => {
                 let mut group = vec![first];
                 while group.len() < group_max {
@@ -340,17 +374,67 @@ fn run_writes(store: &dyn Store, mut jobs: mpsc::Receiver<Write>, group_max: usi
                         None => break,
                     }
                 }
-                run_group(store, group);
+                run_group(worker, group);
             }
         }
     }
 }
 
-fn run_group(store: &dyn Store, group: Vec<CheckpointJob>) {
+fn run_group(worker: &Worker, group: Vec<CheckpointJob>) {
     let checkpoints = group.iter().map(|job| (job.replica, Arc::clone(&job.checkpoint))).collect();
-    let answers = catch_unwind(AssertUnwindSafe(|| store.checkpoint(checkpoints))).unwrap_or_default();
+    let answers = worker.run(|store| store.checkpoint(checkpoints)).unwrap_or_default();
+    answers.iter().for_each(|answer| check(&worker.on_fatal, answer));
     let answers = answers.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
     for (job, answer) in group.into_iter().zip(answers) {
         let _ = job.answer.send(answer.unwrap_or_else(|| Err(WriteError::Failed(gone()))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::suite::TestClock;
+    use crate::store::{Fault, MemDisk, MemStore};
+
+    const A: ReplicaId = ReplicaId(1);
+
+    /// What the process is ended for when a checkpoint meets `fault`; then its answer.
+    fn fatal(fault: Fault) -> (Vec<String>, Result<Checkpointed, WriteError>) {
+        let (disk, told) = (MemDisk::new(), Arc::new(Mutex::new(Vec::new())));
+        let (store, _) = MemStore::open(&disk, Arc::new(TestClock::default()), &[]);
+        let on_fatal: OnFatal = {
+            let told = Arc::clone(&told);
+            Arc::new(move |why| told.lock().push(why.to_string()))
+        };
+        let (handle, threads) = StoreHandle::spawn(Arc::new(store), Queues::default(), on_fatal).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let answer = runtime.block_on(async {
+            handle.create(A).await.unwrap();
+            assert_eq!(handle.header(ReplicaId(9)).await, Err(ReadError::UnknownReplica(ReplicaId(9))));
+            assert_eq!(handle.create(A).await, Err(WriteError::Exists(A)));
+            assert_eq!(*told.lock(), Vec::<String>::new(), "what is only refused ends nothing");
+            disk.fail_next(fault);
+            handle.checkpoint(A, Arc::new(Checkpoint { generation: 1, ..Checkpoint::default() })).await
+        });
+        drop(handle);
+        threads.join();
+        let told = told.lock().clone();
+        (told, answer)
+    }
+
+    #[test]
+    fn a_store_that_has_failed_ends_the_process_before_anybody_is_answered() {
+        for fault in [Fault::Refused, Fault::Unsynced] {
+            let (told, answer) = fatal(fault);
+            assert!(matches!(answer, Err(WriteError::Failed(_))), "{answer:?}");
+            assert_eq!(told.len(), 1, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_panicking_job_ends_the_process() {
+        let (told, answer) = fatal(Fault::Panics);
+        assert!(matches!(answer, Err(WriteError::Failed(_))), "{answer:?}");
+        assert!(told.iter().any(|why| why.contains("panics by request")), "{told:?}");
     }
 }

@@ -25,6 +25,8 @@ pub enum Fault {
     Refused,
     /// It is applied, its sync fails: readers see it, [`MemDisk::crash`] decides whether it is kept.
     Unsynced,
+    /// The call panics, and nothing is changed.
+    Panics,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -197,6 +199,7 @@ impl MemStore {
         }
         match fault {
             Some(Fault::Refused) => return Err(WriteError::Failed("refused by request".to_string())),
+            Some(Fault::Panics) => panic!("panics by request"),
             Some(Fault::Unsynced) => replica.synced = Some(replica.content.clone()),
             None => {}
         }

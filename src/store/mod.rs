@@ -22,6 +22,7 @@
 //!
 //! # Caveats
 //!
+//! - A store that has failed ([`WriteError::Failed`]) answers nothing any more; [`StoreHandle`] has the process ended.
 //! - What the store has applied but not yet synced is visible to readers (as the next generation). Nobody may call it
 //!   durable before `checkpoint` answers.
 //! - Rot is found where it lies: the newest checkpoint (header, images, the rows that it changed) when the store is opened,
@@ -37,7 +38,7 @@ mod suite;
 mod types;
 
 pub use disk::{DiskStore, OpenError, Opened, Options, rewrite};
-pub use error::{ExportError, ReadError, Retirement, WriteError};
+pub use error::{ExportError, OnFatal, ReadError, Retirement, WriteError};
 pub use handle::{ExportHandle, InstallHandle, Queues, StoreHandle, StoreThreads};
 pub use mem::{Fault, MemDisk, MemStore};
 pub use types::{

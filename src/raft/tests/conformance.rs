@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 
-use super::{Tally, wal_config};
+use super::{Tally, no_failure, wal_config};
 use crate::ambient::SystemClock;
 use crate::fs::LyingFs;
 use crate::ids::{GroupId, ReplicaId};
@@ -28,7 +28,7 @@ impl StoreBuilder<Types, LogStore, Replica<Tally>, (Wal, StoreThreads)> for Buil
         let replica = ReplicaId(number + 1);
         let (wal, _) = Wal::open(Arc::new(LyingFs::new(number)), wal_config()).expect("the log opens");
         let (store, _) = MemStore::open(&MemDisk::new(), Arc::new(SystemClock::new()), &[]);
-        let (store, threads) = StoreHandle::spawn(Arc::new(store), Queues::default()).expect("threads");
+        let (store, threads) = StoreHandle::spawn(Arc::new(store), Queues::default(), no_failure()).expect("threads");
         store.create(replica).await.expect("made");
         let config = GroupConfig::default();
         let (core, _) = Core::new(replica, store, Tally::default(), None, 0, &config);

@@ -19,7 +19,7 @@ use super::*;
 use crate::ambient::SystemClock;
 use crate::fs::LyingFs;
 use crate::ids::{GroupId, NodeId, ReplicaId};
-use crate::store::{CheckpointRecord, MemDisk, MemStore, Queues, StoreHandle, StoreThreads};
+use crate::store::{CheckpointRecord, MemDisk, MemStore, OnFatal, Queues, StoreHandle, StoreThreads};
 use crate::time::{Clock, MonotonicMs, WallMs};
 use crate::wal::{self, Wal};
 
@@ -50,6 +50,11 @@ pub(crate) fn wal_config() -> wal::Config {
         on_fatal: Arc::new(|_| {}),
         ..wal::Config::default()
     }
+}
+
+/// A store that fails here ends nothing: what its callers make of it is to be seen.
+pub(crate) fn no_failure() -> OnFatal {
+    Arc::new(|_| {})
 }
 
 /// A machine that tests begin with.
@@ -140,7 +145,7 @@ impl<M: TestMachine> TestNode<M> {
             })
             .collect();
         let (store, _) = MemStore::open(&self.disk, clock, &known);
-        let (store, threads) = StoreHandle::spawn(Arc::new(store), Queues::default()).expect("threads");
+        let (store, threads) = StoreHandle::spawn(Arc::new(store), Queues::default(), no_failure()).expect("threads");
         let switchboard = Switchboard::new(self.net.link(self.id));
         self.net.connect(self.id, &switchboard);
         let thread = RaftThread::spawn("groups").expect("a thread");

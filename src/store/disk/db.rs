@@ -130,10 +130,19 @@ impl Database {
         }
     }
 
-    /// Reads. A panic of sled is taken for rot in what was read.
+    /// Reads. A panic of sled is taken for rot in what was read, and so is an error as long as the database as a whole is
+    /// well: a bad sector must not end the process, which would only meet it again.
     pub(super) fn read<T>(&self, call: impl FnOnce() -> Result<T, Bad>) -> Result<T, Bad> {
         self.check()?;
-        catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(Bad::Corrupt(panic_text(&*panic))))
+        let read = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(Bad::Failed(panic_text(&*panic))));
+        match read {
+            // Once a write has failed, sled answers whatever it is asked with that failure.
+            Err(Bad::Failed(what)) => match self.write(|| Ok(self.db.flush()?)) {
+                Ok(_) => Err(Bad::Corrupt(format!("can't be read: {what}"))),
+                Err(failed) => Err(failed),
+            },
+            read => read,
+        }
     }
 
     /// Writes. If it fails, whatever the reason, what the database holds is unknown, and it is used no more.
