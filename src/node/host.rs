@@ -63,6 +63,7 @@ pub(super) async fn follow_meta(inner: Arc<Inner>) {
 
 /// Makes this node run what it should.
 pub(super) async fn run(inner: Arc<Inner>) {
+    let mut losses = inner.store.losses();
     loop {
         let meta = inner.meta.now.load_full();
         let nodes = inner.nodes();
@@ -70,6 +71,8 @@ pub(super) async fn run(inner: Arc<Inner>) {
         inner.ear.keep(nodes.iter().copied().filter(|node| *node != inner.me.node), inner.clock.monotonic());
         keep_meta_replicas(&inner, &meta).await;
         let wanted = Wanted::of(&meta, inner.me.node, &inner.first_meta());
+        losses.mark_unchanged();
+        inner.shards.mend().await;
         inner.shards.open(&wanted, &meta).await;
         begin_meta(&inner).await;
         inner.shards.initialize(&meta).await;
@@ -85,6 +88,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         }
         tokio::select! {
             () = inner.look.notified() => {}
+            _ = losses.changed() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
     }

@@ -8,7 +8,7 @@
 //! | [`folder`] | who the node is: id, generation, charter; the lock |
 //! | [`link`] | lanes to the other nodes, and the handshake |
 //! | [`meta`] | the replicated state of the cluster itself: pure |
-//! | [`shards`], `host` | the replicas that run here, as the meta state says |
+//! | [`shards`], `host`, `mend` | the replicas that run here, as the meta state says; what becomes of those that fail |
 //! | [`gossip`], `pulse`, [`leaders`] | what the nodes tell each other: who lives, who leads, how replicas are |
 //! | `reconciler` | carries out the planner's steps for the groups that are led here |
 //! | [`router`] | brings each call to where it can be answered |
@@ -37,6 +37,7 @@ pub mod gossip;
 mod host;
 pub mod leaders;
 pub mod link;
+mod mend;
 pub mod meta;
 mod pulse;
 mod reconciler;

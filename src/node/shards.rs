@@ -13,6 +13,8 @@
 //! - A group is initialized only by the founder that meta names, and only while meta has recorded no membership (node/10).
 //! - A replica is destroyed only when meta says that it is dismissed.
 //! - A replica that log or store call retired is never opened; it is reported, and replaced by whoever leads its group (node/11).
+//! - A replica that has stopped by itself is taken out, reported with its reason and opened again after a while. It is retired
+//!   only for what its own data has lost, never for what all replicas of its group may meet alike (node/20, `mend`).
 //!
 //! # Caveats
 //!
@@ -29,21 +31,20 @@ use parking_lot::Mutex;
 
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::raft::{
-    Group, GroupConfig, GroupParts, GroupStatus, LeaderHint, MetaMachine, RaftThread, Role, ShardMachine, StartError,
-    Switchboard, TransferError,
+    Broken, Cause, Group, GroupConfig, GroupParts, GroupStatus, LeaderHint, MetaMachine, RaftThread, Role,
+    ShardMachine, StartError, Switchboard, TransferError,
 };
 use crate::store::StoreHandle;
 use crate::time::{Clock, MonotonicMs};
 use crate::wal::Wal;
 
 use super::gossip::{ReplicaReport, ReplicaRole};
+use super::mend::{Mender, Next, RETRY_MS};
 use super::meta::{MetaState, Replicated};
 use super::storage::{Lost, MayHaveLost};
 
 /// How many replicas are opened or destroyed at once.
 const OPENING_MAX: usize = 8;
-/// How long after a failure a replica is tried again.
-const RETRY_MS: u64 = 5000;
 
 /// A shard's group.
 pub type ShardGroup = Group<ShardMachine>;
@@ -149,6 +150,16 @@ impl Hosted {
         either!(self, group => group.remove_learner(replica, after).await.map(|_| ()))
     }
 
+    /// Why it has stopped by itself, or must stop; see [`Group::broken`].
+    pub fn broken(&self) -> Option<Broken> {
+        either!(self, group => group.broken())
+    }
+
+    /// Ends it; see [`Group::stop`].
+    async fn stop(&self) {
+        either!(self, group => group.stop().await);
+    }
+
     /// LEASE reads are done as STRONG ones for a while: see [`Group::void_leases`].
     pub fn void_leases(&self) {
         either!(self, group => group.void_leases());
@@ -236,8 +247,17 @@ pub struct Shards {
     table: ArcSwap<Table>,
     /// Only one change of the table at a time.
     changing: Mutex<()>,
+    mender: Mender,
     /// The thread of the groups is told to run nothing new.
     stopping: std::sync::atomic::AtomicBool,
+}
+
+/// Why a replica isn't opened.
+enum Distrust<'a> {
+    /// It must never be.
+    Ever(&'a str),
+    /// It can't be told before the meta state is known.
+    StillUnknown,
 }
 
 /// What the meta state asks of this node.
@@ -267,7 +287,8 @@ impl Wanted {
 impl Shards {
     /// Nothing runs yet.
     pub fn new(parts: Parts) -> Self {
-        Self { parts, table: ArcSwap::default(), changing: Mutex::new(()), stopping: false.into() }
+        let mender = Mender::new(parts.config.election_ms_max);
+        Self { parts, table: ArcSwap::default(), changing: Mutex::new(()), mender, stopping: false.into() }
     }
 
     /// Where incoming frames go.
@@ -350,6 +371,32 @@ impl Shards {
         futures::stream::iter(opening).buffer_unordered(OPENING_MAX).collect::<Vec<()>>().await;
     }
 
+    /// Takes out whatever has stopped by itself or has lost something since it was opened.
+    pub async fn mend(&self) {
+        let losses = self.parts.store.losses().borrow().clone();
+        for hosted in self.all() {
+            let lost = losses.get(&hosted.replica).map(|why| Broken { cause: Cause::Lost, why: why.clone() });
+            let Some(Broken { cause, why }) = lost.or_else(|| hosted.broken()) else { continue };
+            if self.is_stopping() {
+                return;
+            }
+            let (group, replica) = (hosted.group, hosted.replica);
+            self.remove(group, replica);
+            hosted.stop().await;
+            self.not_running(group, replica, cause, &why).await;
+        }
+    }
+
+    fn remove(&self, group: GroupId, replica: ReplicaId) {
+        self.change(|table| {
+            table.failed.remove(&replica);
+            if let Some(replicas) = table.open.get_mut(&group) {
+                replicas.retain(|hosted| hosted.replica != replica);
+            }
+            table.open.retain(|_, replicas| !replicas.is_empty());
+        });
+    }
+
     async fn wait_for_leases(&self) {
         let since = self.parts.clock.monotonic().since(self.parts.started);
         let lease_ms = self.parts.config.election_ms_max;
@@ -373,9 +420,10 @@ impl Shards {
         if self.is_stopping() {
             return;
         }
-        if let Some(why) = self.distrust(replica) {
-            self.not_opened(group, replica, &why).await;
-            return;
+        match self.distrust(replica) {
+            None => {}
+            Some(Distrust::Ever(why)) => return self.not_running(group, replica, Cause::Lost, why).await,
+            Some(Distrust::StillUnknown) => return self.waits_for_news(group, replica),
         }
         let started = match group {
             GroupId::META => Group::start(parts, MetaMachine::new(Replicated::default())).await.map(Handle::Meta),
@@ -385,35 +433,42 @@ impl Shards {
             Ok(machine) => {
                 let hosted = Arc::new(Hosted { group, replica, machine });
                 if self.is_stopping() {
-                    either!(hosted, group => group.stop().await);
+                    hosted.stop().await;
                     return;
                 }
+                self.mender.opened(replica, self.parts.clock.monotonic());
                 self.change(|table| {
                     table.failed.remove(&replica);
                     table.open.entry(group).or_default().push(hosted);
                 });
             }
-            Err(error) => self.not_opened(group, replica, &error).await,
+            Err(error) => self.not_opened(group, replica, error).await,
         }
     }
 
     /// Why a replica must not be opened: ever, or before more is known.
-    fn distrust(&self, replica: ReplicaId) -> Option<StartError> {
-        let retired = |why: &str| Some(StartError::Retired { replica, why: why.to_string() });
+    fn distrust(&self, replica: ReplicaId) -> Option<Distrust<'_>> {
         if let Some(why) = self.parts.retired.get(&replica) {
-            return retired(why);
+            return Some(Distrust::Ever(why));
         }
         if self.parts.wal.is_forgotten(replica) {
-            return retired("its id is used up");
+            return Some(Distrust::Ever("its id is used up"));
         }
         match self.parts.lost.as_ref().map(|lost| lost.of(replica)) {
             None | Some(MayHaveLost::Nothing) => None,
-            Some(MayHaveLost::Something) => retired("its log is lost"),
-            Some(MayHaveLost::NotKnownYet) => {
-                let why = "its log may be lost; the other nodes are asked first".to_string();
-                Some(StartError::Failed { replica, why })
-            }
+            Some(MayHaveLost::Something) => Some(Distrust::Ever("its log is lost")),
+            Some(MayHaveLost::NotKnownYet) => Some(Distrust::StillUnknown),
         }
+    }
+
+    /// No failure of the replica, and soon over.
+    fn waits_for_news(&self, group: GroupId, replica: ReplicaId) {
+        let why = "its log may be lost; the other nodes are asked first".to_string();
+        tracing::warn!(%group, %replica, why, "a replica is not opened yet");
+        let retry = self.parts.clock.monotonic().plus(RETRY_MS);
+        self.change(|table| {
+            table.failed.insert(replica, Failed { group, retired: false, why, retry });
+        });
     }
 
     /// After a loss: which replica ids had been given out when the meta state was first seen is kept.
@@ -440,22 +495,37 @@ impl Shards {
         }
     }
 
-    async fn not_opened(&self, group: GroupId, replica: ReplicaId, error: &StartError) {
-        let retired = matches!(error, StartError::Retired { .. });
-        if retired && !self.parts.wal.is_forgotten(replica) {
-            self.use_up(replica).await;
+    async fn not_opened(&self, group: GroupId, replica: ReplicaId, error: StartError) {
+        match error {
+            StartError::Retired { why, .. } => self.not_running(group, replica, Cause::Lost, &why).await,
+            StartError::Failed { why, cause, .. } => self.not_running(group, replica, cause, &why).await,
+            error @ (StartError::Config(_) | StartError::Running(_)) => {
+                self.not_running(group, replica, Cause::Other, &error.to_string()).await;
+            }
         }
+    }
+
+    /// Notes that a replica which should run doesn't, and what becomes of it.
+    async fn not_running(&self, group: GroupId, replica: ReplicaId, cause: Cause, why: &str) {
         let shard = group.shard().map(|shard| shard.0);
+        let now = self.parts.clock.monotonic();
+        let (retired, retry) = match self.mender.failed(replica, cause, now) {
+            Next::Retire => (true, now),
+            Next::Again(retry) => (false, retry),
+        };
         if retired {
-            tracing::warn!(%group, shard, %replica, %error, "a replica is retired; it will be replaced from its quorum");
+            tracing::error!(%group, shard, %replica, why, "a replica is retired; it will be replaced from its quorum");
         } else {
-            tracing::error!(%group, shard, %replica, %error, "a replica can't be opened");
+            let again_ms = retry.since(now);
+            tracing::error!(%group, shard, %replica, why, again_ms, "a replica doesn't run; it will be tried again");
         }
-        let retry = self.parts.clock.monotonic().plus(RETRY_MS);
-        let failed = Failed { group, retired, why: error.to_string(), retry };
+        let failed = Failed { group, retired, why: why.to_string(), retry };
         self.change(|table| {
             table.failed.insert(replica, failed);
         });
+        if retired && !self.parts.wal.is_forgotten(replica) {
+            self.use_up(replica).await;
+        }
     }
 
     /// Initializes the groups whose founder is here and which have no membership yet.
@@ -487,15 +557,10 @@ impl Shards {
         let mut gone = Vec::new();
         for (replica, group) in &wanted.destroy {
             if let Some(hosted) = self.exactly(*group, *replica) {
-                either!(hosted, group => group.stop().await);
+                hosted.stop().await;
             }
-            self.change(|table| {
-                table.failed.remove(replica);
-                if let Some(replicas) = table.open.get_mut(group) {
-                    replicas.retain(|hosted| hosted.replica != *replica);
-                }
-                table.open.retain(|_, replicas| !replicas.is_empty());
-            });
+            self.remove(*group, *replica);
+            self.mender.forget(*replica);
             match crate::raft::destroy(&self.parts.wal, &self.parts.store, *replica).await {
                 Ok(()) => gone.push((*group, *replica)),
                 Err(why) => tracing::warn!(%group, %replica, why, "a dismissed replica can't be destroyed yet"),
@@ -517,8 +582,11 @@ impl Shards {
     pub async fn stop(&self) {
         self.begin_stop();
         let all = self.all();
-        let stopping = all.iter().map(|hosted| async move { either!(hosted, group => group.stop().await) });
+        let stopping = all.iter().map(|hosted| hosted.stop());
         futures::stream::iter(stopping.collect::<Vec<_>>()).buffer_unordered(64).collect::<Vec<()>>().await;
         self.change(|table| *table = Table::default());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,8 @@ pub(crate) trait Appending: Send + Sync + 'static {
     fn appending(&self, id: LogId, batch: &mut Batch);
     /// Entries from `index` on are cut off.
     fn truncating(&self, index: u64);
+    /// Entries that the log should have can't be read.
+    fn unreadable(&self, error: &wal::ReadError);
 }
 
 /// The log of one replica. Clones are the same log.
@@ -47,7 +49,10 @@ impl LogStore {
         }
         let records = match self.wal.read_cached(self.replica, range.clone()) {
             Some(records) if records.len() <= 1 || bytes(&records) <= self.read_bytes_max => records,
-            _ => self.wal.read(self.replica, range, self.read_bytes_max).await.map_err(io::Error::other)?,
+            _ => self.wal.read(self.replica, range, self.read_bytes_max).await.map_err(|error| {
+                self.appending.unreadable(&error);
+                io::Error::other(error)
+            })?,
         };
         records.into_iter().map(entry).collect()
     }

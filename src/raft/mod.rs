@@ -43,7 +43,8 @@
 //!    [`Switchboard::serve`] in the order of arrival of its lane, and send back what the future gives.
 //! 4. [`Group::start`] each replica that is placed here; [`Group::initialize`] only the one replica that the meta log names.
 //! 5. Call [`Group::void_leases`] on every group when the monotonic and the boot-time clock have moved apart.
-//! 6. Watch [`GroupStatus::stopped`]: a replica that has failed stays down until the process starts anew, or for ever.
+//! 6. Watch [`Group::broken`]: a replica that has stopped by itself is [`Group::stop`]ped and started anew after a while (a
+//!    lease at least), or retired where its own data is not what was written ([`Cause::Lost`]).
 //! 7. On leaving, hand the lead over ([`Group::transfer_leader`]), then [`Group::stop`]. A replica that was removed is
 //!    stopped for good and, once the membership without it is recorded, [`destroy`]ed: one that runs on would campaign.
 //!
@@ -79,7 +80,7 @@ pub use group::{
     ChangeError, Changes as GroupChanges, Group, GroupConfig, GroupParts, GroupStatus, InvalidConfig, Members,
     MembershipId, Progress, StartError, TransferError, destroy,
 };
-pub use machine::{Changes, Machine, MetaMachine, MetaState, Missing, ShardMachine, Stop};
+pub use machine::{Broken, Cause, Changes, Machine, MetaMachine, MetaState, Missing, ShardMachine, Stop};
 pub use network::{FRAME_BYTES_MAX, Fate, Lane, Link, LinkError, MemoryNet, Switchboard};
 pub use outcome::{Answered, AsOf, LeaderHint, Outcome, QueryError, ReadMode, Rejected, Role};
 pub use runtime::RaftThread;

@@ -9,10 +9,27 @@ use crate::ids::ReplicaId;
 /// the next one opens the store with distrust.
 pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Tells a store that has failed from whatever else can go wrong.
+/// Tells what concerns more than the one who asked from whatever else can go wrong.
 pub(super) trait Failure {
+    /// The error of a read that is behind this one, if there is one.
+    fn read(&self) -> Option<&ReadError>;
+
     /// Why the store is of no use any more, if that is what this says.
-    fn failed(&self) -> Option<&str>;
+    fn failed(&self) -> Option<&str> {
+        match self.read()? {
+            ReadError::Failed(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Whose content isn't what was written, and why, if that is what this says.
+    fn lost(&self) -> Option<(ReplicaId, String)> {
+        match self.read()? {
+            error @ ReadError::Corrupt { replica, .. } => Some((*replica, error.to_string())),
+            ReadError::Retired { replica, reason } => Some((*replica, reason.to_string())),
+            _ => None,
+        }
+    }
 }
 
 /// Why a replica's content cannot be trusted.
@@ -96,11 +113,8 @@ pub enum ReadError {
 }
 
 impl Failure for ReadError {
-    fn failed(&self) -> Option<&str> {
-        match self {
-            Self::Failed(why) => Some(why),
-            _ => None,
-        }
+    fn read(&self) -> Option<&ReadError> {
+        Some(self)
     }
 }
 
@@ -158,11 +172,20 @@ pub enum WriteError {
 }
 
 impl Failure for WriteError {
+    fn read(&self) -> Option<&ReadError> {
+        match self {
+            Self::Read(error) => Some(error),
+            _ => None,
+        }
+    }
+
     fn failed(&self) -> Option<&str> {
         match self {
             Self::Failed(why) => Some(why),
-            Self::Read(error) => error.failed(),
-            _ => None,
+            other => match other.read()? {
+                ReadError::Failed(why) => Some(why),
+                _ => None,
+            },
         }
     }
 }
@@ -185,9 +208,9 @@ pub enum ExportError {
 }
 
 impl Failure for ExportError {
-    fn failed(&self) -> Option<&str> {
+    fn read(&self) -> Option<&ReadError> {
         match self {
-            Self::Read(error) => error.failed(),
+            Self::Read(error) => Some(error),
             _ => None,
         }
     }

@@ -6,21 +6,22 @@
 //! A call that is not awaited to its end is still carried out, but its answer is lost: treat its outcome as unknown.
 //!
 //! Whatever says that the store has failed, and a job that panics, goes to [`OnFatal`] first: the process is to end before
-//! anybody acts upon it.
+//! anybody acts upon it. Whatever says that a replica has lost something is told to all who watch
+//! [`StoreHandle::losses`], whoever met it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::Failure;
 use super::{
-    Checkpoint, Checkpointed, Chunk, CoolBudget, Cooled, Export, ExportError, Exported, Header, Install, Key,
-    OnFatal, Pair, ReadError, Scan, Space, Store, Usage, Value, WriteError,
+    Checkpoint, Checkpointed, Chunk, CoolBudget, Cooled, Export, ExportError, Exported, Header, Install, Key, OnFatal,
+    Pair, ReadError, Scan, Space, Store, Usage, Value, WriteError,
 };
 use crate::ids::ReplicaId;
 
@@ -58,13 +59,39 @@ enum Write {
 
 enum Front {
     Inline(Arc<dyn Store>),
-    Threads { reads: mpsc::Sender<Job>, writes: mpsc::Sender<Write>, on_fatal: OnFatal },
+    Threads { reads: mpsc::Sender<Job>, writes: mpsc::Sender<Write> },
+}
+
+/// Replicas whose content isn't what was written, and why.
+pub type Losses = BTreeMap<ReplicaId, String>;
+
+/// Looks at every answer before it is given.
+struct Watch {
+    on_fatal: OnFatal,
+    losses: watch::Sender<Losses>,
+}
+
+impl Watch {
+    fn look<T, E: Failure>(&self, answer: &Result<T, E>) {
+        let Err(error) = answer else { return };
+        if let Some(why) = error.failed() {
+            (self.on_fatal)(why);
+        }
+        if let Some((replica, why)) = error.lost() {
+            self.losses.send_if_modified(|losses| {
+                let is_new = !losses.contains_key(&replica);
+                losses.entry(replica).or_insert(why);
+                is_new
+            });
+        }
+    }
 }
 
 /// A store, for async code. Cheap to clone.
 #[derive(Clone)]
 pub struct StoreHandle {
     front: Arc<Front>,
+    watch: Arc<Watch>,
 }
 
 impl std::fmt::Debug for StoreHandle {
@@ -96,7 +123,7 @@ impl StoreThreads {
 /// What a store thread works with.
 struct Worker {
     store: Arc<dyn Store>,
-    on_fatal: OnFatal,
+    watch: Arc<Watch>,
 }
 
 impl Worker {
@@ -107,7 +134,7 @@ impl Worker {
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word");
-                (self.on_fatal)(&format!("a job of the store panicked: {text}"));
+                (self.watch.on_fatal)(&format!("a job of the store panicked: {text}"));
                 None
             }
         }
@@ -121,7 +148,8 @@ fn gone() -> String {
 impl StoreHandle {
     /// Starts the threads. `on_fatal` is called, before whoever asked is answered, when the store has failed.
     pub fn spawn(store: Arc<dyn Store>, queues: Queues, on_fatal: OnFatal) -> io::Result<(Self, StoreThreads)> {
-        let worker = Arc::new(Worker { store, on_fatal: Arc::clone(&on_fatal) });
+        let watch = Arc::new(Watch { on_fatal, losses: watch::Sender::default() });
+        let worker = Arc::new(Worker { store, watch: Arc::clone(&watch) });
         let (reads, read_jobs) = mpsc::channel::<Job>(queues.reads_max.max(1));
         let (writes, write_jobs) = mpsc::channel::<Write>(queues.writes_max.max(1));
         let read_jobs = Arc::new(Mutex::new(read_jobs));
@@ -133,12 +161,19 @@ impl StoreHandle {
         }
         let run = move || run_writes(&worker, write_jobs, queues.checkpoints_a_sync_max.max(1));
         joins.push(std::thread::Builder::new().name("store-write".to_string()).spawn(run)?);
-        Ok((Self { front: Arc::new(Front::Threads { reads, writes, on_fatal }) }, StoreThreads { joins }))
+        Ok((Self { front: Arc::new(Front::Threads { reads, writes }), watch }, StoreThreads { joins }))
     }
 
     /// Runs every call in place: for simulations, whose store does not block.
     pub fn inline(store: Arc<dyn Store>) -> Self {
-        Self { front: Arc::new(Front::Inline(store)) }
+        let watch = Watch { on_fatal: Arc::new(|_| {}), losses: watch::Sender::default() };
+        Self { front: Arc::new(Front::Inline(store)), watch: Arc::new(watch) }
+    }
+
+    /// The replicas of which anybody has been told that their content isn't what was written, now and whenever another is
+    /// found. For them everything is answered `Retired` from then on.
+    pub fn losses(&self) -> watch::Receiver<Losses> {
+        self.watch.losses.subscribe()
     }
 
     async fn read<T, E, F>(&self, call: F) -> Result<T, E>
@@ -148,9 +183,13 @@ impl StoreHandle {
         F: FnOnce(&dyn Store) -> Result<T, E> + Send + 'static,
     {
         match &*self.front {
-            Front::Inline(store) => call(&**store),
-            Front::Threads { reads, on_fatal, .. } => {
-                let (job, answer) = job(on_fatal, call);
+            Front::Inline(store) => {
+                let done = call(&**store);
+                self.watch.look(&done);
+                done
+            }
+            Front::Threads { reads, .. } => {
+                let (job, answer) = job(&self.watch, call);
                 let gone = || ReadError::Failed(gone());
                 reads.send(job).await.map_err(|_| gone())?;
                 answer.await.map_err(|_| gone())?
@@ -164,9 +203,13 @@ impl StoreHandle {
         F: FnOnce(&dyn Store) -> Result<T, WriteError> + Send + 'static,
     {
         match &*self.front {
-            Front::Inline(store) => call(&**store),
-            Front::Threads { writes, on_fatal, .. } => {
-                let (job, answer) = job(on_fatal, call);
+            Front::Inline(store) => {
+                let done = call(&**store);
+                self.watch.look(&done);
+                done
+            }
+            Front::Threads { writes, .. } => {
+                let (job, answer) = job(&self.watch, call);
                 writes.send(Write::Run(job)).await.map_err(|_| WriteError::Failed(gone()))?;
                 answer.await.map_err(|_| WriteError::Failed(gone()))?
             }
@@ -319,27 +362,21 @@ impl ExportHandle {
     }
 }
 
-fn job<T, E, F>(on_fatal: &OnFatal, call: F) -> (Job, oneshot::Receiver<Result<T, E>>)
+fn job<T, E, F>(watch: &Arc<Watch>, call: F) -> (Job, oneshot::Receiver<Result<T, E>>)
 where
     T: Send + 'static,
     E: Failure + Send + 'static,
     F: FnOnce(&dyn Store) -> Result<T, E> + Send + 'static,
 {
     let (tell, answer) = oneshot::channel();
-    let on_fatal = Arc::clone(on_fatal);
+    let watch = Arc::clone(watch);
     let job: Job = Box::new(move |store| {
         let done = call(store);
-        check(&on_fatal, &done);
+        watch.look(&done);
         // Whoever asked may have gone.
         let _ = tell.send(done);
     });
     (job, answer)
-}
-
-fn check<T, E: Failure>(on_fatal: &OnFatal, done: &Result<T, E>) {
-    if let Some(why) = done.as_ref().err().and_then(Failure::failed) {
-        on_fatal(why);
-    }
 }
 
 fn run_reads(worker: &Worker, jobs: &Mutex<mpsc::Receiver<Job>>) {
@@ -383,7 +420,7 @@ fn run_writes(worker: &Worker, mut jobs: mpsc::Receiver<Write>, group_max: usize
 fn run_group(worker: &Worker, group: Vec<CheckpointJob>) {
     let checkpoints = group.iter().map(|job| (job.replica, Arc::clone(&job.checkpoint))).collect();
     let answers = worker.run(|store| store.checkpoint(checkpoints)).unwrap_or_default();
-    answers.iter().for_each(|answer| check(&worker.on_fatal, answer));
+    answers.iter().for_each(|answer| worker.watch.look(answer));
     let answers = answers.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
     for (job, answer) in group.into_iter().zip(answers) {
         let _ = job.answer.send(answer.unwrap_or_else(|| Err(WriteError::Failed(gone()))));
@@ -429,6 +466,28 @@ mod tests {
             assert!(matches!(answer, Err(WriteError::Failed(_))), "{answer:?}");
             assert_eq!(told.len(), 1, "{told:?}");
         }
+    }
+
+    #[test]
+    fn a_loss_that_anybody_meets_is_told_to_all_who_watch() {
+        let disk = MemDisk::new();
+        let (store, _) = MemStore::open(&disk, Arc::new(TestClock::default()), &[]);
+        let on_fatal: OnFatal = Arc::new(|why| panic!("{why}"));
+        let (handle, threads) = StoreHandle::spawn(Arc::new(store), Queues::default(), on_fatal).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let losses = handle.losses();
+            for replica in [A, ReplicaId(2)] {
+                handle.create(replica).await.unwrap();
+            }
+            disk.rot(A);
+            assert!(losses.borrow().is_empty());
+            assert!(handle.get(A, vec![vec![1]]).await.is_err());
+            assert_eq!(losses.borrow().keys().copied().collect::<Vec<_>>(), [A]);
+            assert!(handle.get(ReplicaId(2), vec![vec![1]]).await.is_ok());
+        });
+        drop(handle);
+        threads.join();
     }
 
     #[test]

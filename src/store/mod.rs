@@ -39,7 +39,7 @@ mod types;
 
 pub use disk::{DiskStore, OpenError, Opened, Options, rewrite};
 pub use error::{ExportError, OnFatal, ReadError, Retirement, WriteError};
-pub use handle::{ExportHandle, InstallHandle, Queues, StoreHandle, StoreThreads};
+pub use handle::{ExportHandle, InstallHandle, Losses, Queues, StoreHandle, StoreThreads};
 pub use mem::{Fault, MemDisk, MemStore};
 pub use types::{
     Checkpoint, CheckpointRecord, Checkpointed, Chunk, CoolBudget, Cooled, Header, Key, Limits, Pair, ReplicaUsage,

@@ -552,7 +552,8 @@ fn change_model(model: &mut BTreeMap<Key, Value>, key: &Key, value: Option<&Valu
 
 pub(super) fn the_handle_answers_from_its_threads(rig: &mut impl Rig) {
     let (store, _) = rig.open(&[]);
-    let (handle, threads) = StoreHandle::spawn(Arc::clone(&store), Queues::default(), Arc::new(|why| panic!("{why}"))).unwrap();
+    let (handle, threads) =
+        StoreHandle::spawn(Arc::clone(&store), Queues::default(), Arc::new(|why| panic!("{why}"))).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         for replica in [A, B] {

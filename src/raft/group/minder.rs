@@ -59,7 +59,7 @@ impl<M: Machine> Minder<M> {
             }
             if let Err(error) = &self.raft.metrics().borrow_watched().running_state {
                 tracing::error!(group = %self.parts.group, replica = %self.parts.replica, %error, "a replica has stopped");
-                // Whoever waits is told; the status shows it. Nobody restarts it before the process does.
+                // Whoever waits is told; the node sees it and starts the replica anew, or gives it up.
                 self.lead.stop();
                 self.queue.close();
                 self.reads.close();

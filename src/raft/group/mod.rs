@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::batcher::{Lead, Queue};
-use super::machine::{Core, Machine, MetaMachine, MetaState, Missing, Replica, ShardMachine};
+use super::machine::{Broken, Cause, Core, Machine, MetaMachine, MetaState, Missing, Replica, ShardMachine};
 use super::network::Switchboard;
 use super::outcome::{Answered, AsOf, LeaderHint, QueryError, ReadMode, Rejected, Role};
 use super::read::Reads;
@@ -74,11 +74,13 @@ pub enum StartError {
     /// It runs here already, or has been stopped for good.
     #[error("replica {0} runs here already")]
     Running(ReplicaId),
-    /// The log or the store failed, or the state can't be restored from what they hold.
+    /// The log or the store failed, or this build can't make a state of what they hold. Another try may succeed.
     #[error("replica {replica} can't start: {why}")]
     Failed {
         /// Which.
         replica: ReplicaId,
+        /// What kind of reason.
+        cause: Cause,
         /// Why.
         why: String,
     },
@@ -303,7 +305,8 @@ impl<M: Machine> Group<M> {
     }
 
     /// Ends the replica: no frame reaches it any more, its tasks end, whoever waits is told. To be called once it is
-    /// removed from its group, and when the process ends. Its log and its checkpoints stay: see [`destroy`].
+    /// removed from its group, before it is started anew, and when the process ends. Its log and its checkpoints stay: see
+    /// [`destroy`]. When this returns nothing of it is on its way to the store any more.
     pub async fn stop(&self) {
         let parts = &self.inner.parts;
         parts.switchboard.close(parts.replica);
@@ -319,6 +322,18 @@ impl<M: Machine> Group<M> {
             task.abort();
             // It was told to end, or has panicked, which was told where it happened.
             let _ = task.await;
+        }
+        self.inner.core.close().await;
+    }
+
+    /// Why it has stopped by itself, or must stop because its data is not what was written; `None` while it runs.
+    pub fn broken(&self) -> Option<Broken> {
+        let metrics = self.inner.raft.metrics();
+        let stopped = metrics.borrow_watched().running_state.as_ref().err().map(ToString::to_string);
+        match (self.inner.core.broken(), stopped) {
+            (Some(broken), Some(_)) => Some(broken),
+            (Some(broken), None) => Some(broken).filter(|broken| broken.cause == Cause::Lost),
+            (None, stopped) => stopped.map(|why| Broken { cause: Cause::Other, why }),
         }
     }
 }
@@ -373,6 +388,9 @@ impl Group<ShardMachine> {
         let failed = |e: crate::store::ReadError| QueryError::Failed(e.to_string());
         let mut scanned: Option<(crate::view::Scan, Vec<Pair>)> = None;
         for _ in 0..LOOKUPS_MAX {
+            if scanned.is_some() && core.is_installing() {
+                scanned = None;
+            }
             let (lookup, as_of) = core.look(|machine, stamp| {
                 let state = machine.state();
                 let now = self.inner.lead.best_now(state.logical());
@@ -386,6 +404,8 @@ impl Group<ShardMachine> {
                 Lookup::Ready(reply) => {
                     return Ok(Answered { reply, as_of: self.as_of(as_of.0, as_of.1, as_of.2) });
                 }
+                // The state of memory and that of the store belong together again when the snapshot is in.
+                Lookup::Missing(_) | Lookup::Scan(_) if core.is_installing() => core.installed().await,
                 Lookup::Missing(missing) => {
                     let keys = missing.keys.iter().map(|key| key.as_bytes().to_vec()).collect();
                     let fetched = core.fetch(Missing { fence: missing.fence, keys }).await.map_err(failed)?;

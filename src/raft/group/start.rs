@@ -8,9 +8,10 @@ use parking_lot::Mutex;
 
 use super::minder::{Minder, Orders};
 use super::{Group, GroupParts, Inner, StartError};
+use crate::ids::ReplicaId;
 use crate::raft::batcher::{Batcher, Lead, Queue};
-use crate::raft::log_store::LogStore;
-use crate::raft::machine::{Core, Header, Machine, Replica, restore};
+use crate::raft::log_store::{LogStore, to_wal};
+use crate::raft::machine::{ApplyError, Broken, Cause, Core, Header, Machine, Replica, restore};
 use crate::raft::network::{Peers, inbound};
 use crate::raft::read::{Reads, Rounder};
 use crate::store::{self, ReadError};
@@ -22,12 +23,17 @@ struct Found {
     header: Option<store::Header>,
 }
 
+fn failed(replica: ReplicaId, why: impl ToString) -> StartError {
+    StartError::Failed { replica, cause: Cause::Other, why: why.to_string() }
+}
+
 /// Compares log and store; makes the replica in the store if it is new. A replica whose disk has lost something that it may
-/// have promised is retired, never repaired (invariant raft/7).
+/// have promised is retired, never repaired (invariant raft/7). What is whole and can't be understood is no loss: another
+/// build may understand it, and all replicas of a group would be retired for it.
 async fn find(parts: &GroupParts) -> Result<Found, StartError> {
     let replica = parts.replica;
     let retired = |why: String| StartError::Retired { replica, why };
-    let failed = |why: String| StartError::Failed { replica, why };
+    let failed = |why: String| failed(replica, why);
     // Changes nothing, and is refused for those of which the log knows that they must not come back.
     match parts.wal.save_committed(replica, parts.wal.replica_state(replica).and_then(|state| state.committed)) {
         Ok(()) => {}
@@ -36,6 +42,9 @@ async fn find(parts: &GroupParts) -> Result<Found, StartError> {
         }
         Err(e) => return Err(failed(e.to_string())),
     }
+    // A replica that ran in this process before may have left a vote behind that is not durable yet.
+    let flushed = parts.wal.flush().map_err(|e| failed(e.to_string()))?;
+    flushed.await.map_err(|e| failed(e.to_string()))?;
     let state = parts.wal.replica_state(replica).unwrap_or_default();
     let has_log = state.vote.is_some() || state.last.is_some() || state.checkpoint.is_some();
     let header = match parts.store.header(replica).await {
@@ -65,9 +74,16 @@ async fn find(parts: &GroupParts) -> Result<Found, StartError> {
             return Err(retired(format!("checkpoint {found} is not checkpoint {recorded} that the log tells of")));
         }
     }
-    let applied = Header::decode(&header.bytes).map_err(|e| retired(e.to_string()))?.meta.last_log_id;
+    let applied = Header::decode(&header.bytes).map_err(|e| failed(e.to_string()))?.meta.last_log_id;
     if state.last_purged.map(|id| id.index) > applied.map(|id| id.index) {
         return Err(retired("the log does not reach back to the checkpoint".to_string()));
+    }
+    // What a snapshot contradicts was cut off the log, durably, before the snapshot took the place of what was there.
+    let logged = applied.and_then(|id| parts.wal.log_id(replica, id.index));
+    if let Some((logged, applied)) = logged.zip(applied).filter(|(logged, applied)| *logged != to_wal(*applied)) {
+        let (is, should) = (logged.term, applied.leader_id.term);
+        let index = applied.index;
+        return Err(retired(format!("entry {index} is of term {is} in the log, of term {should} in the checkpoint")));
     }
     Ok(Found { header: Some(header) })
 }
@@ -78,13 +94,17 @@ async fn core<M: Machine>(
     found: Found,
 ) -> Result<(Arc<Core<M>>, tokio::sync::mpsc::Receiver<crate::raft::machine::Missing<M::Fence>>), StartError> {
     let replica = parts.replica;
-    let retired = |why: String| StartError::Retired { replica, why };
     let Some(found) = found.header else {
         return Ok(Core::new(replica, parts.store.clone(), machine, None, 0, &parts.config));
     };
-    let header = Header::decode(&found.bytes).map_err(|e| retired(e.to_string()))?;
+    let header = Header::decode(&found.bytes).map_err(|e| failed(replica, e))?;
     let restored = restore(machine, &parts.store, replica, header.machine.clone()).await;
-    let machine = restored.map_err(|e| retired(e.to_string()))?;
+    let machine = restored.map_err(|error| match error {
+        ApplyError::Store(e @ (ReadError::Corrupt { .. } | ReadError::Retired { .. })) => {
+            StartError::Retired { replica, why: e.to_string() }
+        }
+        error => failed(replica, error),
+    })?;
     Ok(Core::new(replica, parts.store.clone(), machine, Some(header), found.generation, &parts.config))
 }
 
@@ -93,9 +113,7 @@ pub(super) async fn start<M: Machine>(parts: GroupParts, machine: M) -> Result<G
     parts.config.validate()?;
     let (thread, replica) = (parts.thread.clone(), parts.replica);
     let started = thread.run(start_there(parts, machine)).await;
-    started.unwrap_or_else(|| {
-        Err(StartError::Failed { replica, why: "the thread of the groups has ended, or starting panicked".to_string() })
-    })
+    started.unwrap_or_else(|| Err(failed(replica, "the thread of the groups has ended, or starting panicked")))
 }
 
 async fn start_there<M: Machine>(parts: GroupParts, machine: M) -> Result<Group<M>, StartError> {
@@ -129,9 +147,11 @@ async fn assemble<M: Machine>(
     };
     let state = Replica::new(group, Arc::clone(&core), parts.wal.clone(), config.snapshot_lease_ms);
     let openraft = Arc::new(config.openraft(format!("group {group}"))?);
-    let raft = Raft::new(replica.0, openraft, peers, log, state)
-        .await
-        .map_err(|e| StartError::Failed { replica, why: e.to_string() })?;
+    let raft = Raft::new(replica.0, openraft, peers, log, state).await.map_err(|error| match core.broken() {
+        Some(Broken { cause: Cause::Lost, why }) => StartError::Retired { replica, why },
+        Some(Broken { cause, why }) => StartError::Failed { replica, cause, why },
+        None => failed(replica, error),
+    })?;
     let queue = Arc::new(Queue::new(config.queue_commands_max, config.queue_bytes_max));
     let lead = Arc::new(Lead::new(replica, Arc::clone(&parts.clock), raft.server_metrics()));
     let reads = Arc::new(Reads::new(config.reads_max, config.election_ms_max, Arc::clone(&parts.clock)));

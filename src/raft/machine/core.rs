@@ -19,6 +19,7 @@ use crate::raft::log_store::Appending;
 use crate::raft::types::{Batch, Entry, LogId, Payload, SnapshotMeta, StoredMembership};
 use crate::store::{Key, Limits, ReadError, StoreHandle, Value};
 use crate::time::{LogicalMs, Stamp};
+use crate::wal;
 
 /// Commands that are applied under the lock before others get a turn.
 const TURN_COMMANDS: usize = 256;
@@ -38,6 +39,36 @@ pub(crate) enum ApplyError {
     /// Only this replica ends: its store has failed or lost something.
     #[error("rows can't be read: {0}")]
     Store(#[from] ReadError),
+}
+
+impl ApplyError {
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Store(ReadError::Corrupt { .. } | ReadError::Retired { .. }) => Cause::Lost,
+            Self::Stop(_) | Self::Store(_) => Cause::Other,
+        }
+    }
+}
+
+/// What kind of reason has stopped a replica, the worst last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// Anything that other replicas may meet as well, such as a command that this build can't apply, or that isn't known. Never a
+    /// reason to give the replica up: all of a group would be given up at the same place.
+    Other,
+    /// Its own data can't be read now.
+    Disk,
+    /// Its own data is not what was written: it must not go on.
+    Lost,
+}
+
+/// What has stopped a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// What kind of reason.
+    pub cause: Cause,
+    /// In words.
+    pub why: String,
 }
 
 /// How far a replica has applied its log.
@@ -69,6 +100,8 @@ pub(super) struct Inner<M> {
     /// `marks.total()` when the newest checkpoint was begun.
     pub(super) frozen_at: u64,
     pub(super) checkpointed: Checkpointed,
+    /// A snapshot takes the store's place: what is read from it now doesn't belong to the machine that is still here.
+    pub(super) installing: bool,
 }
 
 /// The machine of one replica and what stands around it.
@@ -79,6 +112,14 @@ pub(crate) struct Core<M: Machine> {
     pub(super) log_keep_bytes: u64,
     /// A checkpoint is under way.
     pub(super) checkpointing: AtomicBool,
+    /// Held by whatever changes the replica's content in the store: a checkpoint, or an installation.
+    pub(super) gate: Arc<tokio::sync::Mutex<()>>,
+    /// Tells a checkpoint that waits for the store to give way.
+    pub(super) give_way: AtomicBool,
+    /// The replica has ended: nothing of it changes the store any more.
+    closed: AtomicBool,
+    /// What has stopped the replica, as far as that was seen here.
+    broken: Mutex<Option<Broken>>,
     decoded: Mutex<Decoded<M::Command>>,
     prefetches: mpsc::Sender<Missing<M::Fence>>,
     applied: watch::Sender<Applied>,
@@ -119,6 +160,7 @@ impl<M: Machine> Core<M> {
             marks: Marks::default(),
             frozen_at: 0,
             checkpointed: Checkpointed { meta, generation, purge_upto: None },
+            installing: false,
         };
         let core = Self {
             replica,
@@ -126,12 +168,60 @@ impl<M: Machine> Core<M> {
             inner: RwLock::new(inner),
             log_keep_bytes: config.log_keep_bytes,
             checkpointing: AtomicBool::new(false),
+            gate: Arc::default(),
+            give_way: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            broken: Mutex::new(None),
             decoded: Mutex::new(Decoded::new(config.decoded_bytes_max)),
             prefetches,
             applied: watch::Sender::new(Applied { log_id: applied, revision }),
             revisions: watch::Sender::new(revision),
         };
         (Arc::new(core), fetches)
+    }
+
+    /// Notes what stops the replica; the first that is noted stays, unless a later one is worse.
+    pub(crate) fn note(&self, cause: Cause, why: impl Into<String>) {
+        let mut broken = self.broken.lock();
+        if broken.as_ref().is_none_or(|broken| broken.cause < cause) {
+            *broken = Some(Broken { cause, why: why.into() });
+        }
+    }
+
+    /// What has stopped the replica, as far as that was seen here.
+    pub(crate) fn broken(&self) -> Option<Broken> {
+        self.broken.lock().clone()
+    }
+
+    /// Waits until nothing of this replica is on its way to the store; nothing will be from then on. A successor under the same
+    /// id may then be restored from what is there.
+    pub(crate) async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.give_way.store(true, Ordering::Release);
+        drop(self.gate.lock().await);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Rows that are read from the store from now on are refused, until [`Core::replace`]: they may be of the new state.
+    pub(super) fn begin_install(&self) {
+        self.inner.write().installing = true;
+    }
+
+    /// Waits until rows of the store belong to the machine.
+    pub(crate) async fn installed(&self) {
+        let mut applied = self.applied.subscribe();
+        while self.inner.read().installing {
+            // The sender lives as long as this does.
+            let _ = applied.changed().await;
+        }
+    }
+
+    /// Whether rows that were read by now may be of another state than the machine's.
+    pub(crate) fn is_installing(&self) -> bool {
+        self.inner.read().installing
     }
 
     /// Looks at the machine.
@@ -176,6 +266,15 @@ impl<M: Machine> Core<M> {
 
     /// Applies one entry; the answers to its commands.
     pub(super) async fn apply(&self, entry: Entry) -> Result<crate::raft::types::Applied, ApplyError> {
+        let index = entry.log_id.index;
+        let applied = self.apply_one(entry).await;
+        if let Err(error) = &applied {
+            self.note(error.cause(), format!("entry {index} can't be applied: {error}"));
+        }
+        applied
+    }
+
+    async fn apply_one(&self, entry: Entry) -> Result<crate::raft::types::Applied, ApplyError> {
         let id = entry.log_id;
         match entry.payload {
             Payload::Blank => {
@@ -319,6 +418,7 @@ impl<M: Machine> Core<M> {
             inner.membership = header.meta.last_membership.clone();
             inner.frozen_at = inner.marks.total();
             inner.checkpointed = Checkpointed { meta: Some(header.meta), generation, purge_upto: None };
+            inner.installing = false;
         }
         self.decoded.lock().truncate(0);
         self.tell(applied, revision);
@@ -331,6 +431,9 @@ impl<M: Machine> Inner<M> {
     }
 
     fn admit(&mut self, fence: M::Fence, rows: &[(Key, Option<Value>)]) {
+        if self.installing {
+            return;
+        }
         for (key, value) in rows {
             // Refused when a checkpoint came between: then they will be asked for again.
             if !self.machine.admit(fence, key, value.as_deref()) {
@@ -384,4 +487,16 @@ impl<M: Machine> Appending for Core<M> {
     fn truncating(&self, index: u64) {
         self.decoded.lock().truncate(index);
     }
+
+    fn unreadable(&self, error: &wal::ReadError) {
+        let cause = match error {
+            wal::ReadError::Rot { .. } | wal::ReadError::Distrusted { .. } => Cause::Lost,
+            wal::ReadError::Io { .. } => Cause::Disk,
+            wal::ReadError::Unknown { .. } => Cause::Other,
+        };
+        self.note(cause, error.to_string());
+    }
 }
+
+#[cfg(test)]
+mod tests;

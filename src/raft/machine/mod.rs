@@ -16,7 +16,8 @@ mod shard;
 pub use meta::{MetaMachine, MetaState};
 pub use shard::ShardMachine;
 
-pub(crate) use self::core::Core;
+pub(crate) use self::core::{ApplyError, Core};
+pub use self::core::{Broken, Cause};
 pub(crate) use body::push;
 pub(crate) use decoded::Pieces;
 pub(crate) use header::Header;

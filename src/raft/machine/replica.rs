@@ -2,14 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 
-use super::core::{Checkpointed, Core};
+use super::core::{ApplyError, Cause, Checkpointed, Core};
 use super::header::Header;
 use super::{Machine, Stop};
 use crate::ids::{GroupId, ReplicaId};
@@ -53,19 +53,16 @@ pub(crate) struct Replica<M: Machine> {
     core: Arc<Core<M>>,
     wal: Wal,
     lease_ms: u64,
-    /// Taken by a checkpoint while it runs, and by an installation.
-    gate: Arc<tokio::sync::Mutex<()>>,
-    /// Tells a checkpoint that waits for the store to give way.
-    give_way: Arc<AtomicBool>,
 }
 
 impl<M: Machine> Replica<M> {
     /// The replica around `core`.
     pub(crate) fn new(group: GroupId, core: Arc<Core<M>>, wal: Wal, lease_ms: u64) -> Self {
-        Self { group, core, wal, lease_ms, gate: Arc::default(), give_way: Arc::default() }
+        Self { group, core, wal, lease_ms }
     }
 
     fn fail(&self, doing: &'static str, error: &dyn std::error::Error) -> io::Error {
+        self.core.note(Cause::Other, format!("{doing}: {error}"));
         tracing::error!(group = %self.group, replica = %self.core.replica, %error, "{doing}: this replica stops");
         io::Error::other(format!("{doing}: {error}"))
     }
@@ -73,6 +70,10 @@ impl<M: Machine> Replica<M> {
     async fn install(&mut self, install: InstallHandle, header: Header) -> Result<(), io::Error> {
         let generation = self.core.checkpointed().generation + 1;
         let bytes = header.clone().encode();
+        // openraft has cut off by now what contradicts the snapshot. Log and store are synced each for itself: were the snapshot
+        // there after a crash and the cut not, the log would contradict it (invariant raft/12).
+        self.wal.flush().map_err(io::Error::other)?.await.map_err(io::Error::other)?;
+        self.core.begin_install();
         let done = install.finish(generation, bytes).await.map_err(|e| self.fail("installing a snapshot", &e))?;
         let applied = header.meta.last_log_id;
         record(&self.wal, self.core.replica, done, applied).await?;
@@ -107,11 +108,11 @@ pub(crate) async fn restore<M: Machine>(
     store: &StoreHandle,
     replica: ReplicaId,
     header: Vec<u8>,
-) -> Result<M, Stop> {
+) -> Result<M, ApplyError> {
     let mut images: Vec<Pair> = Vec::new();
     loop {
         let after = images.last().map(|(key, _)| key.clone());
-        let chunk = store.images(replica, after, IMAGES_BYTES).await.map_err(|e| Stop(e.to_string()))?;
+        let chunk = store.images(replica, after, IMAGES_BYTES).await?;
         let more = chunk.more && !chunk.pairs.is_empty();
         images.extend(chunk.pairs);
         if !more {
@@ -119,7 +120,7 @@ pub(crate) async fn restore<M: Machine>(
         }
     }
     let restoring = tokio::task::spawn_blocking(move || template.restore(&header, images));
-    restoring.await.map_err(|e| Stop(format!("restoring panicked: {e}")))?
+    Ok(restoring.await.map_err(|e| Stop(format!("restoring panicked: {e}")))??)
 }
 
 impl<M: Machine> RaftStateMachine<Types> for Replica<M> {
@@ -150,7 +151,7 @@ impl<M: Machine> RaftStateMachine<Types> for Replica<M> {
     }
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Checkpointer<M>> {
-        let permit = Arc::clone(&self.gate).try_lock_owned().ok()?;
+        let permit = Arc::clone(&self.core.gate).try_lock_owned().ok().filter(|_| !self.core.is_closed())?;
         let mut inner = self.core.inner.write();
         let frozen = inner.machine.freeze()?;
         inner.frozen_at = inner.marks.total();
@@ -164,12 +165,11 @@ impl<M: Machine> RaftStateMachine<Types> for Replica<M> {
         let stamp = inner.stamp;
         drop(inner);
         self.core.checkpointing.store(true, Ordering::Release);
-        self.give_way.store(false, Ordering::Release);
+        self.core.give_way.store(self.core.is_closed(), Ordering::Release);
         Some(Checkpointer {
             group: self.group,
             core: Arc::clone(&self.core),
             wal: self.wal.clone(),
-            give_way: Arc::clone(&self.give_way),
             lease_ms: self.lease_ms,
             work: Some(Work { frozen, meta, stamp, next }),
             _permit: permit,
@@ -186,9 +186,12 @@ impl<M: Machine> RaftStateMachine<Types> for Replica<M> {
     }
 
     async fn install_snapshot(&mut self, _: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
-        self.give_way.store(true, Ordering::Release);
-        let gate = Arc::clone(&self.gate);
+        self.core.give_way.store(true, Ordering::Release);
+        let gate = Arc::clone(&self.core.gate);
         let _permit = gate.lock().await;
+        if self.core.is_closed() {
+            return Err(io::Error::other("this replica has ended"));
+        }
         let (install, header) = match snapshot {
             SnapshotData::Received { install, header } => (install.into_inner(), header),
             SnapshotData::Local { store, replica, lease_ms } => {
@@ -240,7 +243,6 @@ pub(crate) struct Checkpointer<M: Machine> {
     group: GroupId,
     core: Arc<Core<M>>,
     wal: Wal,
-    give_way: Arc<AtomicBool>,
     lease_ms: u64,
     work: Option<Work<M::Frozen>>,
     _permit: tokio::sync::OwnedMutexGuard<()>,
@@ -268,7 +270,7 @@ impl<M: Machine> Checkpointer<M> {
                 }
                 Err(error) => return Err(io::Error::other(error)),
             };
-            if self.give_way.load(Ordering::Acquire) {
+            if self.core.give_way.load(Ordering::Acquire) {
                 return Ok(None);
             }
             tokio::time::sleep(wait).await;
@@ -307,6 +309,7 @@ impl<M: Machine> RaftSnapshotBuilder<Types> for Checkpointer<M> {
             Err(error) => {
                 let (group, replica) = (self.group, self.core.replica);
                 tracing::error!(%group, %replica, %error, "a checkpoint failed: this replica stops");
+                self.core.note(Cause::Other, format!("a checkpoint failed: {error}"));
                 Err(error)
             }
         }

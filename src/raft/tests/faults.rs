@@ -8,7 +8,7 @@ use super::{GROUP, LONG, POISON, Tally, TestCluster, config, eventually};
 use crate::ids::{GroupId, ReplicaId};
 use crate::raft::codec::VoteRepr;
 use crate::raft::types::Vote;
-use crate::raft::{Fate, GroupConfig, Lane, Outcome, QueryError, ReadMode, StartError};
+use crate::raft::{Cause, Fate, GroupConfig, Lane, Outcome, QueryError, ReadMode, StartError};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_cut_off_never_answers_a_strong_read_and_tells_unknown_outcomes_as_such() {
@@ -125,7 +125,13 @@ async fn a_follower_that_was_cut_off_catches_up_by_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_that_the_log_no_longer_reaches_catches_up_by_snapshot_and_restarts_from_it() {
-    let small = GroupConfig { snapshot_piece_bytes: 512, snapshot_pieces_in_flight: 2, ..config() };
+    // An answer that is lost with its sender is not waited for longer than the test waits.
+    let small = GroupConfig {
+        snapshot_piece_bytes: 512,
+        snapshot_pieces_in_flight: 2,
+        snapshot_install_ms_max: 3000,
+        ..config()
+    };
     let mut cluster = TestCluster::<Tally>::form(3, small).await;
     cluster.commit(0).await;
     let leader = cluster.leader().await;
@@ -187,6 +193,8 @@ async fn a_command_that_cannot_be_applied_stops_the_replica_and_is_never_skipped
     let stopped = || cluster.nodes.values().filter(|node| node.group().status().stopped.is_some()).count();
     eventually("two have stopped", || (stopped() >= 2).then_some(())).await;
     for node in cluster.nodes.values() {
+        // All stop alike: whoever gave them up for it would give up all that the group has.
+        assert!(node.group().broken().is_none_or(|broken| broken.cause == Cause::Other));
         // The third may not even have heard that the first command is committed.
         let applied = node.applied();
         assert!([1].starts_with(&applied), "nobody goes on behind it: {applied:?}");
@@ -241,6 +249,65 @@ async fn a_replica_whose_disk_has_lost_something_is_retired_and_not_opened() {
     cluster.net.heal();
     cluster.commit(10).await;
     cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_stopped_and_started_in_one_process_goes_on_with_what_it_had() {
+    let busy = GroupConfig { checkpoint_log_bytes: 200, log_keep_bytes: 100, ..config() };
+    let mut cluster = TestCluster::<Tally>::form(3, busy).await;
+    let mut committed = Vec::new();
+    for round in 0..4_u64 {
+        for n in 0..30 {
+            cluster.commit(round * 100 + n).await;
+            committed.push(round * 100 + n);
+        }
+        let node = cluster.node(1 + round % 3);
+        node.group().stop().await;
+        node.try_start().await.expect("it starts again");
+    }
+    cluster.all_have(&committed).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_contradicts_its_checkpoint_retires_the_replica() {
+    use crate::raft::codec::encode_payload;
+    use crate::raft::machine::Header;
+    use crate::raft::types::{Payload, SnapshotMeta, log_id};
+    use crate::store::Checkpoint;
+    let net = crate::raft::MemoryNet::default();
+    let mut node = super::TestNode::<Tally>::new(&net, 1, 11, config());
+    node.boot();
+    // As after a crash that kept the snapshot and lost the cut of the log that went before it.
+    let entry = |index| crate::wal::Record {
+        id: crate::wal::LogId { term: 1, leader: 0, index },
+        payload: encode_payload(&Payload::Blank),
+    };
+    let appended = node.wal().append(node.replica, (0..6).map(entry).collect(), Box::new(|_| {}));
+    appended.expect("taken");
+    let meta = SnapshotMeta { last_log_id: Some(log_id(2, 4)), ..SnapshotMeta::default() };
+    let header = Header { meta, stamp: crate::time::Stamp::default(), machine: vec![0; 16] };
+    node.store().create(node.replica).await.expect("made");
+    let checkpoint = Checkpoint { generation: 1, header: header.encode(), ..Checkpoint::default() };
+    node.store().checkpoint(node.replica, Arc::new(checkpoint)).await.expect("kept");
+    let refused = node.try_start().await;
+    assert!(matches!(&refused, Err(StartError::Retired { why, .. }) if why.contains("entry 4")), "{refused:?}");
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_this_build_does_not_understand_retires_nobody() {
+    let net = crate::raft::MemoryNet::default();
+    let mut node = super::TestNode::<Tally>::new(&net, 1, 11, config());
+    node.boot();
+    node.wal().save_vote(node.replica, vec![1].into()).expect("taken").await.expect("kept");
+    node.store().create(node.replica).await.expect("made");
+    let later = crate::store::Checkpoint { generation: 1, header: b"later".to_vec(), ..Default::default() };
+    node.store().checkpoint(node.replica, Arc::new(later)).await.expect("kept");
+    let refused = node.try_start().await;
+    assert!(matches!(&refused, Err(StartError::Failed { cause: Cause::Other, .. })), "{refused:?}");
+    assert!(!node.wal().is_forgotten(node.replica));
+    node.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,175 @@
+//! What becomes of a replica that runs and fails, over a log and a store that lose what was not synced.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::ambient::SystemClock;
+use crate::fs::LyingFs;
+use crate::ids::ShardId;
+use crate::raft::MemoryNet;
+use crate::store::{Fault, MemDisk, MemStore, Queues};
+use crate::time::WallMs;
+use crate::wal;
+
+const REPLICA: ReplicaId = ReplicaId(5);
+const NODE: NodeId = NodeId(1);
+
+/// The machine's clock, that a test puts forward.
+#[derive(Debug)]
+struct Ahead(SystemClock, AtomicU64);
+
+impl Clock for Ahead {
+    fn monotonic(&self) -> MonotonicMs {
+        self.0.monotonic().plus(self.1.load(Ordering::Acquire))
+    }
+
+    fn wall(&self) -> WallMs {
+        self.0.wall().plus(self.1.load(Ordering::Acquire))
+    }
+}
+
+/// A node with one shard of one replica.
+struct Rig {
+    shards: Arc<Shards>,
+    clock: Arc<Ahead>,
+    disk: MemDisk,
+    fs: LyingFs,
+}
+
+fn group() -> GroupId {
+    GroupId::from(ShardId(0))
+}
+
+fn wanted() -> Wanted {
+    Wanted { run: BTreeMap::from([(REPLICA, group())]), destroy: BTreeMap::new() }
+}
+
+impl Rig {
+    fn new(fs: LyingFs, disk: MemDisk) -> Self {
+        let clock = Arc::new(Ahead(SystemClock::new(), AtomicU64::new(0)));
+        let log = wal::Config {
+            segment_bytes: 4 << 20,
+            replicas_max: 64,
+            move_bytes_max: 1 << 20,
+            on_fatal: Arc::new(|_| {}),
+            ..wal::Config::default()
+        };
+        let (wal, _) = Wal::open(Arc::new(fs.clone()), log).unwrap();
+        let (store, _) = MemStore::open(&disk, clock.clone(), &[]);
+        // A store that fails ends nothing here: the replica is to be seen.
+        let (store, _) = StoreHandle::spawn(Arc::new(store), Queues::default(), Arc::new(|_| {})).unwrap();
+        let net = MemoryNet::default();
+        let switchboard = Switchboard::new(net.link(NODE));
+        net.connect(NODE, &switchboard);
+        let times =
+            GroupConfig { heartbeat_ms: 20, election_ms_min: 100, election_ms_max: 200, ..GroupConfig::default() };
+        let shards = Arc::new(Shards::new(Parts {
+            node: NODE,
+            config: Arc::new(times),
+            thread: RaftThread::spawn("groups").unwrap(),
+            switchboard,
+            wal,
+            store,
+            clock: clock.clone(),
+            started: clock.monotonic(),
+            retired: BTreeMap::new(),
+            lost: None,
+        }));
+        Self { shards, clock, disk, fs }
+    }
+
+    async fn open(&self) {
+        self.shards.open(&wanted(), &MetaState::default()).await;
+    }
+
+    async fn open_first(&self) {
+        self.open().await;
+        self.shards.initialize_one(group(), REPLICA, BTreeMap::from([(REPLICA, NODE)])).await;
+        self.leads().await;
+    }
+
+    async fn leads(&self) {
+        let leads = async {
+            while !self.shards.exactly(group(), REPLICA).is_some_and(|hosted| hosted.leads()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), leads).await.expect("it leads");
+    }
+
+    async fn mended(&self) -> Failed {
+        let mended = async {
+            loop {
+                self.shards.mend().await;
+                if let Some(failed) = self.shards.failed().remove(&REPLICA) {
+                    return failed;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), mended).await.expect("it is taken out")
+    }
+
+    async fn end(self) -> (LyingFs, MemDisk) {
+        self.shards.stop().await;
+        let (thread, wal) = (self.shards.parts.thread.clone(), self.shards.parts.wal.clone());
+        let end = move || {
+            thread.end();
+            wal.close();
+        };
+        tokio::task::spawn_blocking(end).await.unwrap();
+        (self.fs, self.disk)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_rows_are_found_rotten_while_it_runs_is_retired_for_ever() {
+    let rig = Rig::new(LyingFs::new(1), MemDisk::new());
+    rig.open_first().await;
+    rig.disk.rot(REPLICA);
+    rig.shards.mend().await;
+    assert!(rig.shards.failed().is_empty(), "nobody has met it yet");
+    // Whoever meets it: here nobody that belongs to the replica.
+    let mut losses = rig.shards.parts.store.losses();
+    assert!(rig.shards.parts.store.get(REPLICA, vec![vec![1]]).await.is_err());
+    losses.changed().await.expect("it is told");
+    rig.shards.mend().await;
+    let failed = rig.shards.failed().remove(&REPLICA).expect("it is taken out at once");
+    assert!(failed.retired, "{failed:?}");
+    assert!(rig.shards.exactly(group(), REPLICA).is_none());
+    assert_eq!(rig.shards.reports_of(group())[0].role, ReplicaRole::Retired);
+    rig.clock.1.fetch_add(1_000_000, Ordering::AcqRel);
+    rig.open().await;
+    assert!(rig.shards.exactly(group(), REPLICA).is_none());
+    // The next process finds a store in which everything looks well.
+    let (fs, _) = rig.end().await;
+    fs.crash();
+    let rig = Rig::new(fs, MemDisk::new());
+    rig.open().await;
+    assert!(rig.shards.failed()[&REPLICA].retired);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_stops_by_itself_is_opened_again_after_a_while_with_all_that_it_had() {
+    let rig = Rig::new(LyingFs::new(2), MemDisk::new());
+    rig.open_first().await;
+    let hosted = rig.shards.exactly(group(), REPLICA).unwrap();
+    let before = hosted.status();
+    rig.disk.fail_next(Fault::Refused);
+    assert!(hosted.shard().unwrap().checkpoint_now().await.is_err());
+    let failed = rig.mended().await;
+    assert!(!failed.retired && failed.why.contains("checkpoint"), "{failed:?}");
+    assert_eq!(rig.shards.reports_of(group())[0].role, ReplicaRole::Failed);
+    rig.open().await;
+    assert!(rig.shards.exactly(group(), REPLICA).is_none(), "not before it may");
+    rig.clock.1.fetch_add(RETRY_MS, Ordering::AcqRel);
+    rig.open().await;
+    assert!(rig.shards.failed().is_empty());
+    rig.leads().await;
+    let after = rig.shards.exactly(group(), REPLICA).unwrap();
+    assert_eq!(after.status().members.voters, before.members.voters);
+    assert!(after.status().term > before.term, "no lead without an election");
+    after.shard().unwrap().checkpoint_now().await.expect("the store is well again");
+    rig.end().await;
+}
