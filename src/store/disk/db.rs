@@ -126,6 +126,7 @@ impl Database {
     fn check(&self) -> Result<(), Bad> {
         match &*self.failed.lock() {
             Some(what) => Err(Bad::Failed(what.clone())),
+            None if durable::has_failed() => Err(Bad::Failed("a sync of sled's log has failed".to_string())),
             None => Ok(()),
         }
     }
@@ -149,6 +150,8 @@ impl Database {
     pub(super) fn write<T>(&self, call: impl FnOnce() -> Result<T, Bad>) -> Result<T, Bad> {
         self.check()?;
         let done = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(Bad::Failed(panic_text(&*panic))));
+        // What sled has not noticed counts all the same.
+        let done = done.and_then(|done| self.check().map(|()| done));
         done.map_err(|bad| {
             let (Bad::Corrupt(what) | Bad::Failed(what)) = bad;
             let what = format!("{}: {what}", self.path.display());
