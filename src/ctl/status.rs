@@ -85,6 +85,10 @@ impl Status {
         if !silent.is_empty() {
             complaints.push(format!("not alive: {}", silent.join(", ")));
         }
+        let full: Vec<&str> = self.nodes.iter().filter(|node| node.disk_full).map(|node| node.node.as_str()).collect();
+        if !full.is_empty() {
+            complaints.push(format!("out of disk space: {}", full.join(", ")));
+        }
         complaints
     }
 

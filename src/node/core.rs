@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ids::{Generation, GroupId, NodeId, ReplicaId};
-use crate::raft::{GroupConfig, InvalidConfig, RaftThread, Switchboard};
+use crate::raft::{GroupConfig, InvalidConfig, RaftThread, Room, Switchboard};
 use crate::store::StoreThreads;
 use crate::telemetry::Metrics;
 use crate::time::{Clock, MonotonicMs, WallMs};
@@ -95,6 +95,8 @@ pub(super) struct Inner {
     pub(super) wal: crate::wal::Wal,
     pub(super) store: crate::store::StoreHandle,
     pub(super) store_threads: Mutex<Option<StoreThreads>>,
+    /// How much room the disk has.
+    pub(super) room: Arc<Room>,
     /// Something happened that the host loop should look at.
     pub(super) look: Notify,
     pub(super) started: WallMs,
@@ -229,6 +231,7 @@ impl Node {
         let link = Link::new(link_config, book, metrics.clone());
         let thread =
             RaftThread::spawn("raft").map_err(|source| StartError::Io { what: "the groups' thread", source })?;
+        let room = Arc::new(Room::default());
         let shards = Arc::new(Shards::new(Parts {
             node: identity.node,
             config: Arc::new(groups),
@@ -237,6 +240,8 @@ impl Node {
             wal: storage.wal.clone(),
             store: storage.store.clone(),
             clock: clock.clone(),
+            room: room.clone(),
+            rows_bytes: config.memory_rows_mib << 20,
             started: started_at,
             retired: storage.retired,
             lost: storage.lost,
@@ -273,6 +278,7 @@ impl Node {
             wal: storage.wal,
             store: storage.store,
             store_threads: Mutex::new(Some(storage.threads)),
+            room,
             look: Notify::new(),
             metrics_address: bound.metrics_address,
             meta_replicas: Mutex::new(meta_replicas),
@@ -290,7 +296,7 @@ impl Node {
 
     /// Starts every loop.
     fn begin(&self, link: TcpListener, metrics: TcpListener) -> Result<(), StartError> {
-        use super::{host, pulse, reconciler, server};
+        use super::{host, log_budget, pulse, reconciler, reserve, server};
         let inner = &self.inner;
         server::serve_link(inner, link).map_err(|source| StartError::Io { what: "link.tls", source })?;
         server::serve_metrics(inner, metrics);
@@ -301,6 +307,8 @@ impl Node {
         inner.spawn(pulse::run(inner.clone()));
         inner.spawn(pulse::report(inner.clone()));
         inner.spawn(reconciler::run(inner.clone()));
+        inner.spawn(log_budget::run(inner.clone()));
+        inner.spawn(reserve::run(inner.clone()));
         Ok(())
     }
 

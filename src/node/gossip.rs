@@ -135,6 +135,9 @@ pub struct Report {
     /// Commands that it has acknowledged since it started.
     #[n(5)]
     pub acknowledged: u64,
+    /// Whether its reserve of disk space is touched, so that what adds data is refused.
+    #[cbor(n(6), default)]
+    pub disk_full: bool,
 }
 
 /// What was heard of a node.

@@ -11,6 +11,7 @@
 //! | [`shards`], `host`, `mend` | the replicas that run here, as the meta state says; what becomes of those that fail |
 //! | [`gossip`], `pulse`, [`leaders`] | what the nodes tell each other: who lives, who leads, how replicas are |
 //! | `reconciler` | carries out the planner's steps for the groups that are led here |
+//! | `log_budget`, `reserve` | keep the log within its budget, and some of the disk free |
 //! | [`router`] | brings each call to where it can be answered |
 //! | [`bootstrap`] | makes a cluster of nodes that have none |
 //! | `core`, `server`, `signals` | puts it together, starts it and stops it |
@@ -37,10 +38,12 @@ pub mod gossip;
 mod host;
 pub mod leaders;
 pub mod link;
+mod log_budget;
 mod mend;
 pub mod meta;
 mod pulse;
 mod reconciler;
+mod reserve;
 pub mod router;
 mod server;
 pub mod shards;

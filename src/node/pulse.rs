@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::health::{Change, Liveness};
 use crate::ids::{GroupId, NodeId, ReplicaId};
-use crate::raft::Role;
+use crate::raft::{Role, RoomLevel};
 
 use super::core::Inner;
 use super::gossip::{Gossip, Pulse, Report};
@@ -85,6 +85,7 @@ async fn own_report(inner: &Inner) -> Report {
         log_bytes: inner.wal.stats().log_bytes,
         store_bytes,
         acknowledged: inner.router.acknowledged(),
+        disk_full: inner.room.level() != RoomLevel::Ample,
     }
 }
 

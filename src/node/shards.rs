@@ -31,8 +31,8 @@ use parking_lot::Mutex;
 
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::raft::{
-    Broken, Cause, Group, GroupConfig, GroupParts, GroupStatus, LeaderHint, MetaMachine, RaftThread, Role,
-    ShardMachine, StartError, Switchboard, TransferError,
+    Broken, Cause, Group, GroupConfig, GroupParts, MetaMachine, RaftThread, Role, Room, RowsShare, ShardMachine,
+    StartError, Switchboard,
 };
 use crate::store::StoreHandle;
 use crate::time::{Clock, MonotonicMs};
@@ -43,153 +43,13 @@ use super::mend::{Mender, Next, RETRY_MS};
 use super::meta::{MetaState, Replicated};
 use super::storage::{Lost, MayHaveLost};
 
+mod hosted;
+
+use hosted::Handle;
+pub use hosted::{Hosted, MetaGroup, ShardGroup};
+
 /// How many replicas are opened or destroyed at once.
 const OPENING_MAX: usize = 8;
-
-/// A shard's group.
-pub type ShardGroup = Group<ShardMachine>;
-/// The meta group.
-pub type MetaGroup = Group<MetaMachine<Replicated>>;
-
-/// A replica that runs.
-pub struct Hosted {
-    /// Its group.
-    pub group: GroupId,
-    /// Which.
-    pub replica: ReplicaId,
-    machine: Handle,
-}
-
-enum Handle {
-    Shard(ShardGroup),
-    Meta(MetaGroup),
-}
-
-/// Does the same with either kind of group.
-macro_rules! either {
-    ($hosted:expr, $group:ident => $what:expr) => {
-        match &$hosted.machine {
-            Handle::Shard($group) => $what,
-            Handle::Meta($group) => $what,
-        }
-    };
-}
-
-impl Hosted {
-    /// The group, when it is a shard's.
-    pub fn shard(&self) -> Option<&ShardGroup> {
-        match &self.machine {
-            Handle::Shard(group) => Some(group),
-            Handle::Meta(_) => None,
-        }
-    }
-
-    /// The group, when it is the meta group.
-    pub fn meta(&self) -> Option<&MetaGroup> {
-        match &self.machine {
-            Handle::Meta(group) => Some(group),
-            Handle::Shard(_) => None,
-        }
-    }
-
-    /// Whether it has taken part in its group: a fresh one knows no members, and nothing else either.
-    pub fn has_members(&self) -> bool {
-        either!(self, group => group.members().id.is_some())
-    }
-
-    /// Role, term and leader now.
-    pub fn leadership(&self) -> (Role, u64, Option<LeaderHint>) {
-        either!(self, group => group.leadership())
-    }
-
-    /// Whether it leads.
-    pub fn leads(&self) -> bool {
-        self.leadership().0 == Role::Leader
-    }
-
-    /// What it is like now.
-    pub fn status(&self) -> GroupStatus {
-        either!(self, group => group.status())
-    }
-
-    /// Stands for election.
-    pub async fn elect(&self) {
-        either!(self, group => group.elect().await);
-    }
-
-    /// Hands the lead over.
-    pub async fn transfer_leader(&self, to: ReplicaId, timeout: Duration) -> Result<(), TransferError> {
-        either!(self, group => group.transfer_leader(to, timeout).await)
-    }
-
-    /// Adds a listener; see [`Group::add_learner`].
-    pub async fn add_learner(
-        &self,
-        replica: ReplicaId,
-        node: NodeId,
-        after: crate::raft::MembershipId,
-    ) -> Result<(), crate::raft::ChangeError> {
-        either!(self, group => group.add_learner(replica, node, after).await.map(|_| ()))
-    }
-
-    /// Changes the voters; see [`Group::change_voters`].
-    pub async fn change_voters(
-        &self,
-        voters: Vec<ReplicaId>,
-        after: crate::raft::MembershipId,
-    ) -> Result<(), crate::raft::ChangeError> {
-        either!(self, group => group.change_voters(voters, after).await.map(|_| ()))
-    }
-
-    /// Removes a listener; see [`Group::remove_learner`].
-    pub async fn remove_learner(
-        &self,
-        replica: ReplicaId,
-        after: crate::raft::MembershipId,
-    ) -> Result<(), crate::raft::ChangeError> {
-        either!(self, group => group.remove_learner(replica, after).await.map(|_| ()))
-    }
-
-    /// Why it has stopped by itself, or must stop; see [`Group::broken`].
-    pub fn broken(&self) -> Option<Broken> {
-        either!(self, group => group.broken())
-    }
-
-    /// Ends it; see [`Group::stop`].
-    async fn stop(&self) {
-        either!(self, group => group.stop().await);
-    }
-
-    /// LEASE reads are done as STRONG ones for a while: see [`Group::void_leases`].
-    pub fn void_leases(&self) {
-        either!(self, group => group.void_leases());
-    }
-
-    /// As the other nodes are told.
-    pub fn report(&self) -> ReplicaReport {
-        let status = self.status();
-        let role = match (&status.stopped, status.role) {
-            (Some(_), _) | (None, Role::Stopped) => ReplicaRole::Stopped,
-            (None, Role::Leader) => ReplicaRole::Leader,
-            (None, Role::Follower) => ReplicaRole::Follower,
-            (None, Role::Candidate) => ReplicaRole::Candidate,
-            (None, Role::Learner) => ReplicaRole::Learner,
-        };
-        ReplicaReport {
-            group: self.group,
-            replica: self.replica,
-            role,
-            term: status.term,
-            last_log: status.last_log.unwrap_or(0),
-            applied: status.applied.unwrap_or(0),
-            checkpointed: status.checkpointed.unwrap_or(0),
-            log_bytes: status.log_bytes,
-            revision: status.revision.0,
-            voter: status.members.is_voter(self.replica),
-            active_views: self.shard().map_or(0, |shard| shard.peek(|state| state.counts().active_views)),
-        }
-    }
-}
 
 /// A replica that doesn't run, though it should.
 #[derive(Clone, Debug)]
@@ -233,6 +93,10 @@ pub struct Parts {
     pub store: StoreHandle,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// How much room the disk has.
+    pub room: Arc<Room>,
+    /// Memory for unchanged rows, of all shards together, in bytes.
+    pub rows_bytes: u64,
     /// When the process began.
     pub started: MonotonicMs,
     /// Replicas that log or store have lost something of, and why.
@@ -248,6 +112,7 @@ pub struct Shards {
     /// Only one change of the table at a time.
     changing: Mutex<()>,
     mender: Mender,
+    rows: Arc<RowsShare>,
     /// The thread of the groups is told to run nothing new.
     stopping: std::sync::atomic::AtomicBool,
 }
@@ -288,7 +153,14 @@ impl Shards {
     /// Nothing runs yet.
     pub fn new(parts: Parts) -> Self {
         let mender = Mender::new(parts.config.election_ms_max);
-        Self { parts, table: ArcSwap::default(), changing: Mutex::new(()), mender, stopping: false.into() }
+        Self {
+            parts,
+            table: ArcSwap::default(),
+            changing: Mutex::new(()),
+            mender,
+            rows: Arc::default(),
+            stopping: false.into(),
+        }
     }
 
     /// Where incoming frames go.
@@ -300,6 +172,8 @@ impl Shards {
         let _one = self.changing.lock();
         let mut table = (**self.table.load()).clone();
         change(&mut table);
+        let replicas = table.open.values().map(Vec::len).sum::<usize>().max(1) as u64;
+        self.rows.set(usize::try_from(self.parts.rows_bytes / replicas).unwrap_or(usize::MAX));
         self.table.store(Arc::new(table));
     }
 
@@ -416,6 +290,7 @@ impl Shards {
             wal: self.parts.wal.clone(),
             store: self.parts.store.clone(),
             clock: self.parts.clock.clone(),
+            room: self.parts.room.clone(),
         };
         if self.is_stopping() {
             return;
@@ -427,11 +302,14 @@ impl Shards {
         }
         let started = match group {
             GroupId::META => Group::start(parts, MetaMachine::new(Replicated::default())).await.map(Handle::Meta),
-            _ => Group::start(parts, ShardMachine::new(meta.settings.clone())).await.map(Handle::Shard),
+            _ => {
+                let machine = ShardMachine::sharing(meta.settings.clone(), self.rows.clone());
+                Group::start(parts, machine).await.map(Handle::Shard)
+            }
         };
         match started {
             Ok(machine) => {
-                let hosted = Arc::new(Hosted { group, replica, machine });
+                let hosted = Arc::new(Hosted::new(group, replica, machine));
                 if self.is_stopping() {
                     hosted.stop().await;
                     return;
@@ -546,7 +424,7 @@ impl Shards {
         if status.last_log.is_some() || !status.members.nodes.is_empty() {
             return;
         }
-        let done = either!(hosted, group => group.initialize(voters).await);
+        let done = hosted.initialize(voters).await;
         if let Err(error) = done {
             tracing::warn!(%group, shard = group.shard().map(|shard| shard.0), %error, "a group can't be initialized yet");
         }

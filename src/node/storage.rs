@@ -107,6 +107,20 @@ impl Lost {
 
 const MIB: u64 = 1 << 20;
 
+/// The bounds of a log of so many MiB. A segment takes entries of up to a quarter of it: even the smallest must take the largest
+/// that any leader makes, for an entry that a replica's log can't take stops that replica (node/23).
+fn log_config(log_mib: u64) -> wal::Config {
+    let segment_bytes = (log_mib * MIB / 16).clamp(8 * MIB, 64 * MIB);
+    let usual = wal::Config::default();
+    wal::Config {
+        segment_bytes,
+        // A segment opens with the small state of all replicas, about 1 KiB each, which may fill half of it.
+        replicas_max: usual.replicas_max.min(usize::try_from(segment_bytes / 2048).unwrap_or(usize::MAX)),
+        move_bytes_max: usual.move_bytes_max.min(segment_bytes / 4),
+        ..usual
+    }
+}
+
 /// Opens both. Blocks: reads the whole log.
 pub(super) fn open(
     folder: &Path,
@@ -123,17 +137,8 @@ pub(super) fn open(
         write_record(&marker, MARKER_MAGIC, &Marker::default())?;
     }
     let fs = Arc::new(DiskFs::open(folder.join("log"))?);
-    let segment_bytes = (config.disk_log_mib * MIB / 16).clamp(MIB, 64 * MIB);
-    let usual = wal::Config::default();
-    let wal_config = wal::Config {
-        log_id: node.0,
-        segment_bytes,
-        // A segment opens with the small state of all replicas, about 1 KiB each, which may fill half of it.
-        replicas_max: usual.replicas_max.min(usize::try_from(segment_bytes / 2048).unwrap_or(usize::MAX)),
-        move_bytes_max: usual.move_bytes_max.min(segment_bytes / 4),
-        memory_bytes_max: usize::try_from(config.memory_log_entries_mib * MIB).unwrap_or(usize::MAX),
-        ..usual
-    };
+    let memory_bytes_max = usize::try_from(config.memory_log_entries_mib * MIB).unwrap_or(usize::MAX);
+    let wal_config = wal::Config { log_id: node.0, memory_bytes_max, ..log_config(config.disk_log_mib) };
     let (wal, recovery) = Wal::open(fs, wal_config)?;
     if let Some(torn) = &recovery.torn {
         tracing::info!(?torn, "the end of the log was torn; no promise was made about it");
@@ -187,6 +192,18 @@ fn checkpoints(wal: &Wal, replicas: &[ReplicaId]) -> Vec<CheckpointRecord> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_smallest_log_takes_the_largest_entry() {
+        let field = super::super::config::FIELDS.iter().find(|field| field.name == "disk.log_mib").unwrap();
+        let least: u64 = field.accepted.split(' ').find_map(|word| word.parse().ok()).unwrap();
+        let config = log_config(least);
+        let segment_bytes = config.segment_bytes;
+        let (wal, _, _) = Wal::open_stepped(Arc::new(crate::fs::LyingFs::new(1)), config).unwrap();
+        let groups = crate::raft::GroupConfig::default();
+        assert!(wal.payload_bytes_max() >= groups.entry_bytes_max + (64 << 10), "{}", wal.payload_bytes_max());
+        assert!(segment_bytes * 16 <= least * MIB, "a budget has room for more than a few segments");
+    }
 
     const CHILD: &str = "PLAYHEAD_TEST_STORE_FAILS";
 

@@ -61,7 +61,8 @@
 //! - A failed transfer of the lead is never taken back by openraft (its issue 2088): the old leader falls silent and an
 //!   election follows. Hence the look at the target's lag before.
 //! - Exactly-once is the machine's: a command whose outcome is unknown is safe to repeat only under its request id.
-//! - Where the store has no room for a checkpoint, the log grows; the node refuses writes before that.
+//! - Where the store has no room for a checkpoint, the log grows; the node lowers its [`Room`] before that, and commands that add
+//!   data are refused.
 
 mod batcher;
 mod codec;
@@ -71,6 +72,7 @@ mod machine;
 mod network;
 mod outcome;
 mod read;
+mod room;
 mod runtime;
 #[cfg(test)]
 mod tests;
@@ -80,8 +82,9 @@ pub use group::{
     ChangeError, Changes as GroupChanges, Group, GroupConfig, GroupParts, GroupStatus, InvalidConfig, Members,
     MembershipId, Progress, StartError, TransferError, destroy,
 };
-pub use machine::{Broken, Cause, Changes, Machine, MetaMachine, MetaState, Missing, ShardMachine, Stop};
+pub use machine::{Broken, Cause, Changes, Machine, MetaMachine, MetaState, Missing, RowsShare, ShardMachine, Stop};
 pub use network::{FRAME_BYTES_MAX, Fate, Lane, Link, LinkError, MemoryNet, Switchboard};
 pub use outcome::{Answered, AsOf, LeaderHint, Outcome, QueryError, ReadMode, Rejected, Role};
+pub use room::{Growth, Room, RoomLevel};
 pub use runtime::RaftThread;
 pub use types::LogId;

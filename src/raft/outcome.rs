@@ -56,6 +56,9 @@ pub enum Rejected {
         /// The bound.
         max: usize,
     },
+    /// It would add data, and the node's disk has no room to spare.
+    #[error("the disk of the shard's leader has no room to spare")]
+    NoRoom,
     /// The replica has stopped.
     #[error("this replica has stopped")]
     Stopped,

@@ -206,6 +206,7 @@ impl Operator {
             pulse_time: pulse.map(timestamp),
             start_time: about.map(|r| timestamp(r.started)),
             reports_acknowledged: about.map_or(0, |r| r.acknowledged),
+            disk_full: about.is_some_and(|r| r.disk_full),
         }
     }
 

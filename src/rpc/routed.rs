@@ -64,6 +64,7 @@ impl From<RouteError> for Failure {
             RouteError::Overloaded { .. } => Self::Overloaded,
             RouteError::DeadlineExceeded => Self::Deadline,
             RouteError::TooLarge { .. } => Self::TooLarge,
+            RouteError::DiskFull => Self::DiskFull,
             RouteError::Failed(why) => Self::Internal(why),
         }
     }

@@ -468,10 +468,12 @@ impl Engine {
     pub(super) fn keep_house(&mut self) -> Result<(), Fatal> {
         if self.segments.back().is_some_and(|current| current.end > self.config.segment_bytes / 2) {
             match self.pool.prepare() {
-                Ok(()) => self.no_room_was_said = false,
+                Ok(()) if !self.no_room_was_said => {}
+                Ok(()) => (self.no_room_was_said, self.shared.front.lock().stats.starves) = (false, false),
                 Err(NoSegment::Fatal(fatal)) => return Err(fatal),
                 Err(NoSegment::NoRoom(error)) => {
                     if !std::mem::replace(&mut self.no_room_was_said, true) {
+                        self.shared.front.lock().stats.starves = true;
                         tracing::error!(%error, "there is no room for the log's next segment: free space, or the node will stop");
                     }
                 }

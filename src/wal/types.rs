@@ -317,6 +317,8 @@ pub struct Stats {
     /// Segments that are ready to be used. At 0 the next rotation may meet a full disk, which ends the process: refuse
     /// writes before that.
     pub segments_spare: u64,
+    /// There was no room for the next segment when it was last tried.
+    pub starves: bool,
     /// Bytes of the log in use.
     pub log_bytes: u64,
     /// Bytes of entries held in memory.

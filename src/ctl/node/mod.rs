@@ -46,6 +46,7 @@ pub(super) struct Node {
     pub(super) log_bytes: u64,
     pub(super) store_bytes: u64,
     pub(super) reports_acknowledged: u64,
+    pub(super) disk_full: bool,
     #[serde(serialize_with = "rfc3339")]
     pub(super) pulse_time: Option<Timestamp>,
     #[serde(serialize_with = "rfc3339")]
@@ -74,6 +75,7 @@ impl From<v1::NodeStatus> for Node {
             log_bytes: node.log_bytes,
             store_bytes: node.store_bytes,
             reports_acknowledged: node.reports_acknowledged,
+            disk_full: node.disk_full,
             pulse_time: node.pulse_time,
             start_time: node.start_time,
         }
@@ -106,7 +108,10 @@ pub(super) fn table_of(nodes: &[Node], now: WallMs) -> Table {
     for node in nodes {
         table.add_row([
             node.node.clone().into(),
-            judged(node.liveness, node.liveness == "alive"),
+            match node.liveness {
+                "alive" if node.disk_full => judged("disk full", false),
+                liveness => judged(liveness, liveness == "alive"),
+            },
             // What a node that is silent said last holds no longer.
             if node.liveness == "alive" { node.shards_led.to_string() } else { "-".to_string() }.into(),
             judged(format!("{}/{}", node.replicas, node.replicas_wanted), node.replicas >= node.replicas_wanted),

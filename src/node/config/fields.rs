@@ -253,11 +253,18 @@ pub const FIELDS: &[Field] = &[
         "disk.log_mib",
         disk_log_mib,
         "1024",
-        16,
+        128,
         1048576,
-        "How large the log may grow before shards are checkpointed for its sake."
+        "How large the log may grow: from three quarters of it on, shards are checkpointed for its sake."
     ),
-    number!("disk.reserve_mib", disk_reserve_mib, "256", 0, 1048576, "Free space under which writes are refused."),
+    number!(
+        "disk.reserve_mib",
+        disk_reserve_mib,
+        "256",
+        0,
+        1048576,
+        "Free space under which starts and imports are refused; under half of it, all but stops and expiry."
+    ),
     plain!("log.format", log_format, "text", "text or json", |_| true, "How log lines are written."),
     Field {
         name: "log.filter",

@@ -107,6 +107,9 @@ pub enum RouteError {
         /// The bound.
         max: u64,
     },
+    /// The command would add data, and the disk of the shard's leader has no room to spare.
+    #[error("the disk of the shard's leader has no room to spare: nothing is added")]
+    DiskFull,
     /// The shard's replica can't answer.
     #[error("the shard can't answer: {0}")]
     Failed(String),

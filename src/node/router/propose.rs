@@ -158,6 +158,7 @@ fn from_outcome(outcome: Outcome<crate::view::Applied>, by: Server) -> Step {
         }
         Outcome::Rejected(Rejected::NotLeader { .. } | Rejected::Stopped) => Step::Again,
         Outcome::Rejected(Rejected::Overloaded) => rejected(RouteError::Overloaded { retry_after_ms: RETRY_AFTER_MS }),
+        Outcome::Rejected(Rejected::NoRoom) => rejected(RouteError::DiskFull),
         // The time of this attempt, not of the call: the next one sees whether there is more.
         Outcome::Rejected(Rejected::DeadlineExceeded) => Step::Again,
         Outcome::Rejected(Rejected::TooLarge { bytes, max }) => {
@@ -174,6 +175,7 @@ fn from_wire(ended: Ended, by: Server) -> Step {
         Ended::NotLeader | Ended::DeadlineExceeded => Step::Again,
         Ended::Overloaded => rejected(RouteError::Overloaded { retry_after_ms: RETRY_AFTER_MS }),
         Ended::TooLarge(bytes, max) => rejected(RouteError::TooLarge { bytes, max }),
+        Ended::NoRoom => rejected(RouteError::DiskFull),
         Ended::Unknown => Step::Unknown,
     }
 }

@@ -132,6 +132,7 @@ fn rejected(why: &Rejected) -> Ended {
         Rejected::NotLeader { .. } | Rejected::Stopped => Ended::NotLeader,
         Rejected::Overloaded => Ended::Overloaded,
         Rejected::DeadlineExceeded => Ended::DeadlineExceeded,
+        Rejected::NoRoom => Ended::NoRoom,
         Rejected::TooLarge { bytes, max } => Ended::TooLarge(*bytes as u64, *max as u64),
     }
 }

@@ -125,6 +125,9 @@ pub(super) enum Ended {
     /// Nobody knows.
     #[n(5)]
     Unknown,
+    /// Not proposed: the disk has no room to spare.
+    #[n(6)]
+    NoRoom,
 }
 
 /// From when an answer is.

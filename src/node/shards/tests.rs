@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::ambient::SystemClock;
 use crate::fs::LyingFs;
-use crate::ids::ShardId;
+use crate::ids::{AccountId, DeviceId, ProfileId, RequestId, ShardId, TitleId, ViewId};
+use crate::node::log_budget::LogBudget;
 use crate::raft::MemoryNet;
 use crate::store::{Fault, MemDisk, MemStore, Queues};
 use crate::time::WallMs;
+use crate::view::{AccountCommand, Envelope, Media, OnLimit, StartView, TitleType, ViewKind};
 use crate::wal;
 
 const REPLICA: ReplicaId = ReplicaId(5);
@@ -44,16 +46,18 @@ fn wanted() -> Wanted {
     Wanted { run: BTreeMap::from([(REPLICA, group())]), destroy: BTreeMap::new() }
 }
 
+fn log_config(segment_bytes: u64, replicas_max: usize) -> wal::Config {
+    let move_bytes_max = segment_bytes / 16;
+    wal::Config { segment_bytes, replicas_max, move_bytes_max, on_fatal: Arc::new(|_| {}), ..wal::Config::default() }
+}
+
 impl Rig {
     fn new(fs: LyingFs, disk: MemDisk) -> Self {
+        Self::over(fs, disk, log_config(4 << 20, 64))
+    }
+
+    fn over(fs: LyingFs, disk: MemDisk, log: wal::Config) -> Self {
         let clock = Arc::new(Ahead(SystemClock::new(), AtomicU64::new(0)));
-        let log = wal::Config {
-            segment_bytes: 4 << 20,
-            replicas_max: 64,
-            move_bytes_max: 1 << 20,
-            on_fatal: Arc::new(|_| {}),
-            ..wal::Config::default()
-        };
         let (wal, _) = Wal::open(Arc::new(fs.clone()), log).unwrap();
         let (store, _) = MemStore::open(&disk, clock.clone(), &[]);
         // A store that fails ends nothing here: the replica is to be seen.
@@ -71,6 +75,8 @@ impl Rig {
             wal,
             store,
             clock: clock.clone(),
+            room: Arc::default(),
+            rows_bytes: 16 << 20,
             started: clock.monotonic(),
             retired: BTreeMap::new(),
             lost: None,
@@ -171,5 +177,73 @@ async fn a_replica_that_stops_by_itself_is_opened_again_after_a_while_with_all_t
     assert_eq!(after.status().members.voters, before.members.voters);
     assert!(after.status().term > before.term, "no lead without an election");
     after.shard().unwrap().checkpoint_now().await.expect("the store is well again");
+    rig.end().await;
+}
+
+fn start(account: u64, view: u64) -> Envelope {
+    let command = StartView {
+        view: ViewId::new(format!("view-{view}")).unwrap(),
+        profile: ProfileId::new("p").unwrap(),
+        device: DeviceId::new("d").unwrap(),
+        media: Media {
+            title: TitleId::new("t".repeat(500)).unwrap(),
+            title_type: TitleType::Film,
+            duration_ms: None,
+            credits_ms: None,
+        },
+        kind: ViewKind::Full,
+        position_ms: None,
+        on_limit: OnLimit::Reject,
+    };
+    let account = AccountId::new(format!("account-{account}")).unwrap();
+    let request = RequestId::new(format!("start-{view}")).unwrap();
+    Envelope::request(request, account, AccountCommand::StartView(command))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_shards_do_not_hold_back_the_log_beyond_its_budget() {
+    const SHARDS: u64 = 4;
+    const BUDGET: u64 = 1 << 20;
+    let rig = Rig::over(LyingFs::new(3), MemDisk::new(), log_config(BUDGET / 16, 16));
+    let replica = |shard: u64| ReplicaId(10 + shard);
+    let group = |shard: u64| GroupId::from(ShardId(u32::try_from(shard).unwrap()));
+    let run = (0..SHARDS).map(|shard| (replica(shard), group(shard))).collect();
+    rig.shards.open(&Wanted { run, destroy: BTreeMap::new() }, &MetaState::default()).await;
+    let mut views = 0;
+    let mut write = async |shard: u64, commands: u64| {
+        let hosted = rig.shards.exactly(group(shard), replica(shard)).unwrap();
+        hosted.elect().await;
+        for _ in 0..commands / 20 {
+            let batch: Vec<_> = (0..20).map(|n| start(shard, views + n)).collect();
+            views += 20;
+            let ended = hosted.shard().unwrap().propose(batch, Duration::from_secs(30)).await;
+            assert!(ended.iter().all(|outcome| matches!(outcome, crate::raft::Outcome::Committed(_))));
+        }
+    };
+    for shard in 0..SHARDS {
+        let voters = BTreeMap::from([(replica(shard), NODE)]);
+        rig.shards.initialize_one(group(shard), replica(shard), voters).await;
+        // More than is moved out of the way of a segment.
+        write(shard, 100).await;
+    }
+    let wal = &rig.shards.parts.wal;
+    let mut budget = LogBudget::new(BUDGET);
+    let (mut asked, mut most) = (0, 0);
+    for _ in 0..20 {
+        write(0, 300).await;
+        most = most.max(wal.stats().log_bytes);
+        let within = async {
+            while wal.stats().log_bytes > BUDGET * 3 / 4 {
+                rig.clock.1.fetch_add(1000, Ordering::AcqRel);
+                asked += budget.look(wal, &rig.shards, rig.clock.monotonic());
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                // What is no longer needed is found out with the next write.
+                write(0, 20).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), within).await.expect("the log comes back into its budget");
+    }
+    assert!(asked > 0 && most < 2 * BUDGET, "{asked} were asked, the log had {most} bytes");
+    assert!(wal.stats().bytes_written > 3 * BUDGET, "{:?}", wal.stats());
     rig.end().await;
 }

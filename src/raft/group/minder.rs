@@ -23,11 +23,16 @@ const TICKS_A_LOOK: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     stop: Notify,
+    look: Notify,
 }
 
 impl Orders {
     pub(super) fn stop(&self) {
         self.stop.notify_one();
+    }
+
+    pub(super) fn look(&self) {
+        self.look.notify_one();
     }
 }
 
@@ -55,6 +60,7 @@ impl<M: Machine> Minder<M> {
         loop {
             tokio::select! {
                 () = orders.stop.notified() => return,
+                () = orders.look.notified() => {}
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
             if let Err(error) = &self.raft.metrics().borrow_watched().running_state {
@@ -93,7 +99,12 @@ impl<M: Machine> Minder<M> {
     async fn checkpoint(&mut self) {
         let (bytes, changed) = self.core.since_checkpoint();
         let now = self.parts.clock.monotonic();
-        let due = bytes >= self.parts.config.checkpoint_log_bytes
+        let trim = self.core.is_to_trim();
+        if trim && !changed && !self.core.is_checkpointing() {
+            self.core.let_go();
+        }
+        let due = trim
+            || bytes >= self.parts.config.checkpoint_log_bytes
             || now.since(self.checkpoint_at) >= self.parts.config.checkpoint_ms_max;
         if changed && due && !self.core.is_checkpointing() {
             self.checkpoint_at = now;

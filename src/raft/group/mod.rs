@@ -26,6 +26,7 @@ use super::machine::{Broken, Cause, Core, Machine, MetaMachine, MetaState, Missi
 use super::network::Switchboard;
 use super::outcome::{Answered, AsOf, LeaderHint, QueryError, ReadMode, Rejected, Role};
 use super::read::Reads;
+use super::room::Room;
 use super::runtime::RaftThread;
 use super::types::{LogId, ServerMetrics, Types};
 use crate::ids::{GroupId, NodeId, ReplicaId, Revision};
@@ -55,6 +56,8 @@ pub struct GroupParts {
     pub store: StoreHandle,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// How much room the node has: what may be proposed.
+    pub room: Arc<Room>,
 }
 
 /// Why a replica did not start.
@@ -282,6 +285,13 @@ impl<M: Machine> Group<M> {
             }
             applied.mark_unchanged();
         }
+    }
+
+    /// Has a checkpoint made, soon, and the log purged up to it; at once where the last one covers everything. Whoever follows and is
+    /// behind then gets a snapshot.
+    pub fn trim_log(&self) {
+        self.inner.core.trim();
+        self.inner.minding.look();
     }
 
     /// From now on, for the time of one lease, LEASE reads are done as STRONG ones: a clock has jumped.

@@ -46,6 +46,11 @@ impl<M: Machine> Cutter<'_, M> {
         }
         self.commands.push(command);
     }
+
+    fn refuse(&mut self, why: Rejected) {
+        self.submit();
+        self.parts.push(Part { commands: 1, submitted: Err(why) });
+    }
 }
 
 impl<M: Machine> Group<M> {
@@ -94,8 +99,13 @@ impl<M: Machine> Group<M> {
         let (commands_max, bytes_max) = (config.entry_commands_max, config.entry_bytes_max);
         let gathered = Vec::with_capacity(commands.len().min(commands_max));
         let mut cutter = Cutter { queue: &self.inner.queue, commands: gathered, body: Vec::new(), parts: Vec::new() };
+        let room = self.inner.parts.room.level();
         for command in commands {
-            cutter.add(command, commands_max, bytes_max);
+            if room.admits(M::growth(&command)) {
+                cutter.add(command, commands_max, bytes_max);
+            } else {
+                cutter.refuse(Rejected::NoRoom);
+            }
         }
         cutter.submit();
         cutter.parts

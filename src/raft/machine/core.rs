@@ -109,13 +109,15 @@ pub(crate) struct Core<M: Machine> {
     pub(super) replica: ReplicaId,
     pub(super) store: StoreHandle,
     pub(super) inner: RwLock<Inner<M>>,
-    pub(super) log_keep_bytes: u64,
+    log_keep_bytes: u64,
     /// A checkpoint is under way.
     pub(super) checkpointing: AtomicBool,
     /// Held by whatever changes the replica's content in the store: a checkpoint, or an installation.
     pub(super) gate: Arc<tokio::sync::Mutex<()>>,
     /// Tells a checkpoint that waits for the store to give way.
     pub(super) give_way: AtomicBool,
+    /// The next checkpoint lets go of all of the log that it covers.
+    trim: AtomicBool,
     /// The replica has ended: nothing of it changes the store any more.
     closed: AtomicBool,
     /// What has stopped the replica, as far as that was seen here.
@@ -170,6 +172,7 @@ impl<M: Machine> Core<M> {
             checkpointing: AtomicBool::new(false),
             gate: Arc::default(),
             give_way: AtomicBool::new(false),
+            trim: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             broken: Mutex::new(None),
             decoded: Mutex::new(Decoded::new(config.decoded_bytes_max)),
@@ -222,6 +225,32 @@ impl<M: Machine> Core<M> {
     /// Whether rows that were read by now may be of another state than the machine's.
     pub(crate) fn is_installing(&self) -> bool {
         self.inner.read().installing
+    }
+
+    /// Asks for a checkpoint that lets go of all of the log that it covers.
+    pub(crate) fn trim(&self) {
+        self.trim.store(true, Ordering::Release);
+    }
+
+    /// Whether such a checkpoint was asked for and not yet begun.
+    pub(crate) fn is_to_trim(&self) -> bool {
+        self.trim.load(Ordering::Acquire)
+    }
+
+    /// The newest checkpoint covers everything: lets go of all of the log without another one.
+    pub(crate) fn let_go(&self) {
+        let mut inner = self.inner.write();
+        let covered = inner.checkpointed.meta.as_ref().and_then(|meta| meta.last_log_id).map(|id| id.index);
+        inner.checkpointed.purge_upto = covered.max(inner.checkpointed.purge_upto);
+        self.trim.store(false, Ordering::Release);
+    }
+
+    /// The log up to there goes with the checkpoint that is begun now.
+    pub(super) fn leaving(&self, inner: &mut Inner<M>) -> Option<u64> {
+        if self.trim.swap(false, Ordering::AcqRel) {
+            return inner.applied.map(|id| id.index);
+        }
+        inner.marks.leaving(self.log_keep_bytes)
     }
 
     /// Looks at the machine.

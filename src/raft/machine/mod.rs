@@ -14,7 +14,7 @@ mod replica;
 mod shard;
 
 pub use meta::{MetaMachine, MetaState};
-pub use shard::ShardMachine;
+pub use shard::{RowsShare, ShardMachine};
 
 pub(crate) use self::core::{ApplyError, Core};
 pub use self::core::{Broken, Cause};
@@ -23,6 +23,7 @@ pub(crate) use decoded::Pieces;
 pub(crate) use header::Header;
 pub(crate) use replica::{Replica, SnapshotData, restore};
 
+use super::room::Growth;
 use crate::ids::Revision;
 use crate::store::{Key, Pair, Value};
 use crate::time::{LogicalMs, Stamp};
@@ -89,6 +90,12 @@ pub trait Machine: Send + Sync + Sized + 'static {
             Some(missing) => Ok(Err(missing)),
             None => Ok(Ok(self.apply(stamp, command)?)),
         }
+    }
+
+    /// What a command adds: when room is short, what adds is not proposed. Nothing else depends on it.
+    fn growth(command: &Self::Command) -> Growth {
+        let _ = command;
+        Growth::None
     }
 
     /// The greatest logical time that was applied.

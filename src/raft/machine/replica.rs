@@ -155,7 +155,7 @@ impl<M: Machine> RaftStateMachine<Types> for Replica<M> {
         let mut inner = self.core.inner.write();
         let frozen = inner.machine.freeze()?;
         inner.frozen_at = inner.marks.total();
-        let purge_upto = inner.marks.leaving(self.core.log_keep_bytes);
+        let purge_upto = self.core.leaving(&mut inner);
         let meta = SnapshotMeta { last_log_id: inner.applied, last_membership: inner.membership.clone() };
         let next = Checkpointed {
             meta: Some(meta.clone()),

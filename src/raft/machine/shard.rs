@@ -1,27 +1,56 @@
 //! The machine of a shard: [`crate::view::State`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Changes, Machine, Missing, Stop, Tried};
 use crate::ids::Revision;
+use crate::raft::room::Growth;
 use crate::store::Pair;
 use crate::time::{LogicalMs, Stamp};
-use crate::view::{self, Applied, Command, Envelope, Fence, Frozen, RowKey, Settings, State};
+use crate::view::{self, AccountCommand, Applied, Command, Envelope, Fence, Frozen, RowKey, Settings, State};
 
-/// About how many bytes of clean rows a shard keeps in memory.
+/// About how many bytes of clean rows a shard keeps in memory when nobody says otherwise.
 const CLEAN_ROWS_BYTES_MAX: usize = 8 << 20;
+
+/// About how many bytes of clean rows each shard of a node keeps in memory: the node's own share over its shards.
+#[derive(Debug)]
+pub struct RowsShare(AtomicUsize);
+
+impl Default for RowsShare {
+    fn default() -> Self {
+        Self(AtomicUsize::new(CLEAN_ROWS_BYTES_MAX))
+    }
+}
+
+impl RowsShare {
+    /// So many bytes for each shard from now on.
+    pub fn set(&self, bytes: usize) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// A shard's state as a replicated machine.
 #[derive(Debug)]
 pub struct ShardMachine {
     state: State,
     settings: Settings,
+    rows: Arc<RowsShare>,
 }
 
 impl ShardMachine {
     /// An empty shard under these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { state: State::new(settings.clone()), settings }
+        Self::sharing(settings, Arc::default())
+    }
+
+    /// As [`ShardMachine::new`], with a share of the node's memory for rows.
+    pub fn sharing(settings: Settings, rows: Arc<RowsShare>) -> Self {
+        Self { state: State::new(settings.clone()), settings, rows }
     }
 
     /// The state, to be asked.
@@ -71,6 +100,19 @@ impl Machine for ShardMachine {
         }
     }
 
+    fn growth(command: &Envelope) -> Growth {
+        match &command.command {
+            Command::Tick | Command::UpdateSettings(_) => Growth::None,
+            Command::Account(_, command) => match command {
+                AccountCommand::StopView(_) | AccountCommand::EndView(_) => Growth::None,
+                AccountCommand::ReportProgress(_) => Growth::Little,
+                AccountCommand::StartView(_)
+                | AccountCommand::ImportHistory(_)
+                | AccountCommand::UpdateStreamPolicy(_) => Growth::Much,
+            },
+        }
+    }
+
     fn logical(&self) -> LogicalMs {
         self.state.logical()
     }
@@ -115,11 +157,11 @@ impl Machine for ShardMachine {
     }
 
     fn trim(&mut self) {
-        self.state.evict(CLEAN_ROWS_BYTES_MAX);
+        self.state.evict(self.rows.bytes());
     }
 
     fn empty(&self) -> Self {
-        Self::new(self.settings.clone())
+        Self::sharing(self.settings.clone(), Arc::clone(&self.rows))
     }
 
     fn follow(&mut self, before: &Self) {
@@ -128,6 +170,6 @@ impl Machine for ShardMachine {
 
     fn restore(&self, header: &[u8], images: Vec<Pair>) -> Result<Self, Stop> {
         let state = State::restore(header, images).map_err(|e| Stop(e.to_string()))?;
-        Ok(Self { state, settings: self.settings.clone() })
+        Ok(Self { state, settings: self.settings.clone(), rows: Arc::clone(&self.rows) })
     }
 }

@@ -106,6 +106,7 @@ pub(crate) struct TestNode<M: TestMachine = Tally> {
     pub(crate) config: GroupConfig,
     net: MemoryNet,
     pub(crate) clock: Arc<TestClock>,
+    pub(crate) room: Arc<Room>,
     live: Option<Live<M>>,
 }
 
@@ -128,6 +129,7 @@ impl<M: TestMachine> TestNode<M> {
             config,
             net: net.clone(),
             clock: Arc::default(),
+            room: Arc::default(),
             live: None,
         }
     }
@@ -172,6 +174,7 @@ impl<M: TestMachine> TestNode<M> {
             wal: live.wal.clone(),
             store: live.store.clone(),
             clock: Arc::<TestClock>::clone(&self.clock),
+            room: Arc::clone(&self.room),
         }
     }
 

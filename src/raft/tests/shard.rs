@@ -216,3 +216,26 @@ async fn the_same_request_is_carried_out_once_however_often_it_is_proposed() {
     }
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_adds_data_is_refused_while_room_is_short_and_what_ends_something_is_not() {
+    use crate::raft::{Rejected, RoomLevel};
+    let cluster = TestCluster::<ShardMachine>::form(1, config()).await;
+    commit(&cluster, vec![start(1, 1), start(2, 1)]).await;
+    let node = &cluster.nodes[&1];
+    let group = node.group();
+    let refused = |outcome: &Outcome<_>| matches!(outcome, Outcome::Rejected(Rejected::NoRoom));
+    let before = group.status().last_log;
+    node.room.set(RoomLevel::Short);
+    let ended = group.propose(vec![start(3, 1), report(1, 1, 1), start(4, 1), stop(1, 1)], LONG).await;
+    assert_eq!(ended.iter().map(refused).collect::<Vec<_>>(), [true, false, true, false]);
+    assert!(ended.iter().all(|outcome| refused(outcome) || matches!(outcome, Outcome::Committed(_))), "{ended:?}");
+    node.room.set(RoomLevel::Scarce);
+    let ended = group.propose(vec![report(2, 1, 1), stop(2, 1)], LONG).await;
+    assert_eq!(ended.iter().map(refused).collect::<Vec<_>>(), [true, false]);
+    assert!(group.query(&Query::ListActiveViews(account(3)), ReadMode::Strong, LONG).await.is_ok());
+    assert!(group.status().last_log > before);
+    node.room.set(RoomLevel::Ample);
+    commit(&cluster, vec![start(3, 1)]).await;
+    cluster.end().await;
+}
