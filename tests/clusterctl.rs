@@ -46,6 +46,7 @@ async fn every_answer_is_a_table_that_fits_or_a_json_document() {
         &["shard", "list"],
         &["shard", "show", "3"],
         &["shard", "show", "--account", "ann"],
+        &["shard", "replace", "3", "--replica", "2"],
         &["ring", "show"],
         &["account", "show", "ann"],
         &["bootstrap"],
@@ -59,6 +60,21 @@ async fn every_answer_is_a_table_that_fits_or_a_json_document() {
     assert_eq!((status["shards_led"].as_u64(), status["healthy"].as_bool()), (Some(8), Some(true)));
     let ring = json(&connection, &["ring", "show", "--points"]).await;
     assert_eq!(ring["points"].as_array().map(Vec::len), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_replaced_only_with_yes_and_a_refusal_is_1_with_the_reason() {
+    let serving = solo::serve().await;
+    let connection = serving.connection();
+    let asked = ["shard", "replace", "3", "--replica", "2"];
+    let only_asked = run(&connection, &asked).await;
+    assert!(only_asked.out.contains("would be replaced") && only_asked.out.contains("add --yes"), "{}", only_asked.out);
+    assert_eq!(json(&connection, &asked).await["fresh_replica_id"], Value::Null);
+    let done = json(&connection, &[&asked[..], &["--yes"]].concat()).await;
+    assert_eq!((done["fresh_replica_id"].as_u64(), done["voters_alive"].as_u64()), (Some(40), Some(2)));
+    let refused = run(&connection, &["shard", "replace", "3", "--replica", "1", "--yes"]).await;
+    assert_eq!((refused.code, refused.out.as_str()), (1, ""));
+    assert!(refused.err.contains("are a quorum"), "{}", refused.err);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,6 +111,8 @@ async fn wrong_usage_is_2_and_changes_nothing() {
         &["account", "show", "a\tb"],
         &["shard", "show", "99999999999"],
         &["shard", "show"],
+        &["shard", "replace", "3"],
+        &["shard", "replace", "3", "--replica", "two"],
         &["bootstrap", "--shards", "63"],
         &["import", "netflix", SAMPLE],
         &["import", "netflix", SAMPLE, "--account", ""],

@@ -149,3 +149,55 @@ fn nothing_is_left_for_later_in_the_code() {
     }
     assert_none(found);
 }
+
+/// What the last column of a row of `docs/invariants.md` names: its number, and the names in backticks.
+fn shown_by(line: &str) -> Option<(&str, Vec<&str>)> {
+    let cells: Vec<&str> = line.strip_prefix('|')?.trim_end().strip_suffix('|')?.split('|').map(str::trim).collect();
+    let (number, last) = (*cells.first()?, *cells.last()?);
+    number.parse::<u32>().ok()?;
+    Some((number, last.split('`').skip(1).step_by(2).collect()))
+}
+
+/// Whether a name in backticks is there: a file, or a function (with `...` or `*` at its end: one that begins so). What
+/// is neither a file nor the long name of a test is not looked for.
+fn is_there(name: &str, files: &[String], functions: &std::collections::BTreeSet<String>) -> bool {
+    let begin = name.trim_end_matches(['.', '*']);
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if name.ends_with(".rs") || name.ends_with('/') {
+        files.iter().any(|file| file.ends_with(name) || file.contains(name))
+    } else if begin.matches('_').count() < 2 || !begin.chars().all(is_word) {
+        true
+    } else if begin == name {
+        functions.contains(name)
+    } else {
+        functions.iter().any(|function| function.starts_with(begin))
+    }
+}
+
+#[test]
+fn every_invariant_names_what_would_notice_and_every_test_named_there_exists() {
+    let sources = rust();
+    let files: Vec<String> = sources.iter().map(|(file, _)| file.clone()).collect();
+    let words = |text: &str| -> Vec<String> {
+        let after = text.split("fn ").skip(1);
+        after.map(|rest| rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()).collect()
+    };
+    let functions = sources.iter().flat_map(|(_, text)| words(text)).collect();
+    let text = std::fs::read_to_string(root().join("docs/invariants.md")).unwrap();
+    let (mut found, mut rows, mut area) = (Vec::new(), 0, "");
+    for line in text.lines() {
+        area = line.strip_prefix("## ").unwrap_or(area);
+        let Some((number, names)) = shown_by(line) else { continue };
+        rows += 1;
+        let last = line.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap_or_default().trim();
+        if last.is_empty() || last == "-" {
+            found.push(format!("{area}/{number}: nothing would notice"));
+        }
+        for name in names.into_iter().filter(|name| !is_there(name, &files, &functions)) {
+            found.push(format!("{area}/{number}: there is no {name}"));
+        }
+    }
+    assert!(rows > 80, "only {rows} invariants were read");
+    assert_none(found);
+    assert!(!is_there("a_test_that_was_renamed", &files, &functions) && !is_there("no/such.rs", &files, &functions));
+}

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ids::{Generation, GroupId, NodeId, ReplicaId};
-use crate::raft::{GroupConfig, InvalidConfig, RaftThread, Room, Switchboard};
+use crate::raft::{GroupConfig, InvalidConfig, RaftThread, Room};
 use crate::store::StoreThreads;
 use crate::telemetry::Metrics;
 use crate::time::{Clock, MonotonicMs, WallMs};
@@ -236,7 +236,7 @@ impl Node {
             node: identity.node,
             config: Arc::new(groups),
             thread: thread.clone(),
-            switchboard: Switchboard::new(Arc::new(link.clone())),
+            switchboard: super::link::switchboard(&link),
             wal: storage.wal.clone(),
             store: storage.store.clone(),
             clock: clock.clone(),

@@ -103,14 +103,34 @@ pub struct ReplicaReport {
     /// Active views in its state.
     #[n(10)]
     pub active_views: u64,
+    /// The number of its newest checkpoint.
+    #[cbor(n(11), default)]
+    pub checkpoint_generation: u64,
+    /// Its state's digest after the last applied entry and after some before it: index and digest, the newest first.
+    #[cbor(n(12), default)]
+    pub digests: Vec<(u64, u64)>,
 }
 
 impl ReplicaReport {
     /// One that doesn't run.
     pub(super) fn silent(group: GroupId, replica: ReplicaId, role: ReplicaRole) -> Self {
         let (term, last_log, applied, checkpointed, log_bytes, revision, active_views) = (0, 0, 0, 0, 0, 0, 0);
-        let voter = false;
-        Self { group, replica, role, term, last_log, applied, checkpointed, log_bytes, revision, voter, active_views }
+        let (voter, checkpoint_generation, digests) = (false, 0, Vec::new());
+        Self {
+            group,
+            replica,
+            role,
+            term,
+            last_log,
+            applied,
+            checkpointed,
+            log_bytes,
+            revision,
+            voter,
+            active_views,
+            checkpoint_generation,
+            digests,
+        }
     }
 }
 

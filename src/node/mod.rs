@@ -49,6 +49,8 @@ mod server;
 pub mod shards;
 mod signals;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 pub use self::core::{Node, Seeds, StartError, Started};
 pub use signals::run_until_signal;

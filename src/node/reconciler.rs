@@ -2,13 +2,15 @@
 //!
 //! Deciding is [`plan::next`], a pure function of the meta state, what the other nodes report, and what the group's leader
 //! sees. The reconciler runs where the group's leader is, since only the leader knows the committed membership and how far each
-//! replica is. It chooses nothing: it carries the step out, and looks again.
+//! replica is. It chooses nothing: it carries every [`Step`] out, and looks again. What a node does by itself
+//! ([`plan::Duty`]: making, initializing and destroying its replicas) is waited for; `host` and `shards` do it there.
 //!
 //! # Invariants
 //!
 //! - At most one step of a group is under way on this node; two nodes that both believe to lead are told apart by what each
 //!   step names: the membership's place in the log, the version of the group's record (node/7).
-//! - Whatever is done for balance (moving a leader) waits until everything else is well, for a while.
+//! - Whatever is done for balance (moving a leader) waits until everything else is well, for a while. A leader whose replica is
+//!   about to be voted out hands over without waiting.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,8 +38,10 @@ const META_MS_MAX: u64 = 2000;
 const TRANSFER_MAX: Duration = Duration::from_secs(2);
 /// For how long everything must have been well before a leader is moved for balance.
 const CALM_MS: u64 = 3000;
-/// How long after a failed transfer the same group is left alone.
+/// How long after a failed transfer for balance the same group's lead is left alone.
 const TRANSFER_RETRY_MS: u64 = 10_000;
+/// How long after a failed transfer from a replica that is to go.
+const LEAVING_RETRY_MS: u64 = 1000;
 /// Steps under way at once on this node.
 const STEPS_MAX: usize = 8;
 
@@ -167,7 +171,7 @@ fn decide(inner: &Inner, hosted: &Hosted) -> Option<Step> {
     }
     match plan::next(wanted, &record.recorded, &observed, &Limits::default()) {
         Next::Step(step) => Some(step),
-        Next::Wait(_) | Next::Settled => None,
+        Next::Duty(_) | Next::Wait(_) | Next::Settled => None,
     }
 }
 
@@ -189,7 +193,7 @@ fn decide_meta(wanted: &Replicas, recorded: &Recorded, observed: Observed) -> Op
     }
     match plan::next(wanted, &of_voters, &seen, &Limits::default()) {
         Next::Step(step) => Some(step),
-        Next::Wait(_) | Next::Settled => missing.map(|(replica, allotted)| Step::AddLearner {
+        Next::Duty(_) | Next::Wait(_) | Next::Settled => missing.map(|(replica, allotted)| Step::AddLearner {
             replica: *replica,
             node: allotted.node,
             after: leader.membership.id,
@@ -235,16 +239,18 @@ fn membership(members: &Members) -> Option<Membership> {
 
 fn begin(inner: &Arc<Inner>, busy: &Arc<Mutex<Busy>>, hosted: Arc<Hosted>, step: Step, calm: bool, now: MonotonicMs) {
     let group = hosted.group;
-    let moves_leader = matches!(step, Step::TransferLeader { .. });
+    let (moves_leader, for_balance) = match step {
+        Step::TransferLeader { leaving, .. } => (true, !leaving),
+        _ => (false, false),
+    };
     {
         let mut busy = busy.lock();
-        if moves_leader {
-            let left_alone = busy.leave.get(&group).is_some_and(|until| *until > now);
-            if !inner.config.leaders_balance || !calm || busy.moving || left_alone {
-                return;
-            }
-            busy.moving = true;
+        let left_alone = busy.leave.get(&group).is_some_and(|until| *until > now);
+        let unwelcome = for_balance && (!inner.config.leaders_balance || !calm || busy.moving);
+        if moves_leader && (left_alone || unwelcome) {
+            return;
         }
+        busy.moving |= for_balance;
         busy.groups.insert(group);
     }
     let (inner, busy) = (inner.clone(), busy.clone());
@@ -253,11 +259,12 @@ fn begin(inner: &Arc<Inner>, busy: &Arc<Mutex<Busy>>, hosted: Arc<Hosted>, step:
         let done = carry_out(&inner, &hosted, step).await;
         let mut busy = busy.lock();
         busy.groups.remove(&group);
-        if moves_leader {
+        if for_balance {
             busy.moving = false;
-            if !done {
-                busy.leave.insert(group, inner.clock.monotonic().plus(TRANSFER_RETRY_MS));
-            }
+        }
+        if moves_leader && !done {
+            let wait = if for_balance { TRANSFER_RETRY_MS } else { LEAVING_RETRY_MS };
+            busy.leave.insert(group, inner.clock.monotonic().plus(wait));
         }
     });
 }
@@ -269,53 +276,50 @@ async fn carry_out(inner: &Inner, hosted: &Hosted, step: Step) -> bool {
     let count = |outcome| {
         inner.metrics.replica_steps.get_or_create(&OutcomeLabels { outcome }).inc();
     };
-    let done = match &step {
+    let done = match step.clone() {
         Step::RecordMembership { membership } => {
             count("recorded");
-            tell_meta(inner, Command::RecordMembership { group, membership: membership.clone() }).await
+            tell_meta(inner, Command::RecordMembership { group, membership }).await
         }
         Step::Allot { node } => match version(inner, group) {
-            Some(version) => tell_meta(inner, Command::Allot { group, version, node: *node }).await,
+            Some(version) => tell_meta(inner, Command::Allot { group, version, node }).await,
             None => return false,
         },
         Step::Dismiss { replica, missing_in } => match version(inner, group) {
-            Some(version) => {
-                let (replica, missing_in) = (*replica, *missing_in);
-                tell_meta(inner, Command::Dismiss { group, version, replica, missing_in }).await
-            }
+            Some(version) => tell_meta(inner, Command::Dismiss { group, version, replica, missing_in }).await,
             None => return false,
         },
+        Step::Forget { replica } => {
+            count("forgotten");
+            tell_meta(inner, Command::Forget { group, replica }).await
+        }
         Step::AddLearner { replica, node, after } => {
             count("learner_added");
-            match named(hosted, *after) {
-                Some(after) => changed(hosted.add_learner(*replica, *node, after).await),
+            match named(hosted, after) {
+                Some(after) => changed(hosted.add_learner(replica, node, after).await),
                 None => return false,
             }
         }
         Step::ChangeVoters { voters, after } => {
             count("membership_changed");
-            match named(hosted, *after) {
-                Some(after) => changed(hosted.change_voters(voters.iter().copied().collect(), after).await),
+            match named(hosted, after) {
+                Some(after) => changed(hosted.change_voters(voters.into_iter().collect(), after).await),
                 None => return false,
             }
         }
-        Step::RemoveLearner { replica, after } => match named(hosted, *after) {
-            Some(after) => changed(hosted.remove_learner(*replica, after).await),
+        Step::RemoveLearner { replica, after } => match named(hosted, after) {
+            Some(after) => changed(hosted.remove_learner(replica, after).await),
             None => return false,
         },
-        Step::TransferLeader { to, .. } => {
-            let outcome = hosted.transfer_leader(*to, TRANSFER_MAX).await.map_err(|error| error.to_string());
-            let label = if outcome.is_ok() { "preferred" } else { "failed" };
+        Step::TransferLeader { to, leaving, .. } => {
+            let outcome = hosted.transfer_leader(to, TRANSFER_MAX).await.map_err(|error| error.to_string());
+            let label = match (&outcome, leaving) {
+                (Ok(()), false) => "preferred",
+                (Ok(()), true) => "replaced",
+                (Err(_), _) => "failed",
+            };
             inner.metrics.leader_transfers.get_or_create(&OutcomeLabels { outcome: label }).inc();
             outcome
-        }
-        // The node that hosts a replica makes, begins, destroys and has it forgotten by itself; the cluster is founded once.
-        Step::Found { .. }
-        | Step::Create { .. }
-        | Step::Initialize { .. }
-        | Step::Destroy { .. }
-        | Step::Forget { .. } => {
-            return false;
         }
     };
     match &done {

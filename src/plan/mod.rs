@@ -6,13 +6,28 @@
 //! does it, observes again and asks again. A step that was carried out twice, or by a planner that has been replaced,
 //! does no harm: each names what it relies on, and is refused where that is no longer so.
 //!
+//! # Who does what
+//!
+//! | | where | by |
+//! |---|---|---|
+//! | [`Step`], any | the node of the group's leader: only the leader knows the committed membership and who has caught up | `node::reconciler` |
+//! | [`Duty::Found`] | the node of the meta group's leader, for all groups at once | `node::reconciler::found` |
+//! | [`Duty::Create`], [`Duty::Initialize`], [`Duty::Destroy`] | the node that the replica was given to, by the meta state alone: it needs no leader, and there may be none | `node::host`, `node::shards` |
+//!
+//! A duty is never carried out by whoever plans it; a plan that comes to one waits for it. A dismissed replica whose node is
+//! alive or may come back is destroyed and reported by that node ([`Duty::Destroy`]); of a node that an operator
+//! has removed for good nobody waits for a word, so the leader has it forgotten ([`Step::Forget`]).
+//!
 //! # The life of a replica
 //!
 //! ```text
 //! Found ───────────► Create ─► (Initialize, on the founder) ─► voter
 //! Allot ─► Create ─► AddLearner ─► caught up ─► ChangeVoters ─► voter
-//! voter ─► ChangeVoters without it ─► RecordMembership ─► Dismiss ─► Destroy
+//! voter ─► ChangeVoters without it ─► RecordMembership ─► Dismiss ─► Destroy, or Forget where its node is removed
 //! ```
+//!
+//! A voter that an operator wants replaced ([`Recorded::replace`]) goes on voting until its successor on the same node, given out
+//! with the wish, has caught up and takes its vote; if it leads, it hands the lead over before.
 //!
 //! # Invariants
 //!
@@ -30,13 +45,13 @@
 mod membership;
 mod next;
 mod observed;
-#[cfg(test)]
-mod properties;
 mod recorded;
 mod step;
+#[cfg(test)]
+mod tests;
 
 pub use membership::{Membership, MembershipId};
 pub use next::next;
 pub use observed::{Leadership, Observed, Sighting};
-pub use recorded::{Allotted, Founding, REPLICAS_MAX, Recorded};
-pub use step::{Limits, Next, Step, Wait};
+pub use recorded::{Allotted, Founding, NotReplaced, REPLICAS_MAX, Recorded};
+pub use step::{Duty, Limits, Next, Step, Wait};

@@ -6,7 +6,7 @@ use crate::ids::{NodeId, ReplicaId};
 use crate::ring::Replicas;
 
 use super::{Allotted, Founding, Leadership, Limits, Membership, Next, Observed, REPLICAS_MAX};
-use super::{Recorded, Sighting, Step, Wait};
+use super::{Duty, Recorded, Sighting, Step, Wait};
 
 /// The next step of a group towards `wanted`, by what is recorded in meta and what is observed.
 ///
@@ -29,6 +29,10 @@ struct Planner<'a> {
 
 fn step(step: Step) -> Undecided {
     Err(Next::Step(step))
+}
+
+fn duty(duty: Duty) -> Undecided {
+    Err(Next::Duty(duty))
 }
 
 fn wait(wait: Wait) -> Undecided {
@@ -60,8 +64,8 @@ impl Planner<'_> {
             return Err(Next::Wait(Wait::Unplaced));
         }
         let waiting = self.replace(leader);
-        if let Err(Next::Step(step)) = waiting {
-            return Err(Next::Step(step));
+        if matches!(waiting, Err(Next::Step(_) | Next::Duty(_))) {
+            waiting.clone()?;
         }
         self.release(membership)?;
         self.tidy()?;
@@ -76,7 +80,7 @@ impl Planner<'_> {
         let nodes = &self.wanted.nodes;
         let preferred = self.wanted.leader.into_iter().chain(nodes.iter().copied());
         match preferred.filter(|&n| self.wanted.has(n)).find(|&n| self.alive(n)) {
-            Some(founder) => Next::Step(Step::Found { nodes: nodes.clone(), founder }),
+            Some(founder) => Next::Duty(Duty::Found { nodes: nodes.clone(), founder }),
             None => Next::Wait(nodes.first().map_or(Wait::Unplaced, |&node| Wait::Node { node })),
         }
     }
@@ -88,7 +92,7 @@ impl Planner<'_> {
         let replica = founding.founder;
         let Some(Allotted { node, .. }) = self.recorded.replicas.get(&replica).cloned() else { return Ok(()) };
         match self.sighting(replica) {
-            Some(Sighting::Fresh) => step(Step::Initialize { replica, node, voters: founding.voters.clone() }),
+            Some(Sighting::Fresh) => duty(Duty::Initialize { replica, node, voters: founding.voters.clone() }),
             Some(Sighting::Open) => Ok(()),
             _ => wait(Wait::Founder { replica, node }),
         }
@@ -106,7 +110,7 @@ impl Planner<'_> {
         for (&replica, allotted) in &self.recorded.replicas {
             let absent = self.sighting(replica) == Some(Sighting::Absent);
             if absent && allotted.dismissed_by.is_none() && due(replica) {
-                step(Step::Create { replica, node: allotted.node })?;
+                duty(Duty::Create { replica, node: allotted.node })?;
             }
         }
         Ok(())
@@ -152,7 +156,7 @@ impl Planner<'_> {
         waiting
     }
 
-    /// Voters that may stay: on a wanted node, and not retired; one a node.
+    /// Voters that may stay: on a wanted node, not retired, not to be replaced; one a node.
     fn fit<'a>(&'a self, membership: &'a Membership) -> impl Iterator<Item = ReplicaId> + 'a {
         self.wanted.nodes.iter().filter_map(move |&node| {
             let mut voters = membership.voters.iter().copied();
@@ -210,7 +214,7 @@ impl Planner<'_> {
             let stays = |r: &ReplicaId| leader.membership.voters.contains(r) && self.is_ready(leader, *r);
             let heirs = voters.iter().copied().filter(stays);
             if let Some(to) = heirs.max_by_key(|&r| (self.node(r) == self.wanted.leader, std::cmp::Reverse(r))) {
-                return step(Step::TransferLeader { from: leader.replica, to });
+                return step(Step::TransferLeader { from: leader.replica, to, leaving: true });
             }
         }
         step(Step::ChangeVoters { voters, after: leader.membership.id })
@@ -232,7 +236,7 @@ impl Planner<'_> {
             return step(Step::Allot { node });
         };
         match self.sighting(replica) {
-            Some(Sighting::Absent) => step(Step::Create { replica, node }),
+            Some(Sighting::Absent) => duty(Duty::Create { replica, node }),
             Some(Sighting::Fresh | Sighting::Open) => step(Step::AddLearner { replica, node, after: membership.id }),
             Some(Sighting::Down | Sighting::Retired) | None => wait(Wait::Node { node }),
         }
@@ -240,7 +244,7 @@ impl Planner<'_> {
 
     /// The replica given out on the node that has yet to join.
     fn waiting_on(&self, node: NodeId) -> Option<ReplicaId> {
-        let waiting = |a: &Allotted| a.node == node && !a.joined && a.dismissed_by.is_none();
+        let waiting = |a: &Allotted| a.node == node && a.is_waiting();
         let mut replicas = self.recorded.replicas.iter();
         replicas
             .find(|(replica, a)| waiting(a) && self.sighting(**replica) != Some(Sighting::Retired))
@@ -269,7 +273,7 @@ impl Planner<'_> {
             if self.observed.removed.contains(&node) {
                 step(Step::Forget { replica })?;
             } else if self.alive(node) {
-                step(Step::Destroy { replica, node })?;
+                duty(Duty::Destroy { replica, node })?;
             }
         }
         Ok(())
@@ -295,7 +299,7 @@ impl Planner<'_> {
             return Ok(());
         };
         if self.is_ready(leader, to) {
-            step(Step::TransferLeader { from: leader.replica, to })
+            step(Step::TransferLeader { from: leader.replica, to, leaving: false })
         } else if self.lives(to) {
             wait(Wait::CatchUp { replica: to, lag_entries: leader.lag_entries.get(&to).copied() })
         } else {
@@ -303,11 +307,11 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether a replica may vote from here on: not retired, and not dismissed. A dismissed one can still turn up as a learner,
-    /// when the step that adds it was late.
+    /// Whether a replica may vote from here on: not retired, not to be replaced, and not dismissed. A dismissed one can still
+    /// turn up as a learner, when the step that adds it was late.
     fn is_usable(&self, replica: ReplicaId) -> bool {
-        let dismissed = self.recorded.replicas.get(&replica).is_none_or(|a| a.dismissed_by.is_some());
-        !dismissed && self.sighting(replica) != Some(Sighting::Retired)
+        let given_up = self.recorded.replicas.get(&replica).is_none_or(|a| a.dismissed_by.is_some() || a.unwanted);
+        !given_up && self.sighting(replica) != Some(Sighting::Retired)
     }
 
     fn node(&self, replica: ReplicaId) -> Option<NodeId> {

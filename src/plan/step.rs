@@ -21,32 +21,9 @@ impl Default for Limits {
     }
 }
 
-/// One thing to do for a group. Each is safe to repeat.
+/// One thing to do for a group, carried out by the node that its leader is on. Each is safe to repeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// In meta: give out an id on each node and write the first replica set, if none is written.
-    Found {
-        /// Where the first voters are to stand, in order of preference.
-        nodes: Vec<NodeId>,
-        /// The node whose replica is to initialize the group; one of `nodes`.
-        founder: NodeId,
-    },
-    /// On the node: make an empty, open replica, if it isn't there and [`may_exist`](super::Recorded::may_exist).
-    Create {
-        /// The replica.
-        replica: ReplicaId,
-        /// Its node.
-        node: NodeId,
-    },
-    /// On the founder: initialize the group with these voters, if it never was initialized.
-    Initialize {
-        /// The founder.
-        replica: ReplicaId,
-        /// The founder's node.
-        node: NodeId,
-        /// The first voters.
-        voters: BTreeSet<ReplicaId>,
-    },
     /// In meta: write down the group's committed membership, if it is newer than the one written.
     RecordMembership {
         /// The membership.
@@ -88,14 +65,6 @@ pub enum Step {
         /// The recorded membership that it is missing in.
         missing_in: MembershipId,
     },
-    /// On the node: stop the dismissed replica and destroy its log and store, if they are there; then, in meta, forget it.
-    /// The node's own word that it is destroyed is what allows the second half.
-    Destroy {
-        /// The replica.
-        replica: ReplicaId,
-        /// Its node.
-        node: NodeId,
-    },
     /// In meta: forget the dismissed replica of a node that has left for good.
     Forget {
         /// The replica.
@@ -107,6 +76,46 @@ pub enum Step {
         from: ReplicaId,
         /// Who is to lead.
         to: ReplicaId,
+        /// Whether `from` is about to be voted out. Else it is only for balance, and waits until all else is well.
+        leaving: bool,
+    },
+}
+
+/// One thing to do for a group that the node concerned finds in the meta state by itself, and carries out whether the group
+/// has a leader or not. Whoever plans for a leader only waits for it. Each is safe to repeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// In meta, by its leader: give out an id on each node and write the first replica set, if none is written. All groups'
+    /// are written together, by the command that founds the cluster.
+    Found {
+        /// Where the first voters are to stand, in order of preference.
+        nodes: Vec<NodeId>,
+        /// The node whose replica is to initialize the group; one of `nodes`.
+        founder: NodeId,
+    },
+    /// On the node: make an empty, open replica, if it isn't there and [`may_exist`](super::Recorded::may_exist).
+    Create {
+        /// The replica.
+        replica: ReplicaId,
+        /// Its node.
+        node: NodeId,
+    },
+    /// On the founder: initialize the group with these voters, if it never was initialized.
+    Initialize {
+        /// The founder.
+        replica: ReplicaId,
+        /// The founder's node.
+        node: NodeId,
+        /// The first voters.
+        voters: BTreeSet<ReplicaId>,
+    },
+    /// On the node: stop the dismissed replica and destroy its log and store, if they are there; then, in meta, forget it.
+    /// The node's own word that it is destroyed is what allows the second half.
+    Destroy {
+        /// The replica.
+        replica: ReplicaId,
+        /// Its node.
+        node: NodeId,
     },
 }
 
@@ -146,8 +155,10 @@ pub enum Wait {
 /// What is to be done for a group now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// This.
+    /// This, by the leader's node.
     Step(Step),
+    /// This, by another's own doing.
+    Duty(Duty),
     /// Nothing yet.
     Wait(Wait),
     /// Nothing: it is as wanted.

@@ -130,6 +130,9 @@ pub enum QueryError {
     /// Too many reads wait already.
     #[error("too many reads wait in this group")]
     Overloaded,
+    /// What was read was overtaken by a checkpoint, again and again.
+    #[error("the read was overtaken by checkpoint after checkpoint")]
+    Raced,
     /// The replica has stopped.
     #[error("this replica has stopped")]
     Stopped,

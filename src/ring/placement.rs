@@ -40,6 +40,15 @@ impl Placement {
         Self { shards }
     }
 
+    /// The same, with other nodes for one shard. A shard that it doesn't have changes nothing.
+    pub fn with(&self, shard: ShardId, replicas: Replicas) -> Self {
+        let mut changed = self.clone();
+        if let Some(place) = changed.shards.get_mut(shard.0 as usize) {
+            *place = replicas;
+        }
+        changed
+    }
+
     /// How many shards there are.
     pub fn shard_count(&self) -> usize {
         self.shards.len()

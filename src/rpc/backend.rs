@@ -97,7 +97,7 @@ pub enum Failure {
     /// The time was over before anything was sent on. Nothing was changed.
     #[error("the deadline passed before an answer came; nothing was changed")]
     Deadline,
-    /// A command was sent on, and no answer came in time.
+    /// A command, of an account or of the cluster, was sent on, and no answer came in time.
     #[error("no answer came in time: the write may have happened, or may happen still")]
     Unknown,
     /// A command is larger than the log takes. Nothing was changed.
@@ -106,8 +106,8 @@ pub enum Failure {
     /// The disk is nearly full. Nothing was changed.
     #[error("the disk is nearly full: writes are refused until there is room")]
     DiskFull,
-    /// The state has moved on in a way that the list cannot follow.
-    #[error("the list has changed under its reading: begin again")]
+    /// The list was overtaken by checkpoint after checkpoint while it was read.
+    #[error("the list was overtaken by checkpoint after checkpoint while it was read: ask again")]
     Raced,
     /// The node belongs to no cluster yet, or has just started and does not know it yet. Nothing was changed.
     #[error("this node knows no cluster yet: it has just started, or one must be bootstrapped first")]

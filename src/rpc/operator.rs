@@ -11,14 +11,16 @@ use async_trait::async_trait;
 
 use super::backend::{Failure, Operations};
 use super::convert::timestamp;
+use super::digests;
 use super::fault::Fault;
+use super::replacement::{How, Replacement, Seen};
 use crate::health::Liveness;
 use crate::ids::{GroupId, NodeId, ReplicaId, ShardId};
 use crate::node::gossip::{Ear, ReplicaReport, ReplicaRole, Report};
 use crate::node::leaders::Leaders;
 use crate::node::link::{Book, Endpoints};
 use crate::node::meta::{self, Intent, MetaState, NodeRecord};
-use crate::node::router::{Call, Router};
+use crate::node::router::{Call, NotTransferred, Router};
 use crate::node::shards::Shards;
 use crate::proto::v1;
 use crate::ring::{Ring, ShardCount, Token};
@@ -28,6 +30,13 @@ use crate::view::Settings;
 
 /// How long a change may take.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long it is waited for what the meta group has answered to arrive here.
+const NEWS_MS_MAX: u64 = 2_000;
+/// How often it is looked whether it has.
+const NEWS_LOOK: Duration = Duration::from_millis(20);
+/// How often a replacement is decided again because the cluster has changed meanwhile.
+const DECISIONS_MAX: usize = 8;
 
 /// A cluster that was founded, or had been.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +140,37 @@ impl Operator {
         told
     }
 
+    /// Waits a while for this node to apply more than `revision` of the meta state.
+    async fn news_of_meta(&self, revision: u64) {
+        let until = self.parts.router.clock().monotonic().plus(NEWS_MS_MAX);
+        while self.parts.router.meta().revision <= revision && self.parts.router.clock().monotonic() < until {
+            tokio::time::sleep(NEWS_LOOK).await;
+        }
+    }
+
+    fn judge_replacement(
+        &self,
+        meta: &MetaState,
+        shard: ShardId,
+        replica: ReplicaId,
+        to: Option<NodeId>,
+    ) -> Result<Replacement, Fault> {
+        let group = GroupId::from(shard);
+        let told = self.told(meta).remove(&group).unwrap_or_default();
+        let takes_part = |(node, _, r): &&Told| {
+            // One that calls itself a learner still may have been given its vote since: who votes, meta says.
+            !matches!(r.role, ReplicaRole::Stopped | ReplicaRole::Failed | ReplicaRole::Retired)
+                && self.liveness(*node) == Liveness::Alive
+        };
+        let seen = Seen {
+            meta,
+            taking_part: told.iter().filter(takes_part).map(|(_, _, r)| r.replica).collect(),
+            alive: meta.nodes.keys().copied().filter(|node| self.liveness(*node) == Liveness::Alive).collect(),
+            leader: self.leader(group).map(|(node, _)| node),
+        };
+        super::replacement::judge(&seen, shard, replica, to)
+    }
+
     fn meta(&self) -> Result<Arc<MetaState>, Fault> {
         let meta = self.parts.router.meta();
         if meta.cluster.is_some() { Ok(meta) } else { Err(Failure::NoCluster.into()) }
@@ -150,6 +190,8 @@ impl Operator {
         placement.extend(
             wanted.into_iter().flat_map(|w| &w.nodes).copied().filter(|n| Some(*n) != wanted.and_then(|w| w.leader)),
         );
+        let marks: Vec<&[(u64, u64)]> = told.iter().map(|(_, _, r)| r.digests.as_slice()).collect();
+        let checked = digests::compare(&marks);
         v1::ShardStatus {
             shard: shard.0,
             group: group.0,
@@ -161,10 +203,14 @@ impl Operator {
             replicas: replicas
                 .map(|(id, allotted)| {
                     let said = told.iter().find(|(node, _, r)| *node == allotted.node && r.replica == *id);
-                    replica_status(*id, meta.name_of(allotted.node), said, ahead)
+                    let status = replica_status(*id, meta.name_of(allotted.node), said, ahead);
+                    v1::ReplicaStatus { leaving: allotted.unwanted, ..status }
                 })
                 .collect(),
             placement: placement.into_iter().map(|node| meta.name_of(node)).collect(),
+            digest_check: checked.verdict.into(),
+            digest_index: checked.index,
+            digest_compared: count(checked.compared),
         }
     }
 
@@ -290,6 +336,13 @@ fn replica_status(id: ReplicaId, node: String, said: Option<&Told>, ahead: u64) 
         lag: ahead.saturating_sub(r.applied),
         log_bytes: r.log_bytes,
         checkpoint_index: r.checkpointed,
+        checkpoint_generation: r.checkpoint_generation,
+        digest: r
+            .digests
+            .first()
+            .filter(|(at, _)| *at == r.applied)
+            .map(|(_, d)| format!("{d:016x}"))
+            .unwrap_or_default(),
         report_time: Some(timestamp(*at)),
         ..place
     }
@@ -384,13 +437,41 @@ impl Operations for Operator {
         let Some((replica, _)) = here else {
             return Err(Fault::not_found(format!("replica of shard {shard} on node {}", meta.name_of(node))));
         };
-        self.parts.router.transfer(group, *replica, &self.call()).await.map_err(Fault::cluster_state)?;
+        self.parts.router.transfer(group, *replica, &self.call()).await.map_err(|error| match error {
+            NotTransferred::Refused(why) => Fault::cluster_state(why),
+            NotTransferred::Unknown => Failure::Unknown.into(),
+        })?;
         let term = self.leader(group).filter(|(leader, _)| *leader == node).map_or(0, |(_, term)| term);
         Ok(v1::TransferLeaderResponse { leader: meta.name_of(node), term })
     }
 
-    async fn replace_replica(&self, _: v1::ReplaceReplicaRequest) -> Result<v1::ReplaceReplicaResponse, Fault> {
-        Err(Fault::unsupported("replicas are replaced by the node itself when they are retired; not yet on request"))
+    async fn replace_replica(&self, request: v1::ReplaceReplicaRequest) -> Result<v1::ReplaceReplicaResponse, Fault> {
+        let (shard, replica) = (ShardId(request.shard), ReplicaId(request.replica_id));
+        let call = self.call();
+        for _ in 0..DECISIONS_MAX {
+            let meta = self.meta()?;
+            let to = match request.to_node.as_str() {
+                "" => None,
+                name => Some(meta.node_named(name).ok_or_else(|| Fault::not_found(format!("node named {name:?}")))?),
+            };
+            let replacement = self.judge_replacement(&meta, shard, replica, to)?;
+            if request.validate_only {
+                return Ok(replacement.told(&meta, ReplicaId(0)));
+            }
+            let command = match &replacement.how {
+                How::UnderWay(fresh) => return Ok(replacement.told(&meta, *fresh)),
+                how => how.command(GroupId::from(shard), replica),
+            };
+            match self.parts.router.propose_meta(&command, &call).await.map_err(Failure::from)? {
+                meta::Answer::Done { replica: Some(fresh), .. } => return Ok(replacement.told(&meta, fresh)),
+                // The first half of two, or decided on something that has changed: look again.
+                meta::Answer::Done { .. }
+                | meta::Answer::Unchanged { .. }
+                | meta::Answer::Refused { why: meta::Refusal::Outdated, .. } => self.news_of_meta(meta.revision).await,
+                meta::Answer::Refused { why, .. } => return Err(Fault::cluster_state(why.to_string())),
+            }
+        }
+        Err(Fault::conflict("the cluster changes all the time: ask again"))
     }
 
     async fn settings(&self) -> Result<Settings, Fault> {

@@ -60,7 +60,10 @@ impl From<RouteError> for Failure {
         match error {
             RouteError::NoCluster => Self::NoCluster,
             RouteError::NoLeader { shard, .. } => Self::NoLeader { shard, hint: None },
+            RouteError::Moving(shard) => Self::Moving(shard),
             RouteError::NoMetaLeader => Self::NoMetaLeader,
+            RouteError::Unknown => Self::Unknown,
+            RouteError::Raced => Self::Raced,
             RouteError::Overloaded { .. } => Self::Overloaded,
             RouteError::DeadlineExceeded => Self::Deadline,
             RouteError::TooLarge { .. } => Self::TooLarge,

@@ -305,8 +305,18 @@ impl Operations for Solo {
         Ok(v1::TransferLeaderResponse::default())
     }
 
-    async fn replace_replica(&self, _: v1::ReplaceReplicaRequest) -> Result<v1::ReplaceReplicaResponse, Fault> {
-        Ok(v1::ReplaceReplicaResponse::default())
+    async fn replace_replica(&self, request: v1::ReplaceReplicaRequest) -> Result<v1::ReplaceReplicaResponse, Fault> {
+        if request.replica_id != 2 {
+            return Err(Fault::cluster_state("without replica 1, 1 of the shard's 2 voters live and 2 are a quorum"));
+        }
+        Ok(v1::ReplaceReplicaResponse {
+            replica_id: if request.validate_only { 0 } else { 40 },
+            node: "other".into(),
+            from_node: "other".into(),
+            hands_over: false,
+            voters: 2,
+            voters_alive: 2,
+        })
     }
 
     async fn settings(&self) -> Result<Settings, Fault> {

@@ -1,6 +1,7 @@
 //! `clusterctl shard`.
 
 mod list;
+mod replace;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -19,6 +20,8 @@ pub(super) enum Command {
     List(ListOptions),
     /// One shard and each of its replicas
     Show(ShowOptions),
+    /// Replace one replica by a fresh one
+    Replace(replace::Options),
 }
 
 #[derive(Debug, Args)]
@@ -42,8 +45,12 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
     match command {
         Command::List(options) => list::run(context, options).await,
         Command::Show(options) => show::run(context, options).await,
+        Command::Replace(options) => replace::run(context, options).await,
     }
 }
+
+/// Replicas of one shard have different states.
+const DIFFER: &str = "differ";
 
 /// One shard.
 #[derive(Clone, Debug, Serialize)]
@@ -56,6 +63,10 @@ struct Shard {
     revision: u64,
     active_views: u64,
     placement: Vec<String>,
+    /// Whether the replicas' states are the same: `agree`, `differ`, or `not compared`.
+    digests: &'static str,
+    digest_index: u64,
+    digest_compared: u32,
     replicas: Vec<Replica>,
 }
 
@@ -73,12 +84,18 @@ struct Replica {
     checkpoint_generation: u64,
     checkpoint_index: u64,
     digest: String,
+    leaving: bool,
     #[serde(serialize_with = "rfc3339")]
     report_time: Option<Timestamp>,
 }
 
 impl From<v1::ShardStatus> for Shard {
     fn from(shard: v1::ShardStatus) -> Self {
+        let digests = match shard.digest_check() {
+            v1::DigestCheck::Unspecified => "not compared",
+            v1::DigestCheck::Agree => "agree",
+            v1::DigestCheck::Differ => DIFFER,
+        };
         Self {
             shard: shard.shard,
             group: shard.group,
@@ -88,6 +105,9 @@ impl From<v1::ShardStatus> for Shard {
             revision: shard.revision,
             active_views: shard.active_views,
             placement: shard.placement,
+            digests,
+            digest_index: shard.digest_index,
+            digest_compared: shard.digest_compared,
             replicas: shard.replicas.into_iter().map(Replica::from).collect(),
         }
     }
@@ -108,15 +128,17 @@ impl From<v1::ReplicaStatus> for Replica {
             checkpoint_generation: replica.checkpoint_generation,
             checkpoint_index: replica.checkpoint_index,
             digest: replica.digest,
+            leaving: replica.leaving,
             report_time: replica.report_time,
         }
     }
 }
 
 impl Shard {
-    /// Without a leader, or with a replica missing.
+    /// Without a leader, with a replica missing, or with replicas that differ.
     fn is_troubled(&self) -> bool {
         self.leader.is_none()
+            || self.digests == DIFFER
             || self.replicas.len() < self.placement.len()
             || self.replicas.iter().any(|replica| replica.role == "unheard")
     }

@@ -18,25 +18,33 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
     };
     let now = context.clock.wall();
     context.answer(&shard, || {
-        let mut rows = table(["ID", "NODE", "ROLE", "APPLIED", "LAG", "UNSAVED", "SAVED TO", "DIGEST", "SAID"]);
-        right(&mut rows, &[0, 3, 4, 5, 6]);
+        let mut rows = table(["ID", "NODE", "ROLE", "APPLIED", "LAG", "UNSAVED", "SAVE", "SAVED TO", "DIGEST", "SAID"]);
+        right(&mut rows, &[0, 3, 4, 5, 6, 7]);
         for replica in &shard.replicas {
             let digest: String = replica.digest.chars().take(8).collect();
+            let role = if replica.leaving { format!("{} (leaving)", replica.role) } else { replica.role.to_string() };
             rows.add_row([
                 replica.replica_id.into(),
                 replica.node.clone().into(),
-                judged(replica.role, replica.role != "unheard" && replica.role != "candidate"),
+                judged(role, replica.role != "unheard" && replica.role != "candidate"),
                 number(replica.applied_index).into(),
                 number(replica.lag).into(),
                 bytes(replica.log_bytes).into(),
+                number(replica.checkpoint_generation).into(),
                 number(replica.checkpoint_index).into(),
                 if digest.is_empty() { "-".to_string() } else { digest }.into(),
                 ago(replica.report_time.as_ref(), now).into(),
             ]);
         }
         let leader = shard.leader.as_deref().unwrap_or("none");
+        let digests = match shard.digest_compared {
+            0 => "replicas: not compared yet".to_string(),
+            compared => {
+                format!("{compared} replicas {} at entry {}", shard.digests, number(shard.digest_index))
+            }
+        };
         format!(
-            "shard {} (group {})  leader {leader}  term {}  revision {}  {} active views\nplaced on {}\n\n{}",
+            "shard {} (group {})  leader {leader}  term {}  revision {}  {} active views\nplaced on {}; {digests}\n\n{}",
             shard.shard,
             shard.group,
             shard.term,
@@ -48,6 +56,10 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
     })?;
     match shard.is_troubled() {
         false => Ok(()),
+        true if shard.digests == super::DIFFER => Err(Failure::Degraded(format!(
+            "replicas of shard {} have different states after entry {}: keep their folders, and replace none before it is known which is right",
+            shard.shard, shard.digest_index
+        ))),
         true => {
             Err(Failure::Degraded(format!("shard {} has no leader, or a replica that does not follow", shard.shard)))
         }

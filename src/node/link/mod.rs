@@ -30,6 +30,7 @@ mod book;
 mod dial;
 pub mod handshake;
 mod listen;
+mod local;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,7 @@ use super::folder::Charter;
 pub use book::{Book, Endpoints, Known};
 pub use handshake::{Me, Refused, WIRE_VERSION};
 pub(crate) use listen::listen;
+pub use local::switchboard;
 pub use serve::service;
 pub use transport::{Introduction, introduce, offer, tell_to_begin};
 
@@ -295,11 +297,5 @@ impl Link {
         self.shared.stop.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
-    }
-}
-
-impl crate::raft::Link for Link {
-    fn call(&self, to: NodeId, lane: RaftLane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
-        Self::call(self, to, lane.into(), frame).map(|answer| answer.map_err(Lost::into_error)).boxed()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
 use crate::node::folder::Charter;
-use crate::plan::{Allotted, Founding, Membership, MembershipId, Recorded};
+use crate::plan::{Allotted, Founding, Membership, MembershipId, NotReplaced, Recorded};
 use crate::ring::{Placement, Replicas, ShardCount};
 
 use super::{Answer, Command, GroupRecord, Intent, MetaState, NodeRecord, Refusal};
@@ -28,6 +28,7 @@ impl MetaState {
                 self.dismiss(group, version, replica, missing_in)
             }
             Command::Forget { group, replica } => self.forget(group, replica),
+            Command::Replace { group, version, replica } => self.replace(group, version, replica),
             Command::Place { from, placement } => self.place(from, placement),
             Command::AddNode { node, name, zone, weight } => {
                 self.add_node(node, NodeRecord { name, zone, weight, intent: Intent::Joining })
@@ -132,7 +133,7 @@ impl MetaState {
         self.seen(group, version)?;
         let replica = self.give_replica();
         let record = self.seen(group, version)?;
-        record.recorded.replicas.insert(replica, Allotted { node, dismissed_by: None, joined: false });
+        record.recorded.replicas.insert(replica, Allotted::on(node, false));
         record.version += 1;
         self.next_epoch();
         Ok(Change::Gave(replica))
@@ -174,6 +175,28 @@ impl MetaState {
                 Ok(Change::Something)
             }
         }
+    }
+
+    fn replace(&mut self, group: GroupId, version: u64, replica: ReplicaId) -> Result<Change, Refusal> {
+        // The meta group's replicas follow its own rules: one on every node.
+        group.shard().ok_or(Refusal::UnknownGroup)?;
+        let fresh = self.next_replica;
+        let record = self.seen(group, version)?;
+        let node = record.recorded.replicas.get(&replica).ok_or(Refusal::UnknownReplica)?.node;
+        if !self.nodes.get(&node).is_some_and(|known| known.intent.takes_replicas()) {
+            return Err(Refusal::UnknownNode);
+        }
+        let successor = self.seen(group, version)?.recorded.replace(replica, fresh).map_err(|why| match why {
+            NotReplaced::Unknown => Refusal::UnknownReplica,
+            NotReplaced::NoVote => Refusal::NoVote,
+            NotReplaced::TooMany => Refusal::TooManyReplicas,
+        })?;
+        if successor == fresh {
+            self.give_replica();
+        }
+        self.seen(group, version)?.version += 1;
+        self.next_epoch();
+        Ok(Change::Gave(successor))
     }
 
     fn place(&mut self, from: Epoch, placement: Placement) -> Result<Change, Refusal> {
@@ -245,10 +268,8 @@ fn fits(placement: &Placement, shards: ShardCount, usable: impl Fn(NodeId) -> bo
 }
 
 fn first_set(all: &[(ReplicaId, NodeId)], voters: &[(ReplicaId, NodeId)], founder: ReplicaId) -> GroupRecord {
-    let replicas: BTreeMap<ReplicaId, Allotted> = all
-        .iter()
-        .map(|(replica, node)| (*replica, Allotted { node: *node, dismissed_by: None, joined: true }))
-        .collect();
+    let replicas: BTreeMap<ReplicaId, Allotted> =
+        all.iter().map(|(replica, node)| (*replica, Allotted::on(*node, true))).collect();
     let founding = Founding { voters: voters.iter().map(|(replica, _)| *replica).collect(), founder };
     GroupRecord { version: 1, recorded: Recorded { founding: Some(founding), replicas, membership: None } }
 }

@@ -120,6 +120,19 @@ pub enum Command {
         #[n(0)]
         settings: Settings,
     },
+    /// An operator wants a fresh replica in the place of a voter, on the same node. Gives the fresh one's id.
+    #[n(10)]
+    Replace {
+        /// Which group: a shard's.
+        #[n(0)]
+        group: GroupId,
+        /// The version of its record that it was decided on.
+        #[n(1)]
+        version: u64,
+        /// Which replica.
+        #[n(2)]
+        replica: ReplicaId,
+    },
 }
 
 /// What a command gave.
@@ -198,4 +211,12 @@ pub enum Refusal {
     #[error("the placement doesn't fit the cluster")]
     #[n(9)]
     UnfitPlacement,
+    /// The replica has no vote.
+    #[error("the replica has no vote: it is on its way in or out")]
+    #[n(10)]
+    NoVote,
+    /// There are too many replicas of the group.
+    #[error("too many replicas of the group are on their way in or out")]
+    #[n(11)]
+    TooManyReplicas,
 }

@@ -31,7 +31,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
+use crate::ids::{Epoch, GroupId, NodeId, ReplicaId, ShardId};
 use crate::plan::Recorded;
 use crate::ring::{Member, Placement, Replicas, Rules, ShardCount, Weight, Zone};
 use crate::view::Settings;
@@ -205,6 +205,14 @@ impl MetaState {
             let here = here.filter(move |(_, allotted)| allotted.node == node && allotted.dismissed_by.is_some());
             here.map(|(replica, _)| (*group, *replica))
         })
+    }
+
+    /// Whether the members of a shard are being changed, as far as is recorded.
+    pub fn is_moving(&self, shard: ShardId) -> bool {
+        let Some(record) = self.groups.get(&GroupId::from(shard)) else { return false };
+        let Some(membership) = &record.recorded.membership else { return false };
+        let votes = |replica: &ReplicaId| membership.leaving.is_none() && membership.voters.contains(replica);
+        record.recorded.replicas.iter().any(|(replica, allotted)| allotted.unwanted || !votes(replica))
     }
 
     /// The node that a replica was given to.

@@ -1,5 +1,4 @@
 use super::*;
-use crate::ids::ShardId;
 use crate::node::folder::{Charter, Founder};
 use crate::plan::{Membership, MembershipId};
 use crate::raft::MetaState as _;
@@ -170,4 +169,27 @@ fn bytes_that_are_no_command_of_this_build_stop_the_replica() {
     let mut replicated = Replicated::default();
     assert!(replicated.apply(Stamp::default(), &[0x82, 0x18, 0xff, 0x80]).is_err());
     assert_eq!(**replicated.state(), MetaState::default());
+}
+
+#[test]
+fn a_voter_is_replaced_under_a_fresh_id_on_its_node_and_asking_again_gives_the_same() {
+    let mut state = founded();
+    let group = GroupId::from(ShardId(0));
+    let voters: Vec<u64> = state.groups[&group].recorded.replicas.keys().map(|r| r.0).collect();
+    let old = ReplicaId(voters[0]);
+    let replace = |version, replica| Command::Replace { group, version, replica };
+    assert_eq!(refused(state.apply(replace(1, old))), Refusal::NoVote, "before its membership is recorded");
+    state.apply(Command::RecordMembership { group, membership: membership(5, &voters) });
+    assert!(!state.is_moving(ShardId(0)));
+    assert_eq!(refused(state.apply(replace(1, old))), Refusal::Outdated);
+    assert_eq!(refused(state.apply(replace(2, ReplicaId(999)))), Refusal::UnknownReplica);
+    let meta = Command::Replace { group: GroupId::META, version: 1, replica: ReplicaId(1) };
+    assert_eq!(refused(state.apply(meta)), Refusal::UnknownGroup);
+    let given = Answer::Done { epoch: Epoch(2), replica: Some(ReplicaId(28)) };
+    assert_eq!(state.apply(replace(2, old)), given);
+    assert_eq!(state.apply(replace(3, old)), Answer::Done { epoch: Epoch(3), replica: Some(ReplicaId(28)) });
+    assert_eq!(state.next_replica, ReplicaId(29), "no id was used up by asking again");
+    assert_eq!(state.node_of(group, ReplicaId(28)), state.node_of(group, old));
+    assert!(state.is_moving(ShardId(0)) && !state.is_moving(ShardId(1)));
+    assert_eq!(refused(state.apply(replace(4, ReplicaId(28)))), Refusal::NoVote);
 }

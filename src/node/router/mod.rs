@@ -30,6 +30,8 @@ mod cluster;
 mod propose;
 mod query;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::sync::Arc;
@@ -57,6 +59,7 @@ use super::shards::{Hosted, Shards};
 use attempt::Attempts;
 use wire::{Route, Told};
 
+pub use cluster::NotTransferred;
 pub use wire::Server;
 
 /// How long one attempt may take before another is made elsewhere.
@@ -87,9 +90,18 @@ pub enum RouteError {
         /// When to come back, in milliseconds.
         retry_after_ms: u64,
     },
-    /// The meta group has no leader that could be reached before the deadline.
+    /// As [`Self::NoLeader`], and the shard's replicas are being changed: that is why, and it will soon be over.
+    #[error("shard {0} is moving")]
+    Moving(ShardId),
+    /// The meta group has no leader that could be reached before the deadline. Nothing was proposed.
     #[error("the meta group has no leader that can be reached")]
     NoMetaLeader,
+    /// A change of the cluster was proposed, and nobody knows how that ended: it may have happened, or may happen still.
+    #[error("no answer came in time: the change may have happened, or may happen still")]
+    Unknown,
+    /// What was read was overtaken by checkpoint after checkpoint, until the deadline.
+    #[error("the read was overtaken by checkpoint after checkpoint")]
+    Raced,
     /// Too much waits.
     #[error("too much waits already")]
     Overloaded {
@@ -240,6 +252,14 @@ impl Router {
     pub fn shard_of(&self, account: &AccountId) -> Result<ShardId, RouteError> {
         let count = self.parts().meta.load().shard_count.ok_or(RouteError::NoCluster)?;
         Ok(count.shard_of(Token::of(account)))
+    }
+
+    /// Why a shard's call found no leader: because its replicas are being changed, or nobody knows.
+    fn no_leader(&self, shard: ShardId) -> RouteError {
+        if self.parts().meta.load().is_moving(shard) {
+            return RouteError::Moving(shard);
+        }
+        RouteError::NoLeader { shard, retry_after_ms: RETRY_AFTER_MS }
     }
 
     fn route(&self, group: GroupId, replica: Option<ReplicaId>, timeout: Duration, call: &Call) -> Route {

@@ -81,7 +81,7 @@ impl Router {
             // What was tried before may have been committed, whatever the last attempt says.
             Some(Proposed::Rejected(_)) | None if unknown => Proposed::Unknown,
             Some(how) => how,
-            None => Proposed::Rejected(RouteError::NoLeader { shard, retry_after_ms: RETRY_AFTER_MS }),
+            None => Proposed::Rejected(self.no_leader(shard)),
         };
         let all: Vec<Proposed> = ended.into_iter().zip(unknown).map(finish).collect();
         self.count_proposed(&all);
@@ -92,7 +92,7 @@ impl Router {
         let committed = all.iter().filter(|how| matches!(how, Proposed::Committed(_))).count() as u64;
         let label = |how: &Proposed| match how {
             Proposed::Committed(_) => "committed",
-            Proposed::Rejected(RouteError::NoLeader { .. }) => "no_leader",
+            Proposed::Rejected(RouteError::NoLeader { .. } | RouteError::Moving(_)) => "no_leader",
             Proposed::Rejected(_) => "rejected",
             Proposed::Unknown => "unknown",
         };

@@ -20,7 +20,7 @@ impl Router {
         let shard = self.shard_of(query.account())?;
         let group = GroupId::from(shard);
         let mut attempts = Attempts::new(self.parts(), call);
-        let mut last = RouteError::NoLeader { shard, retry_after_ms: RETRY_AFTER_MS };
+        let mut last = self.no_leader(shard);
         let mut served = None;
         while let Some(timeout) = attempts.next().await {
             let target = match mode {
@@ -48,9 +48,8 @@ impl Router {
                     break;
                 }
                 Err(Unanswered::NotLeader) => {}
-                Err(Unanswered::DeadlineExceeded) => {
-                    last = RouteError::NoLeader { shard, retry_after_ms: RETRY_AFTER_MS }
-                }
+                Err(Unanswered::DeadlineExceeded) => last = self.no_leader(shard),
+                Err(Unanswered::Raced) => last = RouteError::Raced,
                 Err(Unanswered::Overloaded) => last = RouteError::Overloaded { retry_after_ms: RETRY_AFTER_MS },
                 Err(Unanswered::Failed(why)) => last = RouteError::Failed(why),
             }
@@ -96,6 +95,7 @@ pub(super) fn unanswered(error: QueryError) -> Unanswered {
         QueryError::NotLeader { .. } | QueryError::Stopped => Unanswered::NotLeader,
         QueryError::DeadlineExceeded => Unanswered::DeadlineExceeded,
         QueryError::Overloaded => Unanswered::Overloaded,
+        QueryError::Raced => Unanswered::Raced,
         QueryError::Failed(why) => Unanswered::Failed(why),
     }
 }

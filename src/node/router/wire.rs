@@ -188,6 +188,9 @@ pub(super) enum Unanswered {
     /// The store can't answer.
     #[n(3)]
     Failed(#[n(0)] String),
+    /// Overtaken by checkpoint after checkpoint.
+    #[n(4)]
+    Raced,
 }
 
 /// An answer of one router to another.

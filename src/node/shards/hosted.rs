@@ -167,6 +167,8 @@ impl Hosted {
             revision: status.revision.0,
             voter: status.members.is_voter(self.replica),
             active_views: self.shard().map_or(0, |shard| shard.peek(|state| state.counts().active_views)),
+            checkpoint_generation: status.checkpoint_generation,
+            digests: status.digests,
         }
     }
 }

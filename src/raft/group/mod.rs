@@ -216,6 +216,7 @@ impl<M: Machine> Group<M> {
         let (revision, logical, wall) =
             self.inner.core.look(|machine, stamp| (machine.revision(), machine.logical(), stamp.wall));
         let (role, term, leader) = self.inner.lead.now();
+        let checkpointed = self.inner.core.checkpointed();
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         GroupStatus {
@@ -227,7 +228,9 @@ impl<M: Machine> Group<M> {
             last_log: metrics.last_log_index,
             // openraft's own figures lag behind what is told here of the state.
             applied: applied.map(|id| id.index),
-            checkpointed: self.inner.core.checkpointed().meta.and_then(|meta| meta.last_log_id).map(|id| id.index),
+            checkpointed: checkpointed.meta.and_then(|meta| meta.last_log_id).map(|id| id.index),
+            checkpoint_generation: checkpointed.generation,
+            digests: self.inner.core.digests(),
             purged: metrics.purged.map(|id| id.index),
             log_bytes,
             revision,
@@ -430,7 +433,7 @@ impl Group<ShardMachine> {
             }
         }
         // Overtaken by checkpoint after checkpoint: the caller may try again.
-        Err(QueryError::Overloaded)
+        Err(QueryError::Raced)
     }
 
     async fn scan(&self, scan: &crate::view::Scan) -> Result<Vec<Pair>, crate::store::ReadError> {

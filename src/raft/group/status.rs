@@ -86,6 +86,11 @@ pub struct GroupStatus {
     pub applied: Option<u64>,
     /// The index that the newest checkpoint covers.
     pub checkpointed: Option<u64>,
+    /// The number of the newest checkpoint; 0 before the first.
+    pub checkpoint_generation: u64,
+    /// The state's digest after the last applied entry and after some before it: index and digest, the newest first. Equal on
+    /// all replicas at an equal index.
+    pub digests: Vec<(u64, u64)>,
     /// The index up to which its log was purged.
     pub purged: Option<u64>,
     /// Bytes of log since the newest checkpoint.

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::body;
 use super::decoded::{Decoded, Pieces};
+use super::digests::Digests;
 use super::header::Header;
 use super::marks::Marks;
 use super::{Machine, Missing, Stop};
@@ -102,6 +103,7 @@ pub(super) struct Inner<M> {
     pub(super) checkpointed: Checkpointed,
     /// A snapshot takes the store's place: what is read from it now doesn't belong to the machine that is still here.
     pub(super) installing: bool,
+    digests: Digests,
 }
 
 /// The machine of one replica and what stands around it.
@@ -154,6 +156,7 @@ impl<M: Machine> Core<M> {
         let meta = header.map(|header| header.meta);
         let applied = meta.as_ref().and_then(|meta| meta.last_log_id);
         let revision = machine.revision();
+        let digests = digests_at(applied, &machine);
         let inner = Inner {
             machine,
             stamp,
@@ -163,6 +166,7 @@ impl<M: Machine> Core<M> {
             frozen_at: 0,
             checkpointed: Checkpointed { meta, generation, purge_upto: None },
             installing: false,
+            digests,
         };
         let core = Self {
             replica,
@@ -257,6 +261,11 @@ impl<M: Machine> Core<M> {
     pub(crate) fn look<T>(&self, look: impl FnOnce(&M, Stamp) -> T) -> T {
         let inner = self.inner.read();
         look(&inner.machine, inner.stamp)
+    }
+
+    /// The state's digest after the last applied entry, and after some before it.
+    pub(crate) fn digests(&self) -> Vec<(u64, u64)> {
+        self.inner.read().digests.all()
     }
 
     /// Asks the machine when it wants a tick.
@@ -375,6 +384,9 @@ impl<M: Machine> Core<M> {
             debug_assert!(inner.applied < Some(id), "entries are applied in order, each once");
             inner.applied = Some(id);
             inner.marks.applied(id.index, bytes);
+            if let Some(digest) = inner.machine.digest() {
+                inner.digests.applied(id.index, digest);
+            }
             inner.machine.trim();
             inner.machine.revision()
         };
@@ -441,6 +453,7 @@ impl<M: Machine> Core<M> {
             let mut inner = self.inner.write();
             // A read of the old rows may still be on its way: it must not be admitted to the new machine.
             machine.follow(&inner.machine);
+            inner.digests = digests_at(applied, &machine);
             inner.machine = machine;
             inner.stamp = header.stamp;
             inner.applied = applied;
@@ -452,6 +465,15 @@ impl<M: Machine> Core<M> {
         self.decoded.lock().truncate(0);
         self.tell(applied, revision);
     }
+}
+
+/// What can be compared of a machine that was just restored.
+fn digests_at<M: Machine>(applied: Option<LogId>, machine: &M) -> Digests {
+    let mut digests = Digests::default();
+    if let (Some(id), Some(digest)) = (applied, machine.digest()) {
+        digests.applied(id.index, digest);
+    }
+    digests
 }
 
 impl<M: Machine> Inner<M> {

@@ -7,6 +7,7 @@
 mod body;
 mod core;
 mod decoded;
+mod digests;
 mod header;
 mod marks;
 mod meta;
@@ -103,6 +104,11 @@ pub trait Machine: Send + Sync + Sized + 'static {
 
     /// How many commands were applied.
     fn revision(&self) -> Revision;
+
+    /// A digest of all that was applied, equal on every replica after the same entry; `None` for a machine that keeps none.
+    fn digest(&self) -> Option<u64> {
+        None
+    }
 
     /// When the machine wants [`Machine::tick`]: at or before `now` means at once, later means not before; `None` never.
     fn next_due(&mut self, now: LogicalMs) -> Option<LogicalMs>;

@@ -121,6 +121,10 @@ impl Machine for ShardMachine {
         self.state.revision()
     }
 
+    fn digest(&self) -> Option<u64> {
+        Some(self.state.digest())
+    }
+
     fn next_due(&mut self, now: LogicalMs) -> Option<LogicalMs> {
         self.state.next_due(now)
     }

@@ -232,7 +232,7 @@ async fn accounts_and_admin_name_every_bad_field() {
         get_shard(v1::GetShardRequest { of: None }) => ["of"];
         get_shard(v1::GetShardRequest { of: Some(v1::get_shard_request::Of::AccountId(control())) }) => ["account_id"];
         transfer_leader(v1::TransferLeaderRequest { shard: 0, to_node: control() }) => ["to_node"];
-        replace_replica(v1::ReplaceReplicaRequest { shard: 0, replica_id: 0, to_node: long() })
+        replace_replica(v1::ReplaceReplicaRequest { to_node: long(), ..Default::default() })
             => ["to_node", "replica_id"];
         update_settings(v1::UpdateSettingsRequest::default()) => ["settings"];
         update_settings(v1::UpdateSettingsRequest { settings: Some(v1::Settings::default()) }) => ["settings.figures"];

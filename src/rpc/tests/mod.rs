@@ -4,4 +4,5 @@ mod answers;
 mod bad_input;
 mod failures;
 mod fake;
+mod replacement;
 mod streams;

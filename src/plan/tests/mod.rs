@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+mod stories;
+
 use super::*;
 use crate::ids::{NodeId, ReplicaId};
 use crate::ring::Replicas;
@@ -33,6 +35,21 @@ struct World {
     ever: BTreeMap<ReplicaId, NodeId>,
 }
 
+/// What is to be done, whoever does it.
+#[derive(Clone, Debug)]
+enum Deed {
+    Step(Step),
+    Duty(Duty),
+}
+
+fn deed(next: Next) -> Result<Deed, Next> {
+    match next {
+        Next::Step(step) => Ok(Deed::Step(step)),
+        Next::Duty(duty) => Ok(Deed::Duty(duty)),
+        other => Err(other),
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     /// The planner is asked, by what is observed now or was a few events ago, and its step is done at once, half, later,
@@ -47,6 +64,8 @@ enum Event {
     Revive(Index),
     LoseLeader(Index),
     Retire(Index),
+    /// An operator wants a voter replaced.
+    Replace(Index),
     CatchUp(Index),
     Want(Vec<Index>, Index),
 }
@@ -71,6 +90,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         3 => index().prop_map(Event::Revive),
         1 => index().prop_map(Event::LoseLeader),
         1 => index().prop_map(Event::Retire),
+        1 => index().prop_map(Event::Replace),
         6 => index().prop_map(Event::CatchUp),
         2 => (prop::collection::vec(index(), 1..=5), index()).prop_map(|(nodes, leader)| Event::Want(nodes, leader)),
     ]
@@ -148,24 +168,21 @@ impl World {
         id
     }
 
-    /// Does a step as its executors would, refusing what they would refuse.
-    fn execute(&mut self, step: &Step, half: bool) {
-        match step.clone() {
-            Step::Found { nodes, founder } => {
-                let seats: Vec<_> = nodes.iter().map(|&node| (self.fresh_id(node), node)).collect();
-                self.recorded.found(&seats, founder);
-            }
+    /// Does what is to be done as its executors would, refusing what they would refuse.
+    fn execute(&mut self, deed: &Deed, half: bool) {
+        match deed.clone() {
+            Deed::Step(step) => self.take(step, half),
+            Deed::Duty(duty) => self.fulfil(duty, half),
+        }
+        self.elect(0);
+    }
+
+    fn take(&mut self, step: Step, half: bool) {
+        match step {
             Step::Allot { node } => {
                 let id = self.fresh_id(node);
                 self.recorded.allot(id, node);
             }
-            Step::Create { replica, node } => {
-                assert_eq!(self.ever[&replica], node, "a replica moved to another node");
-                if self.alive.contains(&node) && self.recorded.may_exist(replica, node) {
-                    self.disks.entry(replica).or_insert(Disk { state: Sighting::Fresh, lag_entries: 1000 });
-                }
-            }
-            Step::Initialize { replica, node, voters } => self.initialize(replica, node, voters),
             Step::RecordMembership { membership } => {
                 self.recorded.record(membership);
             }
@@ -177,7 +194,29 @@ impl World {
                     self.assert_no_voter(replica);
                 }
             }
-            Step::Destroy { replica, node } => {
+            Step::Forget { .. } => panic!("no node has left for good"),
+            Step::TransferLeader { from, to, .. } => {
+                if self.leader == Some(from) && self.lives(to) && !half {
+                    self.leader = Some(to);
+                }
+            }
+        }
+    }
+
+    fn fulfil(&mut self, duty: Duty, half: bool) {
+        match duty {
+            Duty::Found { nodes, founder } => {
+                let seats: Vec<_> = nodes.iter().map(|&node| (self.fresh_id(node), node)).collect();
+                self.recorded.found(&seats, founder);
+            }
+            Duty::Create { replica, node } => {
+                assert_eq!(self.ever[&replica], node, "a replica moved to another node");
+                if self.alive.contains(&node) && self.recorded.may_exist(replica, node) {
+                    self.disks.entry(replica).or_insert(Disk { state: Sighting::Fresh, lag_entries: 1000 });
+                }
+            }
+            Duty::Initialize { replica, node, voters } => self.initialize(replica, node, voters),
+            Duty::Destroy { replica, node } => {
                 let dismissed = self.recorded.replicas.get(&replica).is_none_or(|a| a.dismissed_by.is_some());
                 assert!(dismissed, "a replica is destroyed that was not dismissed");
                 self.assert_no_voter(replica);
@@ -188,14 +227,16 @@ impl World {
                     }
                 }
             }
-            Step::Forget { .. } => panic!("no node has left for good"),
-            Step::TransferLeader { from, to } => {
-                if self.leader == Some(from) && self.lives(to) && !half {
-                    self.leader = Some(to);
-                }
-            }
         }
-        self.elect(0);
+    }
+
+    /// An operator wants a voter replaced.
+    fn replace(&mut self, replica: ReplicaId) {
+        let node = self.ever[&replica];
+        let fresh = ReplicaId(self.ids_given + 1);
+        if self.recorded.replace(replica, fresh) == Ok(fresh) {
+            assert_eq!(self.fresh_id(node), fresh);
+        }
     }
 
     fn assert_no_voter(&self, replica: ReplicaId) {
@@ -249,9 +290,9 @@ impl World {
     }
 
     /// Whether one more lost replica may be borne: of three voters or more, none was lost yet.
-    fn bears_a_loss(&self, late: &[Step]) -> bool {
+    fn bears_a_loss(&self, late: &[Deed]) -> bool {
         let few = |voters: &BTreeSet<ReplicaId>| voters.len() < 3;
-        let late_few = late.iter().any(|s| matches!(s, Step::ChangeVoters { voters, .. } if few(voters)));
+        let late_few = late.iter().any(|s| matches!(s, Deed::Step(Step::ChangeVoters { voters, .. }) if few(voters)));
         let healthy = !self.has_retired() && self.wanted.nodes.len() >= 3;
         let now_few = self.membership.as_ref().is_none_or(|m| few(&m.voters) || m.leaving.as_ref().is_some_and(few));
         healthy && !late_few && !now_few
@@ -261,24 +302,24 @@ impl World {
         self.disks.values().any(|d| d.state == Sighting::Retired)
     }
 
-    fn happen(&mut self, event: &Event, late: &mut Vec<Step>, past: &[Observed]) {
+    fn happen(&mut self, event: &Event, late: &mut Vec<Deed>, past: &[Observed]) {
         let nodes: Vec<NodeId> = (0..NODES).map(NodeId).collect();
         match event {
             Event::Plan { age, fate } => {
                 let observed = past.iter().rev().nth(*age).or(past.first()).unwrap();
-                let Next::Step(step) = next(&self.wanted, &self.recorded, observed, &LIMITS) else { return };
+                let Ok(deed) = deed(next(&self.wanted, &self.recorded, observed, &LIMITS)) else { return };
                 if *age == 0 {
-                    self.assert_keeps_quorum(&step);
+                    self.assert_keeps_quorum(&deed);
                 }
                 match fate {
-                    Fate::Done | Fate::HalfDone => self.execute(&step, *fate == Fate::HalfDone),
-                    Fate::Late => late.push(step),
+                    Fate::Done | Fate::HalfDone => self.execute(&deed, *fate == Fate::HalfDone),
+                    Fate::Late => late.push(deed),
                     Fate::Lost => {}
                 }
             }
             Event::Late(which) if !late.is_empty() => {
-                let step = which.get(late).clone();
-                self.execute(&step, false);
+                let deed = which.get(late).clone();
+                self.execute(&deed, false);
             }
             Event::Late(_) => {}
             Event::Crash(which) => self.alive.retain(|node| node != which.get(&nodes)),
@@ -295,6 +336,12 @@ impl World {
                 }
             }
             Event::Retire(_) => {}
+            Event::Replace(which) => {
+                let known: Vec<ReplicaId> = self.recorded.replicas.keys().copied().collect();
+                if !known.is_empty() {
+                    self.replace(*which.get(&known));
+                }
+            }
             Event::CatchUp(which) => {
                 let behind: Vec<ReplicaId> =
                     self.disks.keys().copied().filter(|&r| self.lives(r) && self.leader.is_some()).collect();
@@ -316,8 +363,8 @@ impl World {
     }
 
     /// A step decided on what is true now leaves a live quorum where there is one.
-    fn assert_keeps_quorum(&self, step: &Step) {
-        if let (Step::ChangeVoters { voters, .. }, Some(now)) = (step, &self.membership)
+    fn assert_keeps_quorum(&self, deed: &Deed) {
+        if let (Deed::Step(Step::ChangeVoters { voters, .. }), Some(now)) = (deed, &self.membership)
             && now.leaving.is_none()
             && self.has_live_quorum(&now.voters)
         {
@@ -336,14 +383,14 @@ impl World {
                     disk.lag_entries /= 8;
                 }
             }
-            match next(&self.wanted, &self.recorded, &self.observe(), &LIMITS) {
-                Next::Step(step) => {
-                    self.assert_keeps_quorum(&step);
-                    self.execute(&step, false);
+            match deed(next(&self.wanted, &self.recorded, &self.observe(), &LIMITS)) {
+                Ok(deed) => {
+                    self.assert_keeps_quorum(&deed);
+                    self.execute(&deed, false);
                 }
-                Next::Settled => return steps,
-                Next::Wait(Wait::CatchUp { .. }) => {}
-                Next::Wait(wait) => panic!("waits for {wait:?} though all is well: {self:#?}"),
+                Err(Next::Settled) => return steps,
+                Err(Next::Wait(Wait::CatchUp { .. })) => {}
+                Err(other) => panic!("{other:?} though all is well: {self:#?}"),
             }
         }
         panic!("never settles: {self:#?}");
@@ -358,6 +405,7 @@ impl World {
         assert_eq!(self.leader.map(|l| self.ever[&l]), self.wanted.leader);
         assert_eq!(self.disks.keys().copied().collect::<BTreeSet<_>>(), membership.voters, "something is left over");
         assert_eq!(self.recorded.replicas.keys().copied().collect::<BTreeSet<_>>(), membership.voters);
+        assert!(self.recorded.replicas.values().all(|a| !a.unwanted), "a replica that is to be replaced is left");
     }
 }
 
@@ -379,169 +427,4 @@ proptest! {
         world.settle();
         world.assert_as_wanted();
     }
-}
-
-/// The steps from here to settled, in words.
-fn story(world: &mut World) -> Vec<String> {
-    let mut story = Vec::new();
-    loop {
-        world.disks.values_mut().for_each(|d| d.lag_entries = 0);
-        match next(&world.wanted, &world.recorded, &world.observe(), &LIMITS) {
-            Next::Step(step) => {
-                let text = format!("{step:?}");
-                story.push(text.split([' ', '{']).next().unwrap_or_default().to_string());
-                world.execute(&step, false);
-            }
-            Next::Wait(wait) => story.push(format!("wait: {wait:?}")),
-            Next::Settled => return story,
-        }
-        assert!(story.len() < 100, "{story:#?}");
-    }
-}
-
-#[test]
-fn a_group_is_founded_on_all_its_nodes_and_initialized_by_one() {
-    let mut world = World::new(&[2, 0, 1]);
-    let steps = story(&mut world);
-    assert_eq!(steps, ["Found", "Create", "Create", "Create", "Initialize", "RecordMembership"]);
-    world.assert_as_wanted();
-}
-
-#[test]
-fn one_replica_is_replaced_under_a_fresh_id_before_the_old_is_destroyed() {
-    let mut world = World::new(&[0, 1, 2]);
-    world.settle();
-    world.wanted = replicas(&[0, 1, 3]);
-    let steps = story(&mut world);
-    let expected =
-        ["Allot", "Create", "AddLearner", "RecordMembership", "ChangeVoters", "RecordMembership", "Dismiss", "Destroy"];
-    assert_eq!(steps, expected);
-    world.assert_as_wanted();
-}
-
-#[test]
-fn a_dismissed_replica_of_a_node_that_left_for_good_is_forgotten_without_its_word() {
-    let mut world = World::new(&[0, 1, 2]);
-    world.settle();
-    world.alive.remove(&NodeId(2));
-    world.elect(0);
-    world.wanted = replicas(&[0, 1, 3]);
-    let mut left = false;
-    for _ in 0..20 {
-        let mut observed = world.observe();
-        observed.leader.as_mut().unwrap().lag_entries.values_mut().for_each(|lag| *lag = 0);
-        world.disks.values_mut().for_each(|d| d.lag_entries = 0);
-        if left {
-            observed.removed.insert(NodeId(2));
-        }
-        match next(&world.wanted, &world.recorded, &observed, &LIMITS) {
-            Next::Step(Step::Forget { replica }) => {
-                assert!(left && world.recorded.forget(replica));
-                return;
-            }
-            Next::Step(step) => world.execute(&step, false),
-            Next::Wait(wait) => {
-                assert_eq!(wait, Wait::Node { node: NodeId(2) });
-                left = true;
-            }
-            Next::Settled => panic!("settled with a replica left over"),
-        }
-    }
-    panic!("never forgotten");
-}
-
-#[test]
-fn of_voters_that_are_to_go_the_dead_one_goes_first() {
-    let mut world = World::new(&[0, 1, 2]);
-    world.settle();
-    world.alive.remove(&NodeId(1));
-    world.elect(0);
-    world.wanted = replicas(&[3, 4, 5]);
-    let dead = *world.ever.iter().find(|(_, node)| **node == NodeId(1)).unwrap().0;
-    for _ in 0..20 {
-        world.disks.values_mut().for_each(|d| d.lag_entries = 0);
-        let Next::Step(step) = next(&world.wanted, &world.recorded, &world.observe(), &LIMITS) else { panic!() };
-        if let Step::ChangeVoters { voters, .. } = &step {
-            assert!(voters.len() == 3 && !voters.contains(&dead), "{voters:?} keeps {dead}");
-            return;
-        }
-        world.execute(&step, false);
-    }
-    panic!("no voter was changed");
-}
-
-#[test]
-fn a_leader_hands_over_before_it_is_voted_out() {
-    let mut world = World::new(&[0, 1, 2]);
-    world.settle();
-    world.wanted = replicas(&[3, 1, 2]);
-    let steps = story(&mut world);
-    let at = |name: &str| steps.iter().position(|s| s == name).unwrap();
-    assert!(at("TransferLeader") < at("ChangeVoters"), "{steps:?}");
-}
-
-#[test]
-fn one_voter_becomes_three_at_once_and_never_two() {
-    let mut world = World::new(&[0]);
-    world.settle();
-    world.wanted = replicas(&[0, 1, 2]);
-    let steps = story(&mut world);
-    assert_eq!(steps.iter().filter(|s| *s == "ChangeVoters").count(), 1, "{steps:?}");
-    world.assert_as_wanted();
-}
-
-#[test]
-fn a_retired_replica_is_replaced_on_its_own_node() {
-    let mut world = World::new(&[0, 1, 2]);
-    world.settle();
-    let retired = *world.membership.as_ref().unwrap().voters.last().unwrap();
-    world.disks.get_mut(&retired).unwrap().state = Sighting::Retired;
-    world.elect(0);
-    world.settle();
-    world.assert_as_wanted();
-    assert!(!world.membership.as_ref().unwrap().voters.contains(&retired));
-}
-
-#[test]
-fn a_replica_that_is_down_is_neither_made_again_nor_given_up_nor_counted() {
-    let mut world = World::new(&[0, 1, 2]);
-    world.settle();
-    let down = *world.membership.as_ref().unwrap().voters.last().unwrap();
-    world.disks.get_mut(&down).unwrap().state = Sighting::Down;
-    assert_eq!(next(&world.wanted, &world.recorded, &world.observe(), &LIMITS), Next::Settled);
-    world.wanted = replicas(&[0]);
-    let Next::Step(Step::ChangeVoters { voters, .. }) = next(&world.wanted, &world.recorded, &world.observe(), &LIMITS)
-    else {
-        panic!("two of three live, one of them is enough")
-    };
-    assert!(!voters.contains(&down));
-    world.wanted = replicas(&[2]);
-    let waits = next(&world.wanted, &world.recorded, &world.observe(), &LIMITS);
-    assert_eq!(waits, Next::Wait(Wait::Quorum), "the only voter left would be one that is down");
-}
-
-#[test]
-fn without_its_founder_nobody_initializes_a_group() {
-    let mut world = World::new(&[0, 1, 2]);
-    let observed = world.observe();
-    world.happen(&Event::Plan { age: 0, fate: Fate::Done }, &mut Vec::new(), &[observed]);
-    world.alive.remove(&NodeId(0));
-    for _ in 0..2 {
-        let Next::Step(step) = next(&world.wanted, &world.recorded, &world.observe(), &LIMITS) else { panic!() };
-        assert!(matches!(step, Step::Create { .. }), "{step:?}");
-        world.execute(&step, false);
-    }
-    let next = next(&world.wanted, &world.recorded, &world.observe(), &LIMITS);
-    assert_eq!(next, Next::Wait(Wait::Founder { replica: ReplicaId(1), node: NodeId(0) }));
-}
-
-#[test]
-fn a_leader_that_tells_of_an_older_membership_than_recorded_is_not_obeyed() {
-    let mut world = World::new(&[0, 1, 2]);
-    world.settle();
-    let old = world.observe();
-    world.wanted = replicas(&[0, 1, 3]);
-    world.settle();
-    world.wanted = replicas(&[0, 1, 2]);
-    assert_eq!(next(&world.wanted, &world.recorded, &old, &LIMITS), Next::Wait(Wait::Leader));
 }

@@ -1,0 +1,42 @@
+//! The link as a node's groups use it: over the lanes to other nodes, and straight to the switchboard for this one.
+//!
+//! Two replicas of one group stand on one node while the one takes the other's place.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::ids::NodeId;
+use crate::raft::{Lane as RaftLane, LinkError, Switchboard};
+
+use super::{Link, Lost};
+
+struct Local {
+    link: Link,
+    here: OnceLock<Weak<Switchboard>>,
+}
+
+/// A switchboard for groups that send over `link`; what is for this node it serves itself.
+pub fn switchboard(link: &Link) -> Arc<Switchboard> {
+    let local = Arc::new(Local { link: link.clone(), here: OnceLock::new() });
+    let switchboard = Switchboard::new(local.clone());
+    let _ = local.here.set(Arc::downgrade(&switchboard));
+    switchboard
+}
+
+impl crate::raft::Link for Local {
+    fn call(&self, to: NodeId, lane: RaftLane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
+        if to != self.link.me().node {
+            return self.link.call(to, lane.into(), frame).map(|answer| answer.map_err(Lost::into_error)).boxed();
+        }
+        match self.here.get().and_then(Weak::upgrade) {
+            Some(switchboard) => switchboard.serve(frame).map(Ok).boxed(),
+            None => {
+                let why = "the node stops".to_string();
+                futures::future::ready(Err(LinkError::Unreachable { node: to, why })).boxed()
+            }
+        }
+    }
+}

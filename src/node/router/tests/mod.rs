@@ -1,0 +1,4 @@
+//! The router between real nodes, or a node and one that does as the test says.
+
+mod again;
+mod named;

@@ -1,0 +1,95 @@
+//! A cluster of one.
+
+use super::*;
+use crate::ids::{GroupId, NodeId, ReplicaId, ShardId};
+use crate::node::meta::{self, Answer, Intent};
+use crate::node::shards::Wanted;
+use crate::ring::{Weight, Zone};
+
+async fn tell_meta(node: &Node, command: meta::Command) -> Answer {
+    node.router().propose_meta(&command, &call(node, 30_000)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_replica_is_opened_before_one_election_timeout_has_passed_since_the_process_began() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = alone(folder.path()).await;
+    first.stop().await;
+    drop(first);
+    let times = [("raft-election-min-ms", "1500"), ("raft-election-max-ms", "3000")];
+    let again = loop {
+        // The last handles of the first one may be let go of a moment after it has stopped.
+        let clock = Arc::new(SystemClock::new());
+        match Node::start(config(folder.path(), &times), clock, Seeds { node: 7 << 32, jitter: 7 }).await {
+            Ok(started) => break started.node,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    until("a replica", || !again.shards().all().is_empty()).await;
+    let since = again.clock().monotonic().since(again.inner.started_at);
+    assert!(since >= 3000, "a replica was open {since} ms after the process began");
+    until("all groups led again", || again.shards().led().len() == 5).await;
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dismissed_replica_of_a_removed_node_is_forgotten_by_the_leader() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = alone(folder.path()).await;
+    let (gone, group) = (NodeId(99), GroupId::from(ShardId(0)));
+    let meta = || node.router().meta();
+    let (name, zone, weight) = ("gone".to_string(), Zone::default(), Weight::default());
+    tell_meta(&node, meta::Command::AddNode { node: gone, name, zone, weight }).await;
+    // The leader may record something in between: the version is read again then.
+    let fresh = loop {
+        let version = meta().groups[&group].version;
+        if let Answer::Done { replica: Some(fresh), .. } =
+            tell_meta(&node, meta::Command::Allot { group, version, node: gone }).await
+        {
+            break fresh;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    // Nobody wants it there, so it is dismissed; its node never says that it is destroyed.
+    until("its dismissal", || {
+        meta().groups[&group].recorded.replicas.get(&fresh).is_some_and(|allotted| allotted.dismissed_by.is_some())
+    })
+    .await;
+    tell_meta(&node, meta::Command::SetIntent { node: gone, intent: Intent::Removed }).await;
+    until("its end", || !meta().groups[&group].recorded.replicas.contains_key(&fresh)).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_initialized_only_by_its_founder_and_only_while_no_membership_is_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = alone(folder.path()).await;
+    let (shards, group) = (node.shards().clone(), GroupId::from(ShardId(1)));
+    until("its membership", || node.router().meta().groups[&group].recorded.membership.is_some()).await;
+    // Fresh replicas of the same group on this node, as after a loss of all its data.
+    let open = |replica: u64| {
+        let shards = shards.clone();
+        let meta = node.router().meta();
+        async move {
+            let wanted = Wanted { run: [(ReplicaId(replica), group)].into(), ..Wanted::default() };
+            shards.open(&wanted, &meta).await;
+            shards.exactly(group, ReplicaId(replica)).unwrap()
+        }
+    };
+    let (other, founder) = (open(901).await, open(902).await);
+    let begun = |hosted: &crate::node::shards::Hosted| hosted.has_members();
+    let mut meta = (*node.router().meta()).clone();
+    let record = meta.groups.get_mut(&group).unwrap();
+    for replica in [901, 902] {
+        record.recorded.replicas.insert(ReplicaId(replica), crate::plan::Allotted::on(node.id(), true));
+    }
+    let founding = record.recorded.founding.as_mut().unwrap();
+    (founding.founder, founding.voters) = (ReplicaId(902), [ReplicaId(902)].into());
+    shards.initialize(&meta).await;
+    assert!(!begun(&founder) && !begun(&other), "its membership is recorded: it has begun before");
+    meta.groups.get_mut(&group).unwrap().recorded.membership = None;
+    shards.initialize(&meta).await;
+    until("the founder begun", || begun(&founder)).await;
+    assert!(!begun(&other), "the founder, and nobody else");
+    node.stop().await;
+}

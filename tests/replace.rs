@@ -1,0 +1,149 @@
+//! Replicas are replaced on an operator's word, under writes: three real processes.
+
+mod support;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use playhead::client::AdminClient;
+use playhead::proto::v1;
+use support::devices::{Device, Load};
+use support::{Cluster, Result};
+
+/// How long a replacement may take on a machine that is busy with other tests, in looks of 50 ms.
+const LOOKS_MAX: u32 = 1800;
+
+async fn shard(admin: &AdminClient, shard: u32) -> Result<v1::ShardStatus> {
+    let of = Some(v1::get_shard_request::Of::Shard(shard));
+    Ok(admin.get_shard(v1::GetShardRequest { of }).await?.shard.ok_or("an answer without a shard")?)
+}
+
+fn ids(shard: &v1::ShardStatus) -> Vec<u64> {
+    shard.replicas.iter().map(|replica| replica.replica_id).collect()
+}
+
+/// One leader and two followers, all voting, none on its way.
+fn is_whole(shard: &v1::ShardStatus) -> bool {
+    let role = |role| shard.replicas.iter().filter(|r| r.role() == role && r.voter && !r.leaving).count();
+    shard.replicas.len() == 3 && role(v1::ReplicaRole::Leader) == 1 && role(v1::ReplicaRole::Follower) == 2
+}
+
+/// Looks until the shard is as it should be.
+async fn until(
+    cluster: &Cluster,
+    number: u32,
+    what: &str,
+    is_so: impl Fn(&v1::ShardStatus) -> bool,
+) -> Result<v1::ShardStatus> {
+    let admin = cluster.admin(Duration::from_secs(5))?;
+    let mut last = None;
+    for _ in 0..LOOKS_MAX {
+        match shard(&admin, number).await {
+            Ok(status) if is_so(&status) => return Ok(status),
+            Ok(status) => last = Some(status),
+            Err(_) => {}
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(format!("{what} was not seen; last {last:#?}\n{}", cluster.logs()).into())
+}
+
+/// Replaces a replica of `role` of the shard and waits until it is gone; its id, and its successor's.
+async fn replace(cluster: &Cluster, number: u32, role: v1::ReplicaRole) -> Result<(u64, u64)> {
+    let admin = cluster.admin(Duration::from_secs(20))?;
+    let before = until(cluster, number, "a whole shard", is_whole).await?;
+    let old = before.replicas.iter().find(|replica| replica.role() == role).ok_or("nobody has the role")?;
+    let request = v1::ReplaceReplicaRequest { shard: number, replica_id: old.replica_id, ..Default::default() };
+    let only_asked = v1::ReplaceReplicaRequest { validate_only: true, ..request.clone() };
+    let mut looks = 0;
+    let asked = loop {
+        match admin.replace_replica(only_asked.clone()).await {
+            Ok(asked) => break asked,
+            // The node that answers may not have heard yet that the last fresh one runs.
+            Err(refused) if looks < LOOKS_MAX && refused.to_string().contains("are a quorum") => looks += 1,
+            Err(other) => return Err(other.into()),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!((asked.replica_id, asked.voters, asked.node.as_str()), (0, 3, old.node.as_str()));
+    let answer = admin.replace_replica(request.clone()).await?;
+    assert!(!ids(&before).contains(&answer.replica_id), "{} is no fresh id", answer.replica_id);
+    if let Ok(again) = admin.replace_replica(request).await {
+        assert_eq!(again.replica_id, answer.replica_id, "asked again while it is under way");
+    }
+    let replaced = |status: &v1::ShardStatus| {
+        is_whole(status) && ids(status).contains(&answer.replica_id) && !ids(status).contains(&old.replica_id)
+    };
+    until(cluster, number, "the old replica gone and the fresh one voting", replaced).await?;
+    Ok((old.replica_id, answer.replica_id))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_followers_and_a_leaders_replica_are_replaced_under_writes_and_no_acknowledged_write_is_lost() -> Result<()> {
+    let mut cluster = Cluster::start(3, 8, &[]).await?;
+    let client = cluster.client(Duration::from_secs(10))?;
+    let load = Load::new(cluster.clock.clone(), client.clone(), Duration::from_millis(60));
+    let running = load.run(24, 8);
+
+    let mut gone = Vec::new();
+    for (number, role) in [(0, v1::ReplicaRole::Follower), (1, v1::ReplicaRole::Leader), (1, v1::ReplicaRole::Leader)] {
+        let (old, fresh) = replace(&cluster, number, role).await?;
+        println!("shard {number}: {role:?} {old} replaced by {fresh}");
+        gone.push((number, old));
+    }
+    // Whoever still ran an old replica would report more than it should hold.
+    let admin = cluster.admin(Duration::from_secs(10))?;
+    let mut held = Vec::new();
+    for _ in 0..LOOKS_MAX {
+        let status = admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?;
+        held = status.nodes.iter().map(|node| node.replicas).collect();
+        if held.iter().all(|replicas| *replicas == 8) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(held, [8, 8, 8], "every node holds one replica of every shard and nothing else");
+    for number in [0, 1] {
+        let agree =
+            |status: &v1::ShardStatus| status.digest_check() == v1::DigestCheck::Agree && status.digest_compared == 3;
+        let status = until(&cluster, number, "three replicas that agree", agree).await?;
+        assert!(status.digest_index > 0);
+    }
+
+    load.stop.store(true, Ordering::Relaxed);
+    let mut played: Vec<Device> = Vec::new();
+    for device in running {
+        played.push(device.await?);
+    }
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for device in &played {
+        let (facts, contradictions) = device.check(&client).await?;
+        compared += facts;
+        wrong.extend(contradictions);
+    }
+    assert!(compared > 24, "nearly nothing was compared: the load did not run");
+    assert!(wrong.is_empty(), "acknowledged writes are lost or contradicted:\n{}", wrong.join("\n"));
+
+    cluster.local.kill_all().await?;
+    cluster.local.start_all().await?;
+    cluster.settled().await?;
+    for (number, old) in gone {
+        let status = until(&cluster, number, "a whole shard after a restart", is_whole).await?;
+        assert!(!ids(&status).contains(&old), "{old} came back");
+    }
+
+    cluster.local.kill("n3").await?;
+    let status =
+        until(&cluster, 0, "n3 silent and the shard led", |status| !["", "n3"].contains(&status.leader.as_str()))
+            .await?;
+    let dead = |node: &v1::NodeStatus| node.node == "n3" && node.liveness() == v1::NodeLiveness::Dead;
+    let admin = cluster.admin(Duration::from_secs(10))?;
+    while !admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?.nodes.iter().any(dead) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let living = status.replicas.iter().find(|replica| replica.node == "n1").ok_or("n1 has no replica")?;
+    let request = v1::ReplaceReplicaRequest { shard: 0, replica_id: living.replica_id, ..Default::default() };
+    let refused = admin.replace_replica(request).await.map(|_| ()).map_err(|e| e.to_string());
+    assert!(refused.as_ref().is_err_and(|told| told.contains("are a quorum")), "{refused:?}");
+    Ok(())
+}
