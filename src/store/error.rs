@@ -97,6 +97,15 @@ pub enum ReadError {
         /// What was found where.
         what: String,
     },
+    /// What was read can't be made sense of, and this build may be at fault rather than the disk: no reason to give the replica
+    /// up, since others may meet the same.
+    #[error("what replica {replica} has can't be made sense of: {what}")]
+    Unclear {
+        /// Which.
+        replica: ReplicaId,
+        /// What was found, or what happened.
+        what: String,
+    },
     /// The caller asked for more at once than is answered.
     #[error("{what} is {value}: at most {max} are accepted")]
     OutOfBounds {

@@ -9,8 +9,49 @@ use super::{Checkpoint, CheckpointRecord, Key, Limits, Pair, ReadError, Retireme
 use crate::ids::ReplicaId;
 use crate::time::MonotonicMs;
 
-/// The version of [`StoredHeader`]. 1 (2026-11): the first.
-pub(super) const HEADER_VERSION: u8 = 1;
+/// The version of [`StoredHeader`].
+///
+/// 1 (2026-11): the first, its fields 6 to 9 with several meanings one after the other; 2 (2026-11): as below.
+pub(super) const HEADER_VERSION: u8 = 2;
+
+/// Why a header can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum HeaderError {
+    /// It is none.
+    #[error("{what}: {why}")]
+    Damaged {
+        /// Which header.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// It is of another version.
+    #[error("{what} has version {found}, this program knows {known}")]
+    Version {
+        /// Which header.
+        what: &'static str,
+        /// Its version.
+        found: u8,
+        /// The only one that is read.
+        known: u8,
+    },
+}
+
+/// Decodes a header that is an array with its version in front, if it is of version `known`: no other is looked into.
+pub(super) fn decode_versioned<'b, T: minicbor::Decode<'b, ()>>(
+    what: &'static str,
+    known: u8,
+    bytes: &'b [u8],
+) -> Result<T, HeaderError> {
+    let damaged = |e: minicbor::decode::Error| HeaderError::Damaged { what, why: e.to_string() };
+    let mut decoder = minicbor::Decoder::new(bytes);
+    decoder.array().map_err(damaged)?;
+    let found = decoder.u8().map_err(damaged)?;
+    if found != known {
+        return Err(HeaderError::Version { what, found, known });
+    }
+    minicbor::decode(bytes).map_err(damaged)
+}
 
 /// What a store keeps of a replica's newest checkpoint beside the rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -46,12 +87,8 @@ impl StoredHeader {
         minicbor::to_vec(self).expect("encoding into a Vec cannot fail")
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let header: Self = minicbor::decode(bytes).map_err(|e| format!("the header: {e}"))?;
-        if header.version != HEADER_VERSION {
-            return Err(format!("the header has version {}, {HEADER_VERSION} is known", header.version));
-        }
-        Ok(header)
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        decode_versioned("a replica's header", HEADER_VERSION, bytes)
     }
 }
 
@@ -311,6 +348,8 @@ counters! {
     installs,
     /// Times that something read was not what was written.
     corruptions,
+    /// Times that something read made no sense, whoever is to blame.
+    unclear,
 }
 
 pub(super) fn add(counter: &AtomicU64, n: usize) {
@@ -356,10 +395,12 @@ mod tests {
         let images = ImageIndex::default();
         let header = StoredHeader { archive_moves: 2, row_pages: 4, ..images.header(ReplicaId(258), 3, b"abc") };
         let bytes = header.encode();
-        assert_eq!(bytes, [0x8a, 1, 0x19, 1, 2, 3, 0, 0, 0, 0, 4, 2, 0x43, b'a', b'b', b'c']);
+        assert_eq!(bytes, [0x8a, 2, 0x19, 1, 2, 3, 0, 0, 0, 0, 4, 2, 0x43, b'a', b'b', b'c']);
         assert_eq!(StoredHeader::decode(&bytes), Ok(header));
-        assert!(StoredHeader::decode(&bytes[..5]).is_err());
-        assert_eq!(checksum(&bytes), 0xd9fe_0db0_e7d5_0dd9);
+        assert!(matches!(StoredHeader::decode(&bytes[..5]), Err(HeaderError::Damaged { .. })));
+        let other = [&[0x8a, 1][..], &bytes[2..]].concat();
+        assert!(matches!(StoredHeader::decode(&other), Err(HeaderError::Version { found: 1, known: 2, .. })));
+        assert_eq!(checksum(&bytes), 0x29a4_a28e_5253_c427);
     }
 
     #[test]

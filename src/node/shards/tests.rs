@@ -161,6 +161,8 @@ async fn a_replica_that_stops_by_itself_is_opened_again_after_a_while_with_all_t
     let rig = Rig::new(LyingFs::new(2), MemDisk::new());
     rig.open_first().await;
     let hosted = rig.shards.exactly(group(), REPLICA).unwrap();
+    let ended = hosted.shard().unwrap().propose(vec![start(1, 1)], Duration::from_secs(30)).await;
+    assert!(matches!(ended[0], crate::raft::Outcome::Committed(_)), "{ended:?}");
     let before = hosted.status();
     rig.disk.fail_next(Fault::Refused);
     assert!(hosted.shard().unwrap().checkpoint_now().await.is_err());
@@ -176,6 +178,7 @@ async fn a_replica_that_stops_by_itself_is_opened_again_after_a_while_with_all_t
     let after = rig.shards.exactly(group(), REPLICA).unwrap();
     assert_eq!(after.status().members.voters, before.members.voters);
     assert!(after.status().term > before.term, "no lead without an election");
+    assert_eq!(after.shard().unwrap().peek(|state| state.counts().active_views), 1);
     after.shard().unwrap().checkpoint_now().await.expect("the store is well again");
     rig.end().await;
 }

@@ -542,8 +542,9 @@ impl<M: Machine> Appending for Core<M> {
     fn unreadable(&self, error: &wal::ReadError) {
         let cause = match error {
             wal::ReadError::Rot { .. } | wal::ReadError::Distrusted { .. } => Cause::Lost,
+            // Of no segment: reading panicked, which other replicas may do as well.
+            wal::ReadError::Io { segment: 0, .. } | wal::ReadError::Unknown { .. } => Cause::Other,
             wal::ReadError::Io { .. } => Cause::Disk,
-            wal::ReadError::Unknown { .. } => Cause::Other,
         };
         self.note(cause, error.to_string());
     }

@@ -121,11 +121,18 @@ impl Peer {
     ) -> impl Future<Output = Result<Response, RpcError>> + Send + use<> {
         let timeout = Timeout { action, id: self.from.0, target: self.to.0, timeout: deadline };
         let frame = encode_frame(self.group, self.from, self.to, request);
-        if frame.len() > super::FRAME_BYTES_MAX {
-            let len = frame.len();
-            tracing::error!(group = %self.group, replica = %self.from, to = %self.to, len, "a frame is too large");
+        let (len, max) = (frame.len(), super::FRAME_BYTES_MAX);
+        let call = (len <= max).then(|| self.link.call(self.node, lane, frame));
+        if call.is_none() {
+            tracing::error!(group = %self.group, replica = %self.from, to = %self.to, len, max, "a frame is too large to be sent");
         }
-        answer(self.link.call(self.node, lane, frame), deadline, timeout)
+        async move {
+            match call {
+                Some(call) => answer(call, deadline, timeout).await,
+                // The other side would break the lane for it, and with it what others have on it.
+                None => Err(unreachable(format!("a frame of {len} bytes: at most {max} are sent"))),
+            }
+        }
     }
 
     fn append(
@@ -326,6 +333,46 @@ impl RaftNetworkV2<Types> for Peer {
         match self.call(Lane::Control, RPCTypes::TransferLeader, call, option.soft_ttl()).await? {
             Response::TransferLeader(response) => Ok(response.into()),
             other => Err(unexpected(&other)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::{Batch, Entry, Payload, log_id};
+    use crate::time::Stamp;
+
+    /// Counts what it is given.
+    #[derive(Default)]
+    struct Counting(AtomicU64);
+
+    impl Link for Counting {
+        fn call(&self, to: NodeId, _: Lane, _: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Box::pin(std::future::ready(Err(LinkError::Unreachable { node: to, why: "nobody is there".to_string() })))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_beyond_the_bound_is_not_sent() {
+        let link = Arc::new(Counting::default());
+        let peers = Peers {
+            link: link.clone(),
+            group: GroupId(1),
+            from: ReplicaId(1),
+            config: Arc::new(GroupConfig::default()),
+            transfers: Arc::default(),
+        };
+        let peer = peers.peer(2, &Member::default(), Lane::Append);
+        for (bytes, sent) in [(1000, 1), (super::super::FRAME_BYTES_MAX, 1), (1000, 2)] {
+            let batch = Batch::new(Stamp::default(), 1, vec![0; bytes].into());
+            let entries = vec![Entry { log_id: log_id(1, 1), payload: Payload::Normal(batch) }];
+            let request =
+                AppendEntriesRequest { vote: Vote::new(1, 1), prev_log_id: None, entries, leader_commit: None };
+            let answer = peer.append(&request, Duration::from_secs(1)).await;
+            assert!(matches!(answer, Err(RPCError::Unreachable(_))), "{answer:?}");
+            assert_eq!(link.0.load(Ordering::Relaxed), sent);
         }
     }
 }

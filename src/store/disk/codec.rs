@@ -19,6 +19,7 @@
 //! key | value`: `shared` bytes are those of the key before it, and a value of 2^32-1 is a tombstone (in live only). The
 //! page's own key is not greater than that of its first row, and greater than all of the page before.
 
+use crate::store::rules::{self, HeaderError};
 use crate::store::{Key, Value};
 
 /// A row, or the tombstone of one.
@@ -297,12 +298,8 @@ impl ArchiveHeader {
         minicbor::to_vec(self).expect("encoding into a Vec cannot fail")
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let header: Self = minicbor::decode(bytes).map_err(|e| format!("the archive's header: {e}"))?;
-        if header.version != ARCHIVE_HEADER_VERSION {
-            return Err(format!("the archive's header has version {}", header.version));
-        }
-        Ok(header)
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        rules::decode_versioned("an archive's header", ARCHIVE_HEADER_VERSION, bytes)
     }
 }
 

@@ -11,20 +11,42 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::durable;
+use crate::store::rules::HeaderError;
 
 /// How an access to sled went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Bad {
     /// What was read is not what was written: that replica's end, not the database's.
     Corrupt(String),
+    /// What was read can't be made sense of, and this build may be at fault: nobody's end. Were it the replica's, one mistake of
+    /// ours would end all replicas of a group, which meet it alike.
+    Unclear(String),
+    /// It is whole, and of a version that this build doesn't know.
+    Version(String),
     /// The database is of no use any more.
     Failed(String),
+}
+
+impl Bad {
+    pub(super) fn into_text(self) -> String {
+        let (Self::Corrupt(what) | Self::Unclear(what) | Self::Version(what) | Self::Failed(what)) = self;
+        what
+    }
 }
 
 impl From<String> for Bad {
     /// What the codec complains of is rot.
     fn from(what: String) -> Self {
         Self::Corrupt(what)
+    }
+}
+
+impl From<HeaderError> for Bad {
+    fn from(error: HeaderError) -> Self {
+        match &error {
+            HeaderError::Damaged { .. } => Self::Corrupt(error.to_string()),
+            HeaderError::Version { .. } => Self::Version(error.to_string()),
+        }
     }
 }
 
@@ -39,7 +61,8 @@ impl From<sled::Error> for Bad {
 }
 
 fn is_damage(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+    let unreadable = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    unreadable || matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
 }
 
 /// Why a database did not open.
@@ -94,6 +117,8 @@ impl Database {
                     std::thread::sleep(LOCK_WAIT);
                 }
                 sled::Error::Io(io) if !is_damage(&io) => return Err(NotOpened::Io(io.to_string())),
+                // Of another version of sled: whole, and not to be moved aside.
+                sled::Error::Unsupported(what) => return Err(NotOpened::Io(what)),
                 other => return Err(NotOpened::Damaged(other.to_string())),
             }
         };
@@ -131,19 +156,20 @@ impl Database {
         }
     }
 
-    /// Reads. A panic of sled is taken for rot in what was read, and so is an error as long as the database as a whole is
-    /// well: a bad sector must not end the process, which would only meet it again.
+    /// Reads. As long as the database as a whole is well, an error is only what was read: a bad sector must not end the process,
+    /// which would meet it again, and a panic may be our own.
     pub(super) fn read<T>(&self, call: impl FnOnce() -> Result<T, Bad>) -> Result<T, Bad> {
         self.check()?;
-        let read = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(Bad::Failed(panic_text(&*panic))));
-        match read {
+        let read = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(Bad::Unclear(panic_text(&*panic))));
+        read.map_err(|bad| {
             // Once a write has failed, sled answers whatever it is asked with that failure.
-            Err(Bad::Failed(what)) => match self.write(|| Ok(self.db.flush()?)) {
-                Ok(_) => Err(Bad::Corrupt(format!("can't be read: {what}"))),
-                Err(failed) => Err(failed),
-            },
-            read => read,
-        }
+            let flushed = self.write(|| Ok(self.db.flush()?));
+            match (flushed, bad) {
+                (Err(failed), _) => failed,
+                (Ok(_), Bad::Failed(what)) => Bad::Unclear(what),
+                (Ok(_), bad) => bad,
+            }
+        })
     }
 
     /// Writes. If it fails, whatever the reason, what the database holds is unknown, and it is used no more.
@@ -153,8 +179,7 @@ impl Database {
         // What sled has not noticed counts all the same.
         let done = done.and_then(|done| self.check().map(|()| done));
         done.map_err(|bad| {
-            let (Bad::Corrupt(what) | Bad::Failed(what)) = bad;
-            let what = format!("{}: {what}", self.path.display());
+            let what = format!("{}: {}", self.path.display(), bad.into_text());
             *self.failed.lock() = Some(what.clone());
             Bad::Failed(what)
         })

@@ -156,6 +156,10 @@ impl Inner {
                 self.retired.write().entry(replica).or_insert_with(|| Retirement::Corrupt(what.clone()));
                 ReadError::Corrupt { replica, what }
             }
+            Bad::Unclear(what) | Bad::Version(what) => {
+                add(&self.counters.unclear, 1);
+                ReadError::Unclear { replica, what }
+            }
             Bad::Failed(what) => ReadError::Failed(what),
         }
     }

@@ -37,6 +37,9 @@ pub enum OpenError {
     /// The file system said no. Nothing is known of the content.
     #[error("the store cannot be opened: {0}")]
     Io(String),
+    /// It was written by another version of this program. Nothing was changed, and nothing is wrong with it.
+    #[error("the store can't be read by this version: {0}")]
+    Version(String),
     /// A database is damaged, where it may not be replaced by a fresh one (see [`super::rewrite()`]).
     #[error("a database is damaged: {0}")]
     Damaged(String),
@@ -118,8 +121,10 @@ impl DiskStore {
 }
 
 fn failed(bad: Bad) -> OpenError {
-    let (Bad::Corrupt(what) | Bad::Failed(what)) = bad;
-    OpenError::Io(what)
+    match bad {
+        Bad::Version(what) => OpenError::Version(what),
+        bad => OpenError::Io(bad.into_text()),
+    }
 }
 
 /// Makes a folder durably, with those above it.
@@ -184,7 +189,8 @@ fn load_all(inner: &Inner, archive_damage: Option<&str>) -> Result<Loaded, Bad> 
         named.insert(name.text());
         let replica = match inner.live.read(|| load(inner, name, archive_damage)) {
             Ok(loaded) => loaded,
-            Err(Bad::Corrupt(what)) => Err(Retirement::Corrupt(what)),
+            // On damaged files sled may panic as well as say so.
+            Err(Bad::Corrupt(what) | Bad::Unclear(what)) => Err(Retirement::Corrupt(what)),
             Err(failed) => return Err(failed),
         };
         loaded.insert(id, replica);
@@ -210,7 +216,7 @@ fn load(inner: &Inner, name: TreeName, archive_damage: Option<&str>) -> Result<R
         false => None,
     };
     let stored = live.get(HEADER)?.and_then(|stored| stored.value);
-    let header = stored.as_deref().map(StoredHeader::decode).transpose()?;
+    let header = stored.as_deref().map(StoredHeader::decode).transpose().map_err(Bad::from)?;
     let mut images = ImageIndex::default();
     for found in live.range(CLASS_IMAGE, Bound::Unbounded) {
         let (key, stored) = found?;
@@ -231,7 +237,8 @@ fn load(inner: &Inner, name: TreeName, archive_damage: Option<&str>) -> Result<R
     let mut archive_writer = Writer::default();
     if let Some(archive) = &archive {
         let stored = archive.get(HEADER)?.and_then(|stored| stored.value);
-        archive_header = stored.as_deref().map(ArchiveHeader::decode).transpose()?.unwrap_or_default();
+        let decoded = stored.as_deref().map(ArchiveHeader::decode).transpose().map_err(Bad::from)?;
+        archive_header = decoded.unwrap_or_default();
         archive_writer = Writer::load(archive)?;
     }
     if archive_header.moves < wanted.archive_moves {

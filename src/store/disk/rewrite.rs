@@ -65,7 +65,8 @@ fn copy(from: &Path, to: &Path, cache: u64, flush_every_ms: u64) -> Result<(), O
     };
     let damaged = |bad| match bad {
         Bad::Corrupt(what) => OpenError::Damaged(what),
-        Bad::Failed(what) => OpenError::Io(what),
+        Bad::Version(what) => OpenError::Version(what),
+        Bad::Failed(what) | Bad::Unclear(what) => OpenError::Io(what),
     };
     let (old, new) = (open(from)?, open(to)?);
     for name in old.sled().tree_names() {

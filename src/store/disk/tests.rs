@@ -322,3 +322,41 @@ fn too_little_room_is_said_before_anything_is_changed() {
     let room = store.inner.room_for(usize::MAX);
     assert!(matches!(room, Err(WriteError::NoSpace { .. })), "{room:?}");
 }
+
+#[test]
+fn a_panic_while_reading_retires_nobody_and_leaves_the_database_in_use() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    store.create(A).unwrap();
+    checkpoint(&store, A, 1, 0..10);
+    let read = store.inner.view(A, |_| -> Result<(), Bad> { panic!("a mistake of ours") });
+    assert!(matches!(&read, Err(ReadError::Unclear { replica: A, what }) if what.contains("ours")), "{read:?}");
+    let read = store.inner.view(A, |_| -> Result<(), Bad> { Err(Bad::Failed("cannot allocate".to_string())) });
+    assert!(matches!(read, Err(ReadError::Unclear { .. })), "{read:?}");
+    assert_eq!(store.scan(A, b"", b"", 100).unwrap().rows.len(), 10);
+    checkpoint(&store, A, 2, 0..1);
+}
+
+#[test]
+fn a_store_of_another_version_is_refused_as_it_is() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    store.create(A).unwrap();
+    let known = [checkpoint(&store, A, 1, 0..10)];
+    let (live, _) = trees(&store, A);
+    let sound = live.get(codec::HEADER).unwrap().unwrap();
+    let header = Tree { sled: live.clone() }.get(codec::HEADER).unwrap().and_then(|stored| stored.value).unwrap();
+    let later = [&header[..1], &[rules::HEADER_VERSION + 1][..], &header[2..]].concat();
+    live.insert(codec::HEADER, codec::encode(codec::HEADER, 1, Some(&later)).value).unwrap();
+    drop((store, live));
+    let refused = DiskStore::open(rig.options(), rig.clock.clone(), &known).map(|_| ());
+    assert!(matches!(&refused, Err(OpenError::Version(what)) if what.contains("version 3")), "{refused:?}");
+    // The build that knows it finds everything as it was.
+    let db = sled::open(rig.options().path.join("live")).unwrap();
+    let tree = db.tree_names().into_iter().find(|name| codec::TreeName::parse(name).is_some()).unwrap();
+    db.open_tree(tree).unwrap().insert(codec::HEADER, sound).unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let (_store, verdicts) = open(&rig, &known);
+    assert_eq!(verdicts[&A], Verdict::Sound { generation: Some(1) });
+}
