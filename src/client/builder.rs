@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::transport::{ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use super::call::Core;
 use super::endpoints::Endpoints;
@@ -79,6 +79,12 @@ impl Builder {
     pub fn follow_hints(mut self, follow: bool) -> Self {
         self.follow_hints = follow;
         self
+    }
+
+    /// Speak TLS, and trust certificates that this authority (PEM) has signed; the endpoints are `https://host:port` then, and
+    /// their certificates must name that host.
+    pub fn authority(self, pem: impl AsRef<[u8]>) -> Self {
+        self.tls(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
     }
 
     /// Speak TLS; the endpoints are `https://host:port` then.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::connect::Connection;
 use super::exit::Failure;
 use super::{Global, Output};
-use crate::client::{AdminClient, Client};
+use crate::client::{AdminClient, Builder, Client};
 use crate::time::Clock;
 
 /// A command's surroundings.
@@ -20,14 +20,31 @@ pub(super) struct Context {
     pub(super) output: Output,
     pub(super) timeout: Duration,
     pub(super) clock: Arc<dyn Clock>,
+    /// The authority of the clients' endpoints, PEM.
+    authority: Option<Vec<u8>>,
     seed: u64,
     clients_made: Arc<AtomicU64>,
 }
 
 impl Context {
-    pub(super) fn new(global: Global, clock: Arc<dyn Clock>, seed: u64) -> Self {
+    pub(super) fn new(global: Global, clock: Arc<dyn Clock>, seed: u64) -> Result<Self, Failure> {
         let (connection, output, timeout) = (global.endpoints, global.output, global.timeout);
-        Self { connection, output, timeout, clock, seed, clients_made: Arc::default() }
+        let read = |path: std::path::PathBuf| {
+            std::fs::read(&path).map_err(|e| Failure::Usage(format!("--authority {}: {e}", path.display())))
+        };
+        let authority = global.authority.map(read).transpose()?;
+        Ok(Self { connection, output, timeout, clock, authority, seed, clients_made: Arc::default() })
+    }
+
+    /// A builder of clients of these endpoints, over TLS where an authority is named.
+    fn builder(&self, endpoints: &[String]) -> Builder {
+        let builder = Client::builder(self.clock.clone(), self.seed());
+        let Some(authority) = &self.authority else { return builder.endpoints(endpoints.to_vec()) };
+        let secure = |endpoint: &String| match endpoint.strip_prefix("http://") {
+            Some(address) => format!("https://{address}"),
+            None => endpoint.clone(),
+        };
+        builder.endpoints(endpoints.iter().map(secure)).authority(authority)
     }
 
     /// The same, of another cluster.
@@ -50,16 +67,14 @@ impl Context {
         if endpoints.is_empty() {
             return Err(Failure::Usage("--endpoints names no client endpoint: HOST:PORT,HOST:PORT is accepted".into()));
         }
-        let builder = Client::builder(self.clock.clone(), self.seed()).endpoints(endpoints.to_vec());
-        Ok(builder.deadline(self.timeout).attempt(self.timeout).build()?)
+        Ok(self.builder(endpoints).deadline(self.timeout).attempt(self.timeout).build()?)
     }
 
     /// A client for each node, which asks that node only.
     pub(super) fn client_of_each(&self) -> Result<Vec<(String, Client)>, Failure> {
         let mut clients = Vec::new();
         for endpoint in &self.connection.client {
-            let builder = Client::builder(self.clock.clone(), self.seed());
-            let builder = builder.endpoints([endpoint.clone()]).follow_hints(false);
+            let builder = self.builder(std::slice::from_ref(endpoint)).follow_hints(false);
             clients.push((endpoint.clone(), builder.deadline(self.timeout).attempt(self.timeout).build()?));
         }
         Ok(clients)

@@ -72,6 +72,9 @@ struct Global {
         help_heading = "Global options"
     )]
     endpoints: Connection,
+    /// The authority (PEM) that signed the nodes' certificates: clients' endpoints are called over TLS
+    #[arg(long, global = true, env = "PLAYHEAD_AUTHORITY", value_name = "FILE", help_heading = "Global options")]
+    authority: Option<std::path::PathBuf>,
     /// For people or for programs
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table, help_heading = "Global options")]
     output: Output,
@@ -148,7 +151,7 @@ fn report(failure: &Failure) -> ExitCode {
 }
 
 async fn run(cli: Cli, clock: Arc<dyn Clock>, seed: u64) -> Result<(), Failure> {
-    let context = Context::new(cli.global, clock, seed);
+    let context = Context::new(cli.global, clock, seed)?;
     match cli.command {
         Command::Status(options) => status::run(&context, options).await,
         Command::Node(command) => node::run(&context, command).await,

@@ -56,6 +56,10 @@ fn fault(error: BootstrapError) -> Fault {
     }
 }
 
+async fn read(path: &std::path::Path) -> Result<Vec<u8>, ServeError> {
+    tokio::fs::read(path).await.map_err(|source| ServeError::TlsFile { path: path.to_path_buf(), source })
+}
+
 /// Serves clients and operators of `node` until it closes. `seed` is for ids of requests whose callers give none.
 pub async fn serve_node(node: Node, client: TcpListener, admin: TcpListener, seed: u64) -> Result<(), ServeError> {
     let config = node.config();
@@ -66,6 +70,8 @@ pub async fn serve_node(node: Node, client: TcpListener, admin: TcpListener, see
         grace: Duration::from_millis(config.shutdown_drain_ms.min(5_000)),
         ..Limits::default()
     };
+    let files = config.client_tls();
+    let scheme = if files.is_some() { "https" } else { "http" };
     let reporting = node.clone();
     let operations = Operator::new(OperatorParts {
         router: node.router().clone(),
@@ -74,18 +80,23 @@ pub async fn serve_node(node: Node, client: TcpListener, admin: TcpListener, see
         leaders: node.leaders().clone(),
         book: node.book().clone(),
         endpoints: node.endpoints().clone(),
+        client_scheme: scheme,
         report: Arc::new(move || reporting.report()),
         generation: node.generation(),
         bootstrap: Arc::new(Founder(node.clone())),
     });
     let services = Services::new(ServicesParts {
-        backend: Arc::new(Routed::new(node.router().clone(), node.ready())),
+        backend: Arc::new(Routed::new(node.router().clone(), node.ready(), scheme)),
         operations: Arc::new(operations),
         limits,
         clock: node.clock().clone(),
         metrics: node.metrics().clone(),
         seed,
     });
+    let services = match files {
+        Some(files) => services.with_client_tls(&read(&files.certificate).await?, &read(&files.key).await?),
+        None => services,
+    };
     let stop = node.closing();
     tokio::try_join!(services.serve_clients(client, stop.clone()), services.serve_admin(admin, stop.clone()))?;
     Ok(())

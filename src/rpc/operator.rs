@@ -73,6 +73,8 @@ pub struct OperatorParts {
     pub book: Arc<Book>,
     /// Where this node listens.
     pub endpoints: Endpoints,
+    /// How clients call the nodes: `http` or `https`.
+    pub client_scheme: &'static str,
     /// What this node tells the others of itself.
     pub report: Arc<dyn Fn() -> Report + Send + Sync>,
     /// How often this node has started on its folder.
@@ -224,7 +226,10 @@ impl Operator {
             known.map(|known| (known.endpoints, known.generation)).unzip()
         };
         let endpoints = endpoints.unwrap_or_default();
-        let http = |address: &str| if address.is_empty() { String::new() } else { format!("http://{address}") };
+        let url = |scheme: &str, address: &str| match address {
+            "" => String::new(),
+            address => format!("{scheme}://{address}"),
+        };
         let of_shards = |r: &&ReplicaReport| r.group != GroupId::META;
         let replicas = report.iter().flat_map(|(_, report)| &report.replicas).filter(of_shards);
         let led = replicas.clone().filter(|r| r.role == ReplicaRole::Leader);
@@ -236,8 +241,8 @@ impl Operator {
             node_id: node.0,
             intent: intent(record.intent).into(),
             liveness: self.liveness_told(node).into(),
-            client_endpoint: http(&endpoints.client),
-            admin_endpoint: http(&endpoints.admin),
+            client_endpoint: url(self.parts.client_scheme, &endpoints.client),
+            admin_endpoint: url("http", &endpoints.admin),
             node_endpoint: endpoints.link,
             zone: record.zone.to_string(),
             weight: record.weight.get(),

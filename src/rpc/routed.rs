@@ -17,13 +17,15 @@ use crate::view::{Envelope, Query};
 /// A [`Backend`] over the node's [`Router`].
 pub struct Routed {
     router: Router,
+    scheme: &'static str,
     ready: watch::Receiver<bool>,
 }
 
 impl Routed {
-    /// `ready` tells whether the node belongs to a cluster and is not stopping.
-    pub fn new(router: Router, ready: watch::Receiver<bool>) -> Self {
-        Self { router, ready }
+    /// `ready` tells whether the node belongs to a cluster and is not stopping; `scheme` is how clients call the nodes, `http`
+    /// or `https`.
+    pub fn new(router: Router, ready: watch::Receiver<bool>, scheme: &'static str) -> Self {
+        Self { router, scheme, ready }
     }
 
     fn call(&self, within: Within) -> Call {
@@ -36,7 +38,7 @@ impl Routed {
         if !by.forwarded {
             return None;
         }
-        let leader = format!("http://{}", self.router.client_endpoint(by.node)?);
+        let leader = format!("{}://{}", self.scheme, self.router.client_endpoint(by.node)?);
         Some(Hint { shard, leader: leader.into() })
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::layer::util::{Identity, Stack};
@@ -36,6 +36,17 @@ pub enum ServeError {
     /// The transport failed.
     #[error("the listener failed: {0}")]
     Transport(#[from] tonic::transport::Error),
+    /// Certificate or key is not sound.
+    #[error("client.tls: the certificate or its key is not sound: {0}")]
+    Tls(#[source] tonic::transport::Error),
+    /// A file of the certificate or the key can't be read.
+    #[error("client.tls: {}: {source}", path.display())]
+    TlsFile {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The descriptors for reflection can't be read: a fault of the build.
     #[error("reflection can't be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -66,9 +77,13 @@ pub struct ServicesParts {
     pub seed: u64,
 }
 
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+
 /// The services of a node.
 pub struct Services {
     parts: ServicesParts,
+    tls: Option<ServerTlsConfig>,
 }
 
 macro_rules! sized {
@@ -80,7 +95,15 @@ macro_rules! sized {
 impl Services {
     /// The services over these parts.
     pub fn new(parts: ServicesParts) -> Self {
-        Self { parts }
+        Self { parts, tls: None }
+    }
+
+    /// Serves clients over TLS: `certificate` is the chain that they are shown, `key` its private key, both PEM. Operators are
+    /// not concerned.
+    pub fn with_client_tls(mut self, certificate: &[u8], key: &[u8]) -> Self {
+        let identity = tonic::transport::Identity::from_pem(certificate, key);
+        self.tls = Some(ServerTlsConfig::new().identity(identity).timeout(HANDSHAKE_MAX));
+        self
     }
 
     /// Serves clients on `listener` until `stop`: the services, health, and reflection. Then health says that the node doesn't
@@ -89,9 +112,12 @@ impl Services {
         let ServicesParts { backend, limits, clock, seed, .. } = &self.parts;
         let front = Arc::new(Front::new(backend.clone(), *limits, clock.clone(), *seed));
         let (health, health_service) = tonic_health::server::health_reporter();
+        let mut server = self.server();
+        if let Some(tls) = &self.tls {
+            server = server.tls_config(tls.clone()).map_err(ServeError::Tls)?;
+        }
         let telling = tokio::spawn(tell_health(health, backend.clone(), stop.clone()));
-        let router = self
-            .server()
+        let router = server
             .add_service(sized!(CollectionServiceServer::new(Collection::new(front.clone(), stop.clone())), limits))
             .add_service(sized!(ProgressServiceServer::new(Progress(front.clone())), limits))
             .add_service(sized!(HistoryServiceServer::new(History(front.clone())), limits))

@@ -123,11 +123,11 @@ macro_rules! address_or_nothing {
 }
 
 macro_rules! file_or_nothing {
-    ($name:literal, $slot:ident, $doc:literal) => {
+    ($name:literal, $slot:ident, $together:literal, $doc:literal) => {
         Field {
             name: $name,
             doc: $doc,
-            accepted: "a path, or empty; the three link.tls fields go together",
+            accepted: concat!("a path, or empty; the ", $together, " fields go together"),
             default: "",
             set: |config, text| optional(&mut config.$slot, text),
             get: |config| path(&mut config.$slot.clone()),
@@ -312,14 +312,23 @@ pub const FIELDS: &[Field] = &[
     file_or_nothing!(
         "link.tls.certificate",
         link_tls_certificate,
+        "three link.tls",
         "This node's certificate chain (PEM): switches the node link to mutual TLS."
     ),
-    file_or_nothing!("link.tls.key", link_tls_key, "Its private key (PEM)."),
+    file_or_nothing!("link.tls.key", link_tls_key, "three link.tls", "Its private key (PEM)."),
     file_or_nothing!(
         "link.tls.authority",
         link_tls_authority,
+        "three link.tls",
         "The authority (PEM) that signed every node's certificate; the certificates name `playhead-link`."
     ),
+    file_or_nothing!(
+        "client.tls.certificate",
+        client_tls_certificate,
+        "two client.tls",
+        "The certificate chain (PEM) that clients are shown on `listen.client`: switches it to TLS. On all nodes or on none."
+    ),
+    file_or_nothing!("client.tls.key", client_tls_key, "two client.tls", "Its private key (PEM)."),
     number!(
         "shutdown.drain_ms",
         shutdown_drain_ms,
@@ -373,6 +382,8 @@ impl Default for Config {
             link_tls_certificate: None,
             link_tls_key: None,
             link_tls_authority: None,
+            client_tls_certificate: None,
+            client_tls_key: None,
             shutdown_drain_ms: 0,
             leaders_balance: false,
         };

@@ -95,7 +95,14 @@ const PREFIX: &str = "PLAYHEAD_";
 /// Variables with our prefix that are not settings of a node.
 fn is_foreign(name: &str) -> bool {
     name.starts_with("PLAYHEAD_TEST_")
-        || matches!(name, "PLAYHEAD_REAL_HISTORY" | "PLAYHEAD_CONFIG" | "PLAYHEAD_ENDPOINTS" | "PLAYHEAD_ADMIN")
+        || matches!(
+            name,
+            "PLAYHEAD_REAL_HISTORY"
+                | "PLAYHEAD_CONFIG"
+                | "PLAYHEAD_ENDPOINTS"
+                | "PLAYHEAD_ADMIN"
+                | "PLAYHEAD_AUTHORITY"
+        )
 }
 
 struct Reader {
@@ -199,6 +206,9 @@ impl Reader {
         let tls = [&config.link_tls_certificate, &config.link_tls_key, &config.link_tls_authority];
         if tls.iter().any(|path| path.is_some()) && config.link_tls().is_none() {
             refuse("link.tls", "only some of its files".to_string(), "all three of certificate, key and authority");
+        }
+        if config.client_tls_certificate.is_some() != config.client_tls_key.is_some() {
+            refuse("client.tls", "only one of its files".to_string(), "both of certificate and key");
         }
         let told = [
             ("advertise.client", &config.listen_client, &config.advertise_client),

@@ -20,4 +20,4 @@ mod values;
 
 pub use fields::{FIELDS, Field};
 pub use load::{ConfigErrors, Mistake, Source, Sources, load};
-pub use values::{Address, Config, LogFormat, TlsFiles};
+pub use values::{Address, Config, LogFormat, ServerFiles, TlsFiles};

@@ -48,11 +48,12 @@ fn fields_that_contradict_each_other_are_refused() {
             ("raft-heartbeat-ms", "400"),
             ("raft-election-max-ms", "300"),
             ("link-tls-key", "k"),
+            ("client-tls-certificate", "c"),
             ("listen-link", "0.0.0.0:0"),
         ],
     );
     let told = load(&given).unwrap_err().to_string();
-    for part in ["raft.election_min_ms", "raft.election_max_ms", "link.tls", "advertise.link"] {
+    for part in ["raft.election_min_ms", "raft.election_max_ms", "link.tls", "client.tls", "advertise.link"] {
         assert!(told.contains(part), "{part:?} is missing in:\n{told}");
     }
 }

@@ -41,6 +41,8 @@ pub struct Config {
     pub link_tls_certificate: Option<PathBuf>,
     pub link_tls_key: Option<PathBuf>,
     pub link_tls_authority: Option<PathBuf>,
+    pub client_tls_certificate: Option<PathBuf>,
+    pub client_tls_key: Option<PathBuf>,
     pub shutdown_drain_ms: u64,
     pub leaders_balance: bool,
 }
@@ -56,7 +58,21 @@ pub struct TlsFiles {
     pub authority: PathBuf,
 }
 
+/// The two files that switch the clients' listener to TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerFiles {
+    /// The certificate chain that clients are shown, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
+
 impl Config {
+    /// The files of the clients' TLS, when it is switched on.
+    pub fn client_tls(&self) -> Option<ServerFiles> {
+        Some(ServerFiles { certificate: self.client_tls_certificate.clone()?, key: self.client_tls_key.clone()? })
+    }
+
     /// The files of the link's TLS, when it is switched on.
     pub fn link_tls(&self) -> Option<TlsFiles> {
         Some(TlsFiles {

@@ -40,7 +40,9 @@ pub(super) fn client_tls(files: &TlsFiles) -> std::io::Result<ClientTlsConfig> {
 
 /// The listening side's TLS: callers must show a certificate of the same authority.
 pub(super) fn server_tls(files: &TlsFiles) -> std::io::Result<ServerTlsConfig> {
+    // Whoever connects and says nothing must not be waited for.
     Ok(ServerTlsConfig::new()
+        .timeout(CONNECT_TIMEOUT)
         .identity(Identity::from_pem(read(&files.certificate)?, read(&files.key)?))
         .client_ca_root(Certificate::from_pem(read(&files.authority)?)))
 }
