@@ -48,6 +48,21 @@ async fn until(
     Err(format!("{what} was not seen; last {last:#?}\n{}", cluster.logs()).into())
 }
 
+/// Asks until it isn't refused for what the answering node has not heard yet: that the last fresh replica runs, or that a new
+/// cluster's memberships are recorded. Each call may be answered by another node.
+async fn accepted(admin: &AdminClient, request: v1::ReplaceReplicaRequest) -> Result<v1::ReplaceReplicaResponse> {
+    let not_heard = |told: &str| {
+        ["are a quorum", "are being changed", "no vote", "no leader"].iter().any(|part| told.contains(part))
+    };
+    for _ in 0..LOOKS_MAX {
+        match admin.replace_replica(request.clone()).await {
+            Err(refused) if not_heard(&refused.to_string()) => tokio::time::sleep(Duration::from_millis(50)).await,
+            answered => return Ok(answered?),
+        }
+    }
+    Err("it is refused again and again".into())
+}
+
 /// Replaces a replica of `role` of the shard and waits until it is gone; its id, and its successor's.
 async fn replace(cluster: &Cluster, number: u32, role: v1::ReplicaRole) -> Result<(u64, u64)> {
     let admin = cluster.admin(Duration::from_secs(20))?;
@@ -55,18 +70,9 @@ async fn replace(cluster: &Cluster, number: u32, role: v1::ReplicaRole) -> Resul
     let old = before.replicas.iter().find(|replica| replica.role() == role).ok_or("nobody has the role")?;
     let request = v1::ReplaceReplicaRequest { shard: number, replica_id: old.replica_id, ..Default::default() };
     let only_asked = v1::ReplaceReplicaRequest { validate_only: true, ..request.clone() };
-    let mut looks = 0;
-    let asked = loop {
-        match admin.replace_replica(only_asked.clone()).await {
-            Ok(asked) => break asked,
-            // The node that answers may not have heard yet that the last fresh one runs.
-            Err(refused) if looks < LOOKS_MAX && refused.to_string().contains("are a quorum") => looks += 1,
-            Err(other) => return Err(other.into()),
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    let asked = accepted(&admin, only_asked).await?;
     assert_eq!((asked.replica_id, asked.voters, asked.node.as_str()), (0, 3, old.node.as_str()));
-    let answer = admin.replace_replica(request.clone()).await?;
+    let answer = accepted(&admin, request.clone()).await?;
     assert!(!ids(&before).contains(&answer.replica_id), "{} is no fresh id", answer.replica_id);
     if let Ok(again) = admin.replace_replica(request).await {
         assert_eq!(again.replica_id, answer.replica_id, "asked again while it is under way");
