@@ -109,6 +109,9 @@ pub struct ReplicaReport {
     /// Its state's digest after the last applied entry and after some before it: index and digest, the newest first.
     #[cbor(n(12), default)]
     pub digests: Vec<(u64, u64)>,
+    /// Why it doesn't run, if it should.
+    #[n(13)]
+    pub why: Option<String>,
 }
 
 impl ReplicaReport {
@@ -130,6 +133,7 @@ impl ReplicaReport {
             active_views,
             checkpoint_generation,
             digests,
+            why: None,
         }
     }
 }

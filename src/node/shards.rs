@@ -48,6 +48,8 @@ mod hosted;
 use hosted::Handle;
 pub use hosted::{Hosted, MetaGroup, ShardGroup};
 
+/// How long a replica's end is waited for when the process ends: what was acknowledged is durable already.
+const STOP_MAX: Duration = Duration::from_secs(10);
 /// How many replicas are opened or destroyed at once.
 const OPENING_MAX: usize = 8;
 
@@ -67,7 +69,7 @@ pub struct Failed {
 impl Failed {
     fn report(&self, replica: ReplicaId) -> ReplicaReport {
         let role = if self.retired { ReplicaRole::Retired } else { ReplicaRole::Failed };
-        ReplicaReport::silent(self.group, replica, role)
+        ReplicaReport { why: Some(self.why.clone()), ..ReplicaReport::silent(self.group, replica, role) }
     }
 }
 
@@ -75,6 +77,14 @@ impl Failed {
 struct Table {
     open: BTreeMap<GroupId, Vec<Arc<Hosted>>>,
     failed: BTreeMap<ReplicaId, Failed>,
+}
+
+/// The most bytes of a reason that is told to other nodes.
+const WHY_BYTES_MAX: usize = 300;
+
+fn shortened(why: &str) -> String {
+    let end = (0..=WHY_BYTES_MAX.min(why.len())).rev().find(|end| why.is_char_boundary(*end)).unwrap_or(0);
+    why[..end].to_string()
 }
 
 /// What replicas are made of.
@@ -397,7 +407,7 @@ impl Shards {
             let again_ms = retry.since(now);
             tracing::error!(%group, shard, %replica, why, again_ms, "a replica doesn't run; it will be tried again");
         }
-        let failed = Failed { group, retired, why: why.to_string(), retry };
+        let failed = Failed { group, retired, why: shortened(why), retry };
         self.change(|table| {
             table.failed.insert(replica, failed);
         });
@@ -460,7 +470,11 @@ impl Shards {
     pub async fn stop(&self) {
         self.begin_stop();
         let all = self.all();
-        let stopping = all.iter().map(|hosted| hosted.stop());
+        let stopping = all.iter().map(|hosted| async move {
+            if tokio::time::timeout(STOP_MAX, hosted.stop()).await.is_err() {
+                tracing::warn!(group = %hosted.group, replica = %hosted.replica, "a replica doesn't end; the process does");
+            }
+        });
         futures::stream::iter(stopping.collect::<Vec<_>>()).buffer_unordered(64).collect::<Vec<()>>().await;
         self.change(|table| *table = Table::default());
     }

@@ -349,6 +349,7 @@ fn replica_status(id: ReplicaId, node: String, said: Option<&Told>, ahead: u64) 
             .map(|(_, d)| format!("{d:016x}"))
             .unwrap_or_default(),
         report_time: Some(timestamp(*at)),
+        why: r.why.clone().unwrap_or_default(),
         ..place
     }
 }

@@ -197,6 +197,15 @@ impl StoreHandle {
         }
     }
 
+    /// As [`Self::read`], of what is no data: a failure is the caller's alone.
+    async fn measure<T, F>(&self, call: F) -> Result<T, ReadError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Store) -> Result<T, ReadError> + Send + 'static,
+    {
+        self.read::<_, ReadError, _>(move |store| Ok(call(store))).await?
+    }
+
     async fn write<T, F>(&self, call: F) -> Result<T, WriteError>
     where
         T: Send + 'static,
@@ -288,14 +297,14 @@ impl StoreHandle {
         self.write(move |store| store.drop_replica(replica)).await
     }
 
-    /// See [`Store::usage`].
+    /// See [`Store::usage`]. That it can't be measured now ends nothing.
     pub async fn usage(&self) -> Result<Usage, ReadError> {
-        self.read(|store| store.usage()).await
+        self.measure(|store| store.usage()).await
     }
 
-    /// See [`Store::space`].
+    /// See [`Store::space`]. That it can't be measured now ends nothing.
     pub async fn space(&self) -> Result<Space, ReadError> {
-        self.read(|store| store.space()).await
+        self.measure(|store| store.space()).await
     }
 
     /// See [`Store::counters`].
@@ -466,6 +475,22 @@ mod tests {
             assert!(matches!(answer, Err(WriteError::Failed(_))), "{answer:?}");
             assert_eq!(told.len(), 1, "{told:?}");
         }
+    }
+
+    #[test]
+    fn what_can_not_be_measured_ends_nothing() {
+        let disk = MemDisk::new();
+        let (store, _) = MemStore::open(&disk, Arc::new(TestClock::default()), &[]);
+        let on_fatal: OnFatal = Arc::new(|why| panic!("{why}"));
+        let (handle, threads) = StoreHandle::spawn(Arc::new(store), Queues::default(), on_fatal).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let failed = || Err::<(), _>(ReadError::Failed("too many open files".to_string()));
+            assert_eq!(handle.measure(move |_| failed()).await, failed());
+            assert!(handle.space().await.is_ok() && handle.usage().await.is_ok());
+        });
+        drop(handle);
+        threads.join();
     }
 
     #[test]

@@ -87,6 +87,8 @@ struct Replica {
     leaving: bool,
     #[serde(serialize_with = "rfc3339")]
     report_time: Option<Timestamp>,
+    /// Why it doesn't run; empty for one that does.
+    why: String,
 }
 
 impl From<v1::ShardStatus> for Shard {
@@ -130,7 +132,14 @@ impl From<v1::ReplicaStatus> for Replica {
             digest: replica.digest,
             leaving: replica.leaving,
             report_time: replica.report_time,
+            why: replica.why,
         }
+    }
+}
+
+impl Replica {
+    fn runs(&self) -> bool {
+        matches!(self.role, "leader" | "follower" | "learner" | "candidate")
     }
 }
 
@@ -140,7 +149,7 @@ impl Shard {
         self.leader.is_none()
             || self.digests == DIFFER
             || self.replicas.len() < self.placement.len()
-            || self.replicas.iter().any(|replica| replica.role == "unheard")
+            || self.replicas.iter().any(|replica| !replica.runs())
     }
 }
 

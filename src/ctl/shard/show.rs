@@ -26,7 +26,7 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
             rows.add_row([
                 replica.replica_id.into(),
                 replica.node.clone().into(),
-                judged(role, replica.role != "unheard" && replica.role != "candidate"),
+                judged(role, replica.runs() && replica.role != "candidate"),
                 number(replica.applied_index).into(),
                 number(replica.lag).into(),
                 bytes(replica.log_bytes).into(),
@@ -36,6 +36,9 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
                 ago(replica.report_time.as_ref(), now).into(),
             ]);
         }
+        let failed = shard.replicas.iter().filter(|replica| !replica.why.is_empty());
+        let why = failed.map(|replica| format!("\n{} on {}: {}", replica.replica_id, replica.node, replica.why));
+        let why: String = why.collect();
         let leader = shard.leader.as_deref().unwrap_or("none");
         let digests = match shard.digest_compared {
             0 => "replicas: not compared yet".to_string(),
@@ -44,7 +47,7 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
             }
         };
         format!(
-            "shard {} (group {})  leader {leader}  term {}  revision {}  {} active views\nplaced on {}; {digests}\n\n{}",
+            "shard {} (group {})  leader {leader}  term {}  revision {}  {} active views\nplaced on {}; {digests}\n\n{}{why}",
             shard.shard,
             shard.group,
             shard.term,

@@ -169,6 +169,7 @@ impl Hosted {
             active_views: self.shard().map_or(0, |shard| shard.peek(|state| state.counts().active_views)),
             checkpoint_generation: status.checkpoint_generation,
             digests: status.digests,
+            why: None,
         }
     }
 }

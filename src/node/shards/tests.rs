@@ -128,6 +128,13 @@ impl Rig {
     }
 }
 
+#[test]
+fn a_reason_is_told_in_bounded_bytes_and_whole_characters() {
+    assert_eq!(shortened("short"), "short");
+    let long = shortened(&"ä€".repeat(200));
+    assert!(long.len() <= WHY_BYTES_MAX && long.len() > WHY_BYTES_MAX - 4, "{}", long.len());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_whose_rows_are_found_rotten_while_it_runs_is_retired_for_ever() {
     let rig = Rig::new(LyingFs::new(1), MemDisk::new());
@@ -168,7 +175,8 @@ async fn a_replica_that_stops_by_itself_is_opened_again_after_a_while_with_all_t
     assert!(hosted.shard().unwrap().checkpoint_now().await.is_err());
     let failed = rig.mended().await;
     assert!(!failed.retired && failed.why.contains("checkpoint"), "{failed:?}");
-    assert_eq!(rig.shards.reports_of(group())[0].role, ReplicaRole::Failed);
+    let told = rig.shards.reports_of(group()).remove(0);
+    assert!(told.role == ReplicaRole::Failed && told.why.as_ref() == Some(&failed.why), "{told:?}");
     rig.open().await;
     assert!(rig.shards.exactly(group(), REPLICA).is_none(), "not before it may");
     rig.clock.1.fetch_add(RETRY_MS, Ordering::AcqRel);
