@@ -46,6 +46,10 @@ fn check(text: &str, max: usize) -> Result<(), InvalidId> {
     if text.len() > max {
         return Err(InvalidId::TooLong { len: text.len(), max });
     }
+    // Nearly all are plain: worth a look that needs no characters.
+    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return Ok(());
+    }
     match text.char_indices().find(|(_, c)| c.is_control()) {
         Some((at, _)) => Err(InvalidId::ControlCharacter { at, max }),
         None => Ok(()),

@@ -6,6 +6,10 @@ use std::sync::Arc;
 use playhead::ambient::{SystemClock, random_u64};
 use playhead::ctl;
 
+/// docs/decisions/0006-mimalloc.md
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     ctl::main(std::env::args_os(), Arc::new(SystemClock::new()), random_u64())
 }

@@ -13,6 +13,10 @@ use playhead::node::{Node, Seeds, Started};
 use playhead::rpc::serve_node;
 use playhead::telemetry;
 
+/// docs/decisions/0006-mimalloc.md
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn command() -> Command {
     let file = Arg::new("config").long("config").env("PLAYHEAD_CONFIG").help("A TOML file with settings");
     let dump = Arg::new("dump-config").long("dump-config").action(ArgAction::SetTrue);
@@ -70,7 +74,11 @@ fn main() -> ExitCode {
 fn run(config: Config) -> anyhow::Result<()> {
     telemetry::init(config.log_format == LogFormat::Json, &config.log_filter)?;
     telemetry::install_panic_hook();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("grpc").build()?;
+    // The groups and the log have threads of their own, which everybody waits for: they get a core's worth of room.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = cores.saturating_sub(1).max(1);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(workers).enable_all().thread_name("grpc").build()?;
     runtime.block_on(serve(config))?;
     // Whatever still hangs has had its time.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -22,7 +22,7 @@ use super::config::{Address, Config};
 use super::folder::{Charter, DataFolder, FolderError, RecordError};
 use super::gossip::{Ear, Report};
 use super::leaders::Leaders;
-use super::link::{Book, Endpoints, Link, LinkConfig, Me};
+use super::link::{Book, Endpoints, Link, LinkConfig, Me, Runtimes};
 use super::meta::MetaState;
 use super::router::{Router, RouterParts};
 use super::shards::{Parts, Shards};
@@ -228,10 +228,11 @@ impl Node {
             queue_frames_max: config.limits_forward_queue_max as usize,
             seed: seeds.jitter,
         };
-        let link = Link::new(link_config, book, metrics.clone());
         let thread =
             RaftThread::spawn("raft").map_err(|source| StartError::Io { what: "the groups' thread", source })?;
         let room = Arc::new(Room::default());
+        let runtimes = Runtimes { groups: thread.handle().clone(), ..Runtimes::current() };
+        let link = Link::new(link_config, book, metrics.clone(), runtimes);
         let shards = Arc::new(Shards::new(Parts {
             node: identity.node,
             config: Arc::new(groups),
@@ -462,13 +463,19 @@ impl Node {
 impl Inner {
     /// Spawns one of the node's own tasks: it ends when the node stops, wherever it waits.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_on(&tokio::runtime::Handle::current(), task);
+    }
+
+    /// As [`Self::spawn`], on that runtime.
+    pub(super) fn spawn_on(&self, runtime: &tokio::runtime::Handle, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tasks.spawn(async move {
+        let until_stopped = async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = task => {}
             }
-        });
+        };
+        self.tasks.spawn_on(until_stopped, runtime);
     }
 
     /// The founding record, if there is a cluster.

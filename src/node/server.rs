@@ -47,9 +47,10 @@ impl Receive for Inbox {
 pub(super) fn serve_link(inner: &Arc<Inner>, listener: TcpListener) -> std::io::Result<()> {
     let inbox = Arc::new(Inbox(inner.clone()));
     let (me, book) = (inner.me.clone(), inner.link.book().clone());
-    let service = link::service(me, book, inner.metrics.clone(), inbox, inner.stop.clone());
+    let runtimes = inner.link.runtimes().clone();
+    let service = link::service(me, book, inner.metrics.clone(), inbox, runtimes.clone(), inner.stop.clone());
     let serving = link::listen(listener, service, inner.config.link_tls().as_ref())?;
-    inner.spawn(async move {
+    inner.spawn_on(&runtimes.groups, async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the link's listener has failed");
         }

@@ -80,9 +80,11 @@ mod types;
 
 pub use group::{
     ChangeError, Changes as GroupChanges, Group, GroupConfig, GroupParts, GroupStatus, InvalidConfig, Members,
-    MembershipId, Progress, StartError, TransferError, destroy,
+    MembershipId, Progress, StartError, Submitted, TransferError, destroy,
 };
-pub use machine::{Broken, Cause, Changes, Machine, MetaMachine, MetaState, Missing, RowsShare, ShardMachine, Stop};
+pub use machine::{
+    Broken, Cause, Changes, Machine, MetaMachine, MetaState, Missing, RowsShare, ShardMachine, Stop, encode_commands,
+};
 pub use network::{FRAME_BYTES_MAX, Fate, Lane, Link, LinkError, MemoryNet, Switchboard};
 pub use outcome::{Answered, AsOf, LeaderHint, Outcome, QueryError, ReadMode, Rejected, Role};
 pub use room::{Growth, Room, RoomLevel};

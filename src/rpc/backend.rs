@@ -42,7 +42,7 @@ pub struct Write {
     pub shard: ShardId,
     /// The shard's state with the command in it.
     pub revision: Revision,
-    /// Set when another node leads.
+    /// Set when another node leads, for a command that was proposed alone.
     pub hint: Option<Hint>,
 }
 

@@ -1,10 +1,8 @@
 //! The node's router as the services' backend.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::future::join_all;
 use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -43,17 +41,26 @@ impl Routed {
     }
 
     fn write(&self, shard: ShardId, proposed: Proposed) -> Result<Write, Failure> {
-        match proposed {
-            Proposed::Committed(Committed { answer, revision, by }) => {
-                Ok(Write { answer, shard, revision, hint: self.hint(shard, by) })
-            }
-            Proposed::Rejected(error) => Err(error.into()),
-            Proposed::Unknown => Err(Failure::Unknown),
-        }
+        let by = match &proposed {
+            Proposed::Committed(committed) => Some(committed.by),
+            _ => None,
+        };
+        let mut write = without_hint(shard, proposed)?;
+        write.hint = by.and_then(|by| self.hint(shard, by));
+        Ok(write)
     }
 
     fn name(&self, node: NodeId) -> Arc<str> {
         self.router.meta().name_of(node).into()
+    }
+}
+
+/// One of many writes: nobody is told whom to ask the next time, as there is no one node for all.
+fn without_hint(shard: ShardId, proposed: Proposed) -> Result<Write, Failure> {
+    match proposed {
+        Proposed::Committed(Committed { answer, revision, .. }) => Ok(Write { answer, shard, revision, hint: None }),
+        Proposed::Rejected(error) => Err(error.into()),
+        Proposed::Unknown => Err(Failure::Unknown),
     }
 }
 
@@ -103,26 +110,27 @@ impl Backend for Routed {
             }];
         }
         // Those of one shard go together, in their order, and so share an entry of its log.
-        let mut outcomes: Vec<Result<Write, Failure>> = vec![Err(Failure::Unknown); envelopes.len()];
-        let mut shards: BTreeMap<ShardId, (Vec<usize>, Vec<Envelope>)> = BTreeMap::new();
-        for (i, envelope) in envelopes.into_iter().enumerate() {
-            match shard_of(&envelope) {
+        let mut outcomes: Vec<Result<Write, Failure>> = Vec::with_capacity(envelopes.len());
+        let mut order: Vec<(ShardId, usize)> = Vec::with_capacity(envelopes.len());
+        for (at, envelope) in envelopes.iter().enumerate() {
+            match shard_of(envelope) {
                 Ok(shard) => {
-                    let (places, of_shard) = shards.entry(shard).or_default();
-                    places.push(i);
-                    of_shard.push(envelope);
+                    order.push((shard, at));
+                    outcomes.push(Err(Failure::Unknown));
                 }
-                Err(failure) => outcomes[i] = Err(failure),
+                Err(failure) => outcomes.push(Err(failure)),
             }
         }
-        let proposals = shards.into_iter().map(|(shard, (places, envelopes))| {
-            let proposing = self.router.propose_many(shard, envelopes, &call);
-            async move { (shard, places, proposing.await) }
+        order.sort_unstable();
+        let mut envelopes: Vec<Option<Envelope>> = envelopes.into_iter().map(Some).collect();
+        let shares = order.chunk_by(|(a, _), (b, _)| a == b).filter_map(|share| {
+            let mut of_shard = Vec::with_capacity(share.len());
+            of_shard.extend(share.iter().filter_map(|(_, at)| envelopes[*at].take()));
+            Some((share.first()?.0, of_shard))
         });
-        for (shard, places, proposed) in join_all(proposals).await {
-            for (place, proposed) in places.into_iter().zip(proposed) {
-                outcomes[place] = self.write(shard, proposed);
-            }
+        let proposed = self.router.propose_all(shares.collect(), &call).await;
+        for ((shard, at), proposed) in order.into_iter().zip(proposed) {
+            outcomes[at] = without_hint(shard, proposed);
         }
         outcomes
     }

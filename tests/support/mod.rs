@@ -7,6 +7,7 @@ pub mod devices;
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,11 +33,16 @@ pub struct Cluster {
     _root: TempDir,
 }
 
+/// The node's program: the one that was built with the test, unless the environment names another to compare with.
+fn binary() -> PathBuf {
+    std::env::var_os("PLAYHEAD_TESTED_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_playhead").into(), PathBuf::from)
+}
+
 impl Cluster {
     /// Starts `nodes` nodes, makes them a cluster of `shards` shards, and waits until each is led and fully replicated.
     pub async fn start(nodes: usize, shards: u32, flags: &[&str]) -> Result<Self> {
         let root = tempfile::tempdir()?;
-        let mut plan = Plan::new(root.path().join("cluster"), env!("CARGO_BIN_EXE_playhead"));
+        let mut plan = Plan::new(root.path().join("cluster"), binary());
         plan.nodes = nodes;
         plan.flags = flags.iter().map(ToString::to_string).collect();
         let local = LocalCluster::start(plan).await?;

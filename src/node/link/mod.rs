@@ -163,12 +163,36 @@ pub struct LinkConfig {
     pub seed: u64,
 }
 
+/// On which runtimes lanes run.
+#[derive(Clone, Debug)]
+pub struct Runtimes {
+    /// Control and appends: where the groups run, so that no frame of theirs has to wake another thread.
+    pub groups: tokio::runtime::Handle,
+    /// Snapshots and forwards.
+    pub others: tokio::runtime::Handle,
+}
+
+impl Runtimes {
+    /// All on the calling one.
+    pub fn current() -> Self {
+        let handle = tokio::runtime::Handle::current();
+        Self { groups: handle.clone(), others: handle }
+    }
+
+    fn of(&self, lane: Lane) -> &tokio::runtime::Handle {
+        match lane {
+            Lane::Control | Lane::Append => &self.groups,
+            Lane::Snapshot | Lane::Forward => &self.others,
+        }
+    }
+}
+
 struct Shared {
     config: LinkConfig,
     book: Arc<Book>,
     metrics: Arc<Metrics>,
     lanes: RwLock<BTreeMap<NodeId, Lanes>>,
-    runtime: tokio::runtime::Handle,
+    runtimes: Runtimes,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -186,14 +210,14 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link without lanes yet; its tasks run on the calling runtime.
-    pub fn new(config: LinkConfig, book: Arc<Book>, metrics: Arc<Metrics>) -> Self {
+    /// A link without lanes yet.
+    pub fn new(config: LinkConfig, book: Arc<Book>, metrics: Arc<Metrics>, runtimes: Runtimes) -> Self {
         let shared = Shared {
             config,
             book,
             metrics,
             lanes: RwLock::default(),
-            runtime: tokio::runtime::Handle::current(),
+            runtimes,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -203,6 +227,11 @@ impl Link {
     /// Who this node is.
     pub fn me(&self) -> &Arc<Me> {
         &self.shared.config.me
+    }
+
+    /// On which runtimes lanes run.
+    pub fn runtimes(&self) -> &Runtimes {
+        &self.shared.runtimes
     }
 
     /// Where the other nodes are.
@@ -239,7 +268,8 @@ impl Link {
                 queue: queue.clone(),
             };
             let stop = stop.clone();
-            self.shared.tasks.spawn_on(async move { dialer.run(receiver, stop).await }, &self.shared.runtime);
+            let runtime = self.shared.runtimes.of(lane);
+            self.shared.tasks.spawn_on(async move { dialer.run(receiver, stop).await }, runtime);
             queue
         });
         Lanes { queues, stop }

@@ -19,7 +19,7 @@ use crate::telemetry::{Metrics, OutcomeLabels};
 
 use super::handshake::{WIRE_VERSION, judge};
 use super::transport::MESSAGE_BYTES_MAX;
-use super::{Book, Lane, Me, Peer, Receive};
+use super::{Book, Lane, Me, Peer, Receive, Runtimes};
 
 /// Requests of one lane that may be worked on at once; more are not read until some are answered.
 const IN_FLIGHT_MAX: usize = 8192;
@@ -35,9 +35,10 @@ pub fn service<R: Receive>(
     book: Arc<Book>,
     metrics: Arc<Metrics>,
     receive: Arc<R>,
+    runtimes: Runtimes,
     stop: CancellationToken,
 ) -> LinkServiceServer<impl LinkService> {
-    LinkServiceServer::new(Service { me, book, metrics, receive, stop })
+    LinkServiceServer::new(Service { me, book, metrics, receive, runtimes, stop })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
@@ -47,6 +48,7 @@ struct Service<R> {
     book: Arc<Book>,
     metrics: Arc<Metrics>,
     receive: Arc<R>,
+    runtimes: Runtimes,
     stop: CancellationToken,
 }
 
@@ -118,7 +120,7 @@ impl<R: Receive> LinkService for Service<R> {
                     receive: self.receive.clone(),
                 };
                 let stop = self.stop.clone();
-                tokio::spawn(async move {
+                self.runtimes.of(lane).spawn(async move {
                     tokio::select! {
                         () = stop.cancelled() => {}
                         () = serving.run(requests, sender) => {}

@@ -72,10 +72,10 @@ async fn end(node: u64, generation: u64, cluster: u64, silent_on: Option<u8>) ->
     let book = Arc::new(Book::open(folder.path().join("peers")).unwrap());
     let config = LinkConfig { me: me.clone(), tls: None, queue_frames_max: 1000, seed: node };
     let metrics = Arc::new(Metrics::new());
-    let link = Link::new(config, book.clone(), metrics.clone());
+    let link = Link::new(config, book.clone(), metrics.clone(), Runtimes::current());
     let inbox = Arc::new(Echo { silent_on, ..Echo::default() });
     let stop = CancellationToken::new();
-    let service = service(me, book, metrics, inbox.clone(), stop.clone());
+    let service = service(me, book, metrics, inbox.clone(), Runtimes::current(), stop.clone());
     let serving = Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
     let stopped = stop.clone();
     tokio::spawn(async move {

@@ -32,6 +32,20 @@ impl<'a> Attempts<'a> {
         Self { parts, call, count: 0, news: None, hint: None, hints: 0 }
     }
 
+    /// Those after a first one that brought nothing; `told`: who was wrong, and who leads instead, from a STALE_ROUTE.
+    pub(super) fn after_first(
+        parts: &'a RouterParts,
+        call: &'a Call,
+        group: GroupId,
+        told: Option<(Lead, Option<Lead>)>,
+    ) -> Self {
+        let mut attempts = Self { count: 1, ..Self::new(parts, call) };
+        if let Some((wrong, better)) = told {
+            attempts.corrected(group, wrong, better);
+        }
+        attempts
+    }
+
     /// Attempts that have begun before this one.
     pub(super) fn count(&self) -> u32 {
         self.count.saturating_sub(1)

@@ -299,43 +299,67 @@ impl Router {
         timeout: Duration,
         attempts: &mut Attempts<'_>,
     ) -> Sent {
-        let metrics = &self.parts().metrics;
-        metrics.forwarded_items.inc_by(items as u64);
-        let count = |outcome| metrics.forwards.get_or_create(&OutcomeLabels { outcome }).inc();
-        // The other node keeps the deadline; this is for the way back.
-        let patience = timeout + Duration::from_millis(50);
-        let answer = self.parts().link.call(lead.node, Lane::Forward, Bytes::from(frame));
-        let told = match tokio::time::timeout(patience, answer).await {
-            Ok(Ok(bytes)) => {
-                count("answered");
-                minicbor::decode::<Told>(&bytes)
-            }
-            Ok(Err(lost)) => {
-                count("unreachable");
-                self.parts().leaders.doubt(group, lead);
-                return match lost {
-                    Lost::NotSent(_) => Sent::NothingDone,
-                    Lost::Broken(_) => Sent::Unknown,
-                };
-            }
-            Err(_) => {
-                count("timed_out");
-                return Sent::Unknown;
-            }
-        };
-        match told {
+        match self.send(lead.node, frame, items, timeout).await {
             Ok(Told::Stale { lead: better, .. }) => {
                 self.parts().leaders.doubt(group, lead);
                 attempts.corrected(group, lead, better);
                 Sent::NothingDone
             }
             Ok(told) => Sent::Told(told),
-            Err(error) => {
-                tracing::warn!(to = %lead.node, %error, "an answer of another node makes no sense");
+            Err(NoAnswer::NotSent) => {
+                self.parts().leaders.doubt(group, lead);
+                Sent::NothingDone
+            }
+            Err(NoAnswer::Broken) => {
+                self.parts().leaders.doubt(group, lead);
                 Sent::Unknown
+            }
+            Err(NoAnswer::Late | NoAnswer::Nonsense) => Sent::Unknown,
+        }
+    }
+
+    /// Sends a frame to another node and waits for what it tells.
+    async fn send(&self, to: NodeId, frame: Vec<u8>, items: usize, timeout: Duration) -> Result<Told, NoAnswer> {
+        let metrics = &self.parts().metrics;
+        metrics.forwarded_items.inc_by(items as u64);
+        let count = |outcome| metrics.forwards.get_or_create(&OutcomeLabels { outcome }).inc();
+        // The other node keeps the deadline; this is for the way back.
+        let patience = timeout + Duration::from_millis(50);
+        let answer = self.parts().link.call(to, Lane::Forward, Bytes::from(frame));
+        match tokio::time::timeout(patience, answer).await {
+            Ok(Ok(bytes)) => {
+                count("answered");
+                minicbor::decode::<Told>(&bytes).map_err(|error| {
+                    tracing::warn!(%to, %error, "an answer of another node makes no sense");
+                    NoAnswer::Nonsense
+                })
+            }
+            Ok(Err(lost)) => {
+                count("unreachable");
+                Err(match lost {
+                    Lost::NotSent(_) => NoAnswer::NotSent,
+                    Lost::Broken(_) => NoAnswer::Broken,
+                })
+            }
+            Err(_) => {
+                count("timed_out");
+                Err(NoAnswer::Late)
             }
         }
     }
+}
+
+/// Why a forwarded frame has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoAnswer {
+    /// It wasn't sent: nothing was done.
+    NotSent,
+    /// The lane broke under it.
+    Broken,
+    /// None came in time.
+    Late,
+    /// It can't be read.
+    Nonsense,
 }
 
 /// What became of a forwarded frame.

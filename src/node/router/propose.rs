@@ -1,17 +1,28 @@
 //! Commands of accounts.
+//!
+//! Commands for one shard go as one. Where a call has commands for many shards, as a stream's messages have, the first attempt
+//! sends one frame to each node for all that it leads, and hands in at once all that is led here; a shard of which that
+//! brought nothing goes on by itself.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::ids::{GroupId, RequestId, ShardId};
+use futures::future::{join, join_all};
+
+use crate::ids::{GroupId, NodeId, RequestId, ShardId};
+use crate::node::leaders::Lead;
 use crate::node::shards::Hosted;
-use crate::raft::{Outcome, Rejected};
+use crate::raft::{Outcome, Rejected, ShardMachine, encode_commands};
 use crate::telemetry::OutcomeLabels;
+use crate::time::MonotonicMs;
 use crate::view::{AccountCommand, Command, Envelope, FirstSent};
 
 use super::attempt::Attempts;
-use super::wire::{self, Ended, Told};
-use super::{Call, Committed, Proposed, RETRY_AFTER_MS, RouteError, Router, Sent, Server, Target};
+use super::wire::{self, Ended, Head, Share, ShareTold, Told};
+use super::{Call, Committed, NoAnswer, Proposed, RETRY_AFTER_MS, RouteError, Router, Sent, Server, Target};
 
 /// What one attempt brought for one command.
 #[derive(Clone, Debug)]
@@ -22,39 +33,222 @@ enum Step {
     Unknown,
 }
 
+/// Who was asked in vain, and who leads instead, as that node says.
+type Corrected = (Lead, Option<Lead>);
+
+/// The commands of one shard among those of a call, and where they stand on its board.
+struct Portion {
+    shard: ShardId,
+    envelopes: Arc<Vec<Envelope>>,
+    places: Range<usize>,
+}
+
+impl Portion {
+    fn group(&self) -> GroupId {
+        self.shard.into()
+    }
+}
+
+/// What has become of all commands of a call.
+#[derive(Default)]
+struct Board {
+    ended: Vec<Option<Proposed>>,
+    /// By command: whether it was proposed with an unknown end.
+    unknown: Vec<bool>,
+}
+
+impl Board {
+    fn add(&mut self, shard: ShardId, envelopes: Vec<Envelope>) -> Portion {
+        let places = self.ended.len()..self.ended.len() + envelopes.len();
+        self.ended.resize_with(places.end, || None);
+        self.unknown.resize(places.end, false);
+        Portion { shard, envelopes: Arc::new(envelopes), places }
+    }
+
+    fn note(&mut self, place: Option<usize>, step: Step) {
+        let Some(place) = place else { return };
+        match step {
+            Step::Ended(how) => self.ended[place] = Some(how),
+            Step::Again => {}
+            Step::Unknown => self.unknown[place] = true,
+        }
+    }
+
+    /// All of a shard's were sent, and no answer came.
+    fn unknown(&mut self, portion: &Portion) {
+        self.unknown[portion.places.clone()].fill(true);
+    }
+
+    /// A shard's commands, to go on with; `None` when all have ended.
+    fn open(&mut self, portion: &Portion) -> Option<Asked> {
+        let ended = &mut self.ended[portion.places.clone()];
+        if ended.iter().all(Option::is_some) {
+            return None;
+        }
+        Some(Asked {
+            shard: portion.shard,
+            envelopes: Arc::clone(&portion.envelopes),
+            ages: Vec::new(),
+            first: portion.places.start,
+            ended: ended.iter_mut().map(Option::take).collect(),
+            unknown: self.unknown[portion.places.clone()].to_vec(),
+        })
+    }
+
+    fn close(&mut self, asked: Asked) {
+        let places = asked.first..asked.first + asked.ended.len();
+        self.unknown[places.clone()].copy_from_slice(&asked.unknown);
+        for (place, ended) in places.zip(asked.ended) {
+            self.ended[place] = ended;
+        }
+    }
+
+    fn finish(self, shares: &[Portion], no_leader: impl Fn(ShardId) -> RouteError) -> Vec<Proposed> {
+        let shards = shares.iter().flat_map(|portion| portion.places.clone().map(|_| portion.shard));
+        let each = self.ended.into_iter().zip(self.unknown).zip(shards);
+        let mut finished = Vec::with_capacity(shares.last().map_or(0, |portion| portion.places.end));
+        finished.extend(each.map(|((ended, unknown), shard)| finish(ended, unknown, || no_leader(shard))));
+        finished
+    }
+}
+
+/// How a command ended, after the last attempt.
+fn finish(ended: Option<Proposed>, unknown: bool, no_leader: impl FnOnce() -> RouteError) -> Proposed {
+    match ended {
+        // What was tried before may have been committed, whatever the last attempt says.
+        Some(Proposed::Rejected(_)) | None if unknown => Proposed::Unknown,
+        Some(how) => how,
+        None => Proposed::Rejected(no_leader()),
+    }
+}
+
+/// The commands of a call for one shard that goes on by itself, and what has become of them.
+struct Asked {
+    shard: ShardId,
+    envelopes: Arc<Vec<Envelope>>,
+    /// When each was sent for the first time before this call, in milliseconds; empty until that matters.
+    ages: Vec<u64>,
+    /// Where the first stands on the call's board.
+    first: usize,
+    ended: Vec<Option<Proposed>>,
+    unknown: Vec<bool>,
+}
+
+impl Asked {
+    fn new(shard: ShardId, envelope: Envelope) -> Self {
+        let envelopes = Arc::new(vec![envelope]);
+        Self { shard, envelopes, ages: Vec::new(), first: 0, ended: vec![None], unknown: vec![false] }
+    }
+
+    fn group(&self) -> GroupId {
+        self.shard.into()
+    }
+
+    fn is_done(&self) -> bool {
+        self.ended.iter().all(Option::is_some)
+    }
+
+    /// What was tried before says so, and how long ago that was: the state may have forgotten it since.
+    fn grow_older(&mut self, waited_ms: u64, attempts_before: u32) {
+        let grows = |one: &Envelope| one.request_id.is_some() && (attempts_before > 0 || one.first_sent.is_some());
+        if !self.envelopes.iter().any(grows) {
+            return;
+        }
+        if self.ages.is_empty() {
+            self.ages.extend(self.envelopes.iter().map(age_ms));
+        }
+        let aged = Arc::make_mut(&mut self.envelopes).iter_mut().zip(&self.ages);
+        for (envelope, age_ms) in aged.filter(|(envelope, _)| grows(envelope)) {
+            envelope.first_sent = Some(FirstSent::AgoMs(age_ms.saturating_add(waited_ms)));
+        }
+    }
+
+    /// Those that have not ended, and where they stand.
+    fn open(&self) -> (Vec<usize>, Arc<Vec<Envelope>>) {
+        let open: Vec<usize> = (0..self.ended.len()).filter(|at| self.ended[*at].is_none()).collect();
+        let envelopes = match open.len() == self.envelopes.len() {
+            true => Arc::clone(&self.envelopes),
+            false => Arc::new(open.iter().map(|at| self.envelopes[*at].clone()).collect()),
+        };
+        (open, envelopes)
+    }
+
+    /// Takes in what an attempt brought for the commands at `open`.
+    fn note(&mut self, open: Vec<usize>, steps: Vec<Step>) {
+        for (at, step) in open.into_iter().zip(steps) {
+            match step {
+                Step::Ended(how) => self.ended[at] = Some(how),
+                Step::Again => {}
+                Step::Unknown => self.unknown[at] = true,
+            }
+        }
+    }
+}
+
 impl Router {
     /// Proposes one account's command.
-    pub async fn propose(&self, envelope: Envelope, call: &Call) -> Proposed {
+    pub async fn propose(&self, mut envelope: Envelope, call: &Call) -> Proposed {
         let shard = match envelope.account().map(|account| self.shard_of(account)) {
             Some(Ok(shard)) => shard,
             Some(Err(error)) => return Proposed::Rejected(error),
             None => return Proposed::Rejected(RouteError::Failed("a command without an account".to_string())),
         };
-        let ended = self.propose_many(shard, vec![envelope], call).await.pop();
-        ended.unwrap_or(Proposed::Unknown)
+        self.make_repeatable(&mut envelope);
+        let mut asked = Asked::new(shard, envelope);
+        let began = self.parts().clock.monotonic();
+        self.go_on(&mut asked, Attempts::new(self.parts(), call), began, call).await;
+        let unknown = asked.unknown.contains(&true);
+        let ended = finish(asked.ended.pop().flatten(), unknown, || self.no_leader(shard));
+        self.count_proposed(std::slice::from_ref(&ended));
+        ended
     }
 
-    /// Proposes many commands of one shard, in their order, and says how each ended.
-    pub async fn propose_many(&self, shard: ShardId, mut envelopes: Vec<Envelope>, call: &Call) -> Vec<Proposed> {
-        envelopes.iter_mut().for_each(|envelope| self.make_repeatable(envelope));
-        let group = GroupId::from(shard);
-        let mut ended: Vec<Option<Proposed>> = vec![None; envelopes.len()];
-        let mut unknown = vec![false; envelopes.len()];
+    /// Proposes many commands of many shards, each shard's in their order, and says how each ended: one after the other, as
+    /// they stand in `shares`.
+    pub async fn propose_all(&self, shares: Vec<(ShardId, Vec<Envelope>)>, call: &Call) -> Vec<Proposed> {
+        let mut board = Board::default();
+        let shares: Vec<Portion> = shares
+            .into_iter()
+            .map(|(shard, mut envelopes)| {
+                envelopes.iter_mut().for_each(|envelope| self.make_repeatable(envelope));
+                board.add(shard, envelopes)
+            })
+            .collect();
         let mut attempts = Attempts::new(self.parts(), call);
-        let ages: Vec<u64> = envelopes.iter().map(age_ms).collect();
         let began = self.parts().clock.monotonic();
-        while let Some(timeout) = attempts.next().await {
-            let waited = self.parts().clock.monotonic().since(began);
-            for (envelope, age) in envelopes.iter_mut().zip(&ages) {
-                grow_older(envelope, *age, waited, attempts.count());
+        if let Some(timeout) = attempts.next().await {
+            let stale = self.ask_all(&shares, &mut board, &attempts, timeout, call).await;
+            let mut rest: Vec<(Asked, Attempts<'_>)> = Vec::new();
+            for (at, portion) in shares.iter().enumerate() {
+                if let Some(asked) = board.open(portion) {
+                    let told = stale.get(&at).copied();
+                    rest.push((asked, Attempts::after_first(self.parts(), call, portion.group(), told)));
+                }
             }
-            let open: Vec<usize> = (0..envelopes.len()).filter(|i| ended[*i].is_none()).collect();
-            let outcome = match self.target(group, &attempts) {
-                Some(Target::Here(hosted)) => self.propose_here(&hosted, &envelopes, &open, timeout).await,
+            let going = rest.into_iter().map(|(mut asked, attempts)| async move {
+                self.go_on(&mut asked, attempts, began, call).await;
+                asked
+            });
+            for asked in join_all(going).await {
+                board.close(asked);
+            }
+        }
+        let ended = board.finish(&shares, |shard| self.no_leader(shard));
+        self.count_proposed(&ended);
+        ended
+    }
+
+    /// Tries for one shard until all its commands have ended or the time is over. The call has begun at `began`.
+    async fn go_on(&self, asked: &mut Asked, mut attempts: Attempts<'_>, began: MonotonicMs, call: &Call) {
+        let group = asked.group();
+        while let Some(timeout) = attempts.next().await {
+            asked.grow_older(self.parts().clock.monotonic().since(began), attempts.count());
+            let (open, envelopes) = asked.open();
+            let steps = match self.target(group, &attempts) {
+                Some(Target::Here(hosted)) => self.propose_here(&hosted, envelopes, timeout).await,
                 Some(Target::There(lead)) => {
-                    let asked: Vec<&Envelope> = open.iter().map(|i| &envelopes[*i]).collect();
                     let route = self.route(group, Some(lead.replica), timeout, call);
-                    let frame = wire::encode_propose(&route, &asked);
+                    let frame = wire::encode_propose(&route, &envelopes);
                     match self.forward(lead, group, frame, open.len(), timeout, &mut attempts).await {
                         Sent::Told(Told::Proposed(items)) if items.len() == open.len() => {
                             let by = Server { node: lead.node, forwarded: true };
@@ -66,26 +260,106 @@ impl Router {
                 }
                 None => continue,
             };
-            for (at, step) in open.into_iter().zip(outcome) {
-                match step {
-                    Step::Ended(how) => ended[at] = Some(how),
-                    Step::Again => {}
-                    Step::Unknown => unknown[at] = true,
-                }
-            }
-            if ended.iter().all(Option::is_some) {
+            asked.note(open, steps);
+            if asked.is_done() {
                 break;
             }
         }
-        let finish = |(ended, unknown): (Option<Proposed>, bool)| match ended {
-            // What was tried before may have been committed, whatever the last attempt says.
-            Some(Proposed::Rejected(_)) | None if unknown => Proposed::Unknown,
-            Some(how) => how,
-            None => Proposed::Rejected(self.no_leader(shard)),
+    }
+
+    /// The first attempt for many shards: a frame to each node that leads some, and all that is led here. Gives, by share, who was
+    /// asked in vain and who leads instead.
+    async fn ask_all(
+        &self,
+        shares: &[Portion],
+        board: &mut Board,
+        attempts: &Attempts<'_>,
+        timeout: Duration,
+        call: &Call,
+    ) -> BTreeMap<usize, Corrected> {
+        let mut here = Vec::new();
+        let mut there: BTreeMap<NodeId, Vec<(usize, Lead)>> = BTreeMap::new();
+        for (at, portion) in shares.iter().enumerate() {
+            match self.target(portion.group(), attempts) {
+                Some(Target::Here(hosted)) => {
+                    here.extend(hosted.shard().map(|group| (at, group.submit(Arc::clone(&portion.envelopes)))));
+                }
+                Some(Target::There(lead)) => there.entry(lead.node).or_default().push((at, lead)),
+                None => {}
+            }
+        }
+        let head = self.head(timeout, call);
+        let sending = there.into_iter().map(|(node, leads)| {
+            let frame = wire::encode_propose_all(&head, &wire_shares(shares, &leads));
+            let items = leads.iter().map(|(at, _)| shares[*at].envelopes.len()).sum();
+            async move { (node, leads, self.send(node, frame, items, timeout).await) }
+        });
+        let ended_here = async {
+            for (_, submitted) in &mut here {
+                submitted.wait().await;
+            }
         };
-        let all: Vec<Proposed> = ended.into_iter().zip(unknown).map(finish).collect();
-        self.count_proposed(&all);
-        all
+        // What is known when the time is over is told by `end`.
+        let (told, _) = join(join_all(sending), tokio::time::timeout(timeout, ended_here)).await;
+        let by = Server { node: self.node(), forwarded: false };
+        for (at, submitted) in here {
+            let mut places = shares[at].places.clone();
+            submitted.end(|outcome| board.note(places.next(), from_outcome(outcome, by)));
+        }
+        let mut stale = BTreeMap::new();
+        for (node, leads, told) in told {
+            self.note_told(shares, board, &mut stale, (node, leads, told));
+        }
+        stale
+    }
+
+    /// Takes in what a node has answered to a frame for many shards.
+    fn note_told(
+        &self,
+        shares: &[Portion],
+        board: &mut Board,
+        stale: &mut BTreeMap<usize, Corrected>,
+        (node, leads, told): (NodeId, Vec<(usize, Lead)>, Result<Told, NoAnswer>),
+    ) {
+        let leaders = &self.parts().leaders;
+        let by = Server { node, forwarded: true };
+        let (told, ended) = match told {
+            Ok(Told::ProposedAll(told, ended)) if fits(shares, &leads, &told, &ended) => (told, ended),
+            other => {
+                for (at, lead) in leads {
+                    if matches!(other, Err(NoAnswer::NotSent | NoAnswer::Broken)) {
+                        leaders.doubt(shares[at].group(), lead);
+                    }
+                    if !matches!(other, Err(NoAnswer::NotSent)) {
+                        board.unknown(&shares[at]);
+                    }
+                }
+                return;
+            }
+        };
+        let mut ended = ended.into_iter();
+        for ((at, lead), told) in leads.into_iter().zip(told) {
+            let portion = &shares[at];
+            match told {
+                ShareTold::Proposed => {
+                    let items = portion.places.clone().zip(&mut ended);
+                    items.for_each(|(place, item)| board.note(Some(place), from_wire(item, by)));
+                }
+                ShareTold::Stale(better) => {
+                    leaders.doubt(portion.group(), lead);
+                    stale.insert(at, (lead, better));
+                }
+                ShareTold::Malformed(why) => {
+                    tracing::warn!(to = %node, why, "another node can't read our commands");
+                }
+            }
+        }
+    }
+
+    fn head(&self, timeout: Duration, call: &Call) -> Head {
+        let epoch = self.parts().meta.load().epoch;
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        Head { epoch, timeout_ms, trace: call.trace.clone() }
     }
 
     fn count_proposed(&self, all: &[Proposed]) {
@@ -120,18 +394,15 @@ impl Router {
         envelope.request_id = RequestId::new(text).ok();
     }
 
-    async fn propose_here(
-        &self,
-        hosted: &Hosted,
-        envelopes: &[Envelope],
-        open: &[usize],
-        timeout: Duration,
-    ) -> Vec<Step> {
-        let Some(group) = hosted.shard() else { return vec![Step::Again; open.len()] };
-        let commands = open.iter().map(|i| envelopes[*i].clone()).collect();
+    async fn propose_here(&self, hosted: &Hosted, envelopes: Arc<Vec<Envelope>>, timeout: Duration) -> Vec<Step> {
+        let Some(group) = hosted.shard() else { return vec![Step::Again; envelopes.len()] };
         let by = Server { node: self.parts().node, forwarded: false };
-        let outcomes = group.propose(commands, timeout).await;
-        outcomes.into_iter().map(|outcome| from_outcome(outcome, by)).collect()
+        let mut submitted = group.submit(envelopes);
+        // What is known when the time is over is told by `end`.
+        let _ = tokio::time::timeout(timeout, submitted.wait()).await;
+        let mut steps = Vec::with_capacity(1);
+        submitted.end(|outcome| steps.push(from_outcome(outcome, by)));
+        steps
     }
 }
 
@@ -143,11 +414,22 @@ fn age_ms(envelope: &Envelope) -> u64 {
     }
 }
 
-/// What was tried before says so, and how long ago that was: the state may have forgotten it since.
-fn grow_older(envelope: &mut Envelope, age_ms: u64, waited_ms: u64, attempts_before: u32) {
-    if envelope.request_id.is_some() && (attempts_before > 0 || envelope.first_sent.is_some()) {
-        envelope.first_sent = Some(FirstSent::AgoMs(age_ms.saturating_add(waited_ms)));
-    }
+/// Whether an answer says something of every share, and of every command of those that were proposed.
+fn fits(shares: &[Portion], leads: &[(usize, Lead)], told: &[ShareTold], ended: &[Ended]) -> bool {
+    let proposed = leads.iter().zip(told).filter(|(_, told)| matches!(told, ShareTold::Proposed));
+    let commands: usize = proposed.map(|((at, _), _)| shares[*at].envelopes.len()).sum();
+    told.len() == leads.len() && ended.len() == commands
+}
+
+/// The shares of a frame for the shards at `leads`.
+fn wire_shares(shares: &[Portion], leads: &[(usize, Lead)]) -> Vec<Share> {
+    let share = |(at, lead): &(usize, Lead)| {
+        let portion = &shares[*at];
+        let count = u32::try_from(portion.envelopes.len()).expect("a call's commands are bounded far below this");
+        let body = encode_commands::<ShardMachine>(&portion.envelopes);
+        Share { group: portion.group(), replica: lead.replica, count, body }
+    };
+    leads.iter().map(share).collect()
 }
 
 fn from_outcome(outcome: Outcome<crate::view::Applied>, by: Server) -> Step {

@@ -6,15 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use tracing::Instrument;
 
-use crate::ids::GroupId;
+use crate::ids::{GroupId, ReplicaId};
 use crate::node::leaders::Lead;
 use crate::node::link::Peer;
 use crate::node::shards::Hosted;
-use crate::raft::{Outcome, ReadMode, Rejected, Role};
-use crate::view::{Envelope, Query};
+use crate::raft::{Outcome, ReadMode, Rejected, Role, Submitted};
+use crate::telemetry::trace::TraceId;
+use crate::view::{Applied, Envelope, Query};
 
 use super::query::unanswered;
-use super::wire::{Ask, Ended, Route, Told, mode_of};
+use super::wire::{Ask, Ended, Head, Route, Share, ShareTold, Told, mode_of};
 use super::{ATTEMPT_MS_MAX, Router, newer};
 
 /// The most commands in one frame.
@@ -26,9 +27,9 @@ impl Router {
         let told = match minicbor::decode::<Ask>(&frame) {
             Ok(ask) => {
                 let span = {
-                    let route = route_of(&ask);
-                    let shard = route.group.shard().map(|shard| shard.0);
-                    tracing::debug_span!("forwarded", request = %route.trace, from = %from.node, shard)
+                    let (trace, group) = told_by(&ask);
+                    let shard = group.and_then(GroupId::shard).map(|shard| shard.0);
+                    tracing::debug_span!("forwarded", request = %trace, from = %from.node, shard)
                 };
                 self.answer(ask).instrument(span).await
             }
@@ -46,6 +47,7 @@ impl Router {
                 Some(hosted) => self.propose_for(&hosted, envelopes, timeout(&route)).await,
                 None => self.stale(route.group),
             },
+            Ask::ProposeAll(head, shares) => self.propose_all_for(&head, shares).await,
             Ask::Query(route, query, mode) => self.query_for(&route, &query, mode_of(mode)).await,
             Ask::Meta(route, command) => match self.leading(&route) {
                 Some(hosted) => self.meta_for(&hosted, command, &route).await,
@@ -64,30 +66,67 @@ impl Router {
 
     /// The replica that is meant, if it is here and leads.
     fn leading(&self, route: &Route) -> Option<Arc<Hosted>> {
-        let shards = &self.parts().shards;
-        let meant = route.replica.and_then(|replica| shards.exactly(route.group, replica));
-        meant.filter(|hosted| hosted.leads())
+        route.replica.and_then(|replica| self.leading_exactly(route.group, replica))
+    }
+
+    fn leading_exactly(&self, group: GroupId, replica: ReplicaId) -> Option<Arc<Hosted>> {
+        self.parts().shards.exactly(group, replica).filter(|hosted| hosted.leads())
     }
 
     /// STALE_ROUTE: what this node knows better.
     fn stale(&self, group: GroupId) -> Told {
+        Told::Stale { epoch: self.parts().meta.load().epoch, lead: self.best_known(group) }
+    }
+
+    fn best_known(&self, group: GroupId) -> Option<Lead> {
         let parts = self.parts();
         let here = parts.shards.get(group).and_then(|hosted| match hosted.leadership() {
             (Role::Leader, term, _) => Some(Lead { term, replica: hosted.replica, node: parts.node }),
             (_, term, hint) => hint.map(|hint| Lead { term, replica: hint.replica, node: hint.node }),
         });
-        Told::Stale { epoch: parts.meta.load().epoch, lead: newer(here, parts.leaders.get(group)) }
+        newer(here, parts.leaders.get(group))
+    }
+
+    /// Hands all shares in before it waits for any, so that they are proposed side by side.
+    async fn propose_all_for(&self, head: &Head, shares: Vec<Share>) -> Told {
+        let items: usize = shares.iter().map(|share| share.count as usize).sum();
+        if items > ITEMS_MAX {
+            return Told::Malformed(format!("{items} commands: at most {ITEMS_MAX} are accepted"));
+        }
+        let mut submitted: Vec<_> = shares.into_iter().map(|share| self.submit_share(share)).collect();
+        let all_ended = async {
+            for share in submitted.iter_mut().flatten() {
+                share.wait().await;
+            }
+        };
+        // What is known when the time is over is told by `end`.
+        let _ = tokio::time::timeout(timeout_of(head.timeout_ms), all_ended).await;
+        let mut all = Vec::with_capacity(items);
+        let told = submitted.into_iter().map(|share| match share {
+            Ok(share) => {
+                share.end(|outcome| all.push(ended(outcome)));
+                ShareTold::Proposed
+            }
+            Err(told) => told,
+        });
+        Told::ProposedAll(told.collect(), all)
+    }
+
+    fn submit_share(&self, share: Share) -> Result<Submitted<Applied>, ShareTold> {
+        let stale = || ShareTold::Stale(self.best_known(share.group));
+        let hosted = self.leading_exactly(share.group, share.replica).ok_or_else(stale)?;
+        let group = hosted.shard().ok_or_else(stale)?;
+        group.submit_encoded(share.body, share.count).map_err(|stop| ShareTold::Malformed(stop.to_string()))
     }
 
     async fn propose_for(&self, hosted: &Hosted, envelopes: Vec<Envelope>, timeout: Duration) -> Told {
         let Some(group) = hosted.shard() else { return self.stale(hosted.group) };
-        let outcomes = group.propose(envelopes, timeout).await;
-        let ended = outcomes.into_iter().map(|outcome| match outcome {
-            Outcome::Committed(applied) => Ended::Committed(applied.answer, applied.revision),
-            Outcome::Rejected(why) => rejected(&why),
-            Outcome::Unknown => Ended::Unknown,
-        });
-        Told::Proposed(ended.collect())
+        let mut all = Vec::with_capacity(envelopes.len());
+        let mut submitted = group.submit(Arc::new(envelopes));
+        // What is known when the time is over is told by `end`.
+        let _ = tokio::time::timeout(timeout, submitted.wait()).await;
+        submitted.end(|outcome| all.push(ended(outcome)));
+        Told::Proposed(all)
     }
 
     async fn meta_for(&self, hosted: &Hosted, command: Vec<u8>, route: &Route) -> Told {
@@ -113,18 +152,32 @@ impl Router {
     }
 }
 
-fn route_of(ask: &Ask) -> &Route {
+/// The id of the call in log lines, and which group is asked, if it is one.
+fn told_by(ask: &Ask) -> (&TraceId, Option<GroupId>) {
     match ask {
         Ask::Propose(route, ..)
         | Ask::Query(route, ..)
         | Ask::Meta(route, ..)
         | Ask::Transfer(route, ..)
-        | Ask::MetaState(route) => route,
+        | Ask::MetaState(route) => (&route.trace, Some(route.group)),
+        Ask::ProposeAll(head, _) => (&head.trace, None),
     }
 }
 
 fn timeout(route: &Route) -> Duration {
-    Duration::from_millis(u64::from(route.timeout_ms).min(ATTEMPT_MS_MAX))
+    timeout_of(route.timeout_ms)
+}
+
+fn timeout_of(timeout_ms: u32) -> Duration {
+    Duration::from_millis(u64::from(timeout_ms).min(ATTEMPT_MS_MAX))
+}
+
+fn ended(outcome: Outcome<Applied>) -> Ended {
+    match outcome {
+        Outcome::Committed(applied) => Ended::Committed(applied.answer, applied.revision),
+        Outcome::Rejected(why) => rejected(&why),
+        Outcome::Unknown => Ended::Unknown,
+    }
 }
 
 fn rejected(why: &Rejected) -> Ended {

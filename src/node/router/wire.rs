@@ -30,6 +30,37 @@ pub(super) struct Route {
     pub(super) trace: TraceId,
 }
 
+/// What holds of all that is in one frame for many shards.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Head {
+    /// The epoch of the caller's map.
+    #[n(0)]
+    pub(super) epoch: Epoch,
+    /// What is left of the caller's time, in milliseconds.
+    #[n(1)]
+    pub(super) timeout_ms: u32,
+    /// The id of the call in log lines.
+    #[n(2)]
+    pub(super) trace: TraceId,
+}
+
+/// Commands for one shard's leader, encoded once: as they will stand in its log.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Share {
+    /// The shard's group.
+    #[n(0)]
+    pub(super) group: GroupId,
+    /// The replica that is meant.
+    #[n(1)]
+    pub(super) replica: ReplicaId,
+    /// How many commands.
+    #[n(2)]
+    pub(super) count: u32,
+    /// Their encodings, as in the body of a log entry.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub(super) body: Vec<u8>,
+}
+
 /// A request of one router to another. Tags are for ever within a wire version.
 #[derive(Clone, Debug, PartialEq, Eq, Decode)]
 pub(super) enum Ask {
@@ -48,10 +79,21 @@ pub(super) enum Ask {
     /// What the cluster is, for a node that has no meta replica.
     #[n(4)]
     MetaState(#[n(0)] Route),
+    /// Commands for the leaders of several shards, all on the node that is asked.
+    #[n(5)]
+    ProposeAll(#[n(0)] Head, #[n(1)] Vec<Share>),
+}
+
+/// [`Ask::ProposeAll`].
+pub(super) fn encode_propose_all(head: &Head, shares: &[Share]) -> Vec<u8> {
+    let bytes: usize = shares.iter().map(|share| share.body.len() + 32).sum();
+    let mut frame = Vec::with_capacity(bytes + 128);
+    minicbor::encode((5_u32, (head, shares)), &mut frame).expect("writing to a vector doesn't fail");
+    frame
 }
 
 /// [`Ask::Propose`] without owning the commands, so that they need not be copied to be sent.
-pub(super) fn encode_propose(route: &Route, envelopes: &[&Envelope]) -> Vec<u8> {
+pub(super) fn encode_propose(route: &Route, envelopes: &[Envelope]) -> Vec<u8> {
     let mut encoder = minicbor::Encoder::new(Vec::with_capacity(256 * envelopes.len().max(1)));
     let mut write = || {
         encoder.array(2)?.u32(0)?.array(2)?.encode(route)?.array(envelopes.len() as u64)?;
@@ -230,6 +272,23 @@ pub(super) enum Told {
     /// The meta state, as the answering node has applied it.
     #[n(8)]
     MetaState(#[n(0)] Box<MetaState>),
+    /// What became of each shard's share, in their order; and how each command ended of all that were proposed.
+    #[n(9)]
+    ProposedAll(#[n(0)] Vec<ShareTold>, #[n(1)] Vec<Ended>),
+}
+
+/// What became of the commands for one shard among several.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) enum ShareTold {
+    /// It was handed in: how its commands ended comes next in the list of all.
+    #[n(0)]
+    Proposed,
+    /// STALE_ROUTE: the replica that is meant doesn't lead, or isn't here. Nothing was done; who leads, as far as is known.
+    #[n(1)]
+    Stale(#[n(0)] Option<Lead>),
+    /// The commands make no sense to this node; nothing was done.
+    #[n(2)]
+    Malformed(#[n(0)] String),
 }
 
 impl Told {
@@ -266,8 +325,7 @@ mod tests {
     #[test]
     fn what_is_written_by_hand_is_read_by_the_derive() {
         let envelopes = [Envelope::plain(Command::Tick), Envelope::plain(Command::Tick)];
-        let by_reference: Vec<&Envelope> = envelopes.iter().collect();
-        let read: Ask = minicbor::decode(&encode_propose(&route(), &by_reference)).unwrap();
+        let read: Ask = minicbor::decode(&encode_propose(&route(), &envelopes)).unwrap();
         assert_eq!(read, Ask::Propose(route(), envelopes.to_vec()));
         let query = Query::GetAccount(AccountId::new("a").unwrap());
         let read: Ask = minicbor::decode(&encode_query(&route(), &query, ReadMode::Any)).unwrap();
@@ -278,6 +336,11 @@ mod tests {
         assert_eq!(read, Ask::Transfer(route(), ReplicaId(4)));
         let read: Ask = minicbor::decode(&encode_meta_state(&route())).unwrap();
         assert_eq!(read, Ask::MetaState(route()));
+        let head = Head { epoch: Epoch(3), timeout_ms: 250, trace: TraceId::from_random(1) };
+        let share = |n: u64| Share { group: GroupId(n), replica: ReplicaId(n), count: 1, body: vec![7; 9] };
+        let shares = vec![share(1), share(2)];
+        let read: Ask = minicbor::decode(&encode_propose_all(&head, &shares)).unwrap();
+        assert_eq!(read, Ask::ProposeAll(head, shares));
     }
 
     #[test]

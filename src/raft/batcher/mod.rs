@@ -106,7 +106,7 @@ impl<M: Machine> Batcher<M> {
         for one in taken {
             body.extend_from_slice(&one.body);
             count += one.commands.len();
-            pieces.push(Arc::clone(&one.commands));
+            pieces.push(one.commands.clone());
         }
         let count = u32::try_from(count).expect("an entry's commands are bounded far below this");
         let mut batch = Batch::new(self.lead.stamp(), count, Bytes::from(body));

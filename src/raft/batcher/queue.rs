@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use crate::raft::machine::Machine;
+use crate::raft::machine::{Machine, Piece};
 use crate::raft::outcome::Rejected;
 
 /// How the commands of one submission ended.
@@ -27,7 +27,7 @@ const WITHDRAWN: u8 = 2;
 
 /// Commands that stand in one entry together.
 pub(crate) struct Submission<M: Machine> {
-    pub(super) commands: Arc<Vec<M::Command>>,
+    pub(super) commands: Piece<M::Command>,
     pub(super) body: Vec<u8>,
     state: Arc<AtomicU8>,
     ended: oneshot::Sender<Ended<M::Answer>>,
@@ -94,10 +94,10 @@ impl<M: Machine> Queue<M> {
     }
 
     /// Queues commands that fit into one entry, with their encodings in `body`.
-    pub(crate) fn submit(&self, commands: Vec<M::Command>, body: Vec<u8>) -> Result<Waiting<M::Answer>, Rejected> {
+    pub(crate) fn submit(&self, commands: Piece<M::Command>, body: Vec<u8>) -> Result<Waiting<M::Answer>, Rejected> {
         let (tell, ended) = oneshot::channel();
         let state = Arc::new(AtomicU8::new(QUEUED));
-        let one = Submission { commands: Arc::new(commands), body, state: Arc::clone(&state), ended: tell };
+        let one = Submission { commands, body, state: Arc::clone(&state), ended: tell };
         {
             let mut queued = self.queued.lock();
             if queued.closed {
@@ -193,12 +193,16 @@ mod tests {
         Queue::new(10, 100)
     }
 
+    fn piece(commands: Vec<u64>) -> Piece<u64> {
+        Piece::all(Arc::new(commands))
+    }
+
     #[tokio::test]
     async fn a_caller_that_gives_up_knows_whether_its_commands_were_proposed() {
         let queue = queue();
-        let mut early = queue.submit(vec![1], vec![0; 8]).expect("room");
+        let mut early = queue.submit(piece(vec![1]), vec![0; 8]).expect("room");
         assert!(matches!(early.give_up(), Ended::Rejected(Rejected::DeadlineExceeded)));
-        let mut late = queue.submit(vec![2], vec![0; 8]).expect("room");
+        let mut late = queue.submit(piece(vec![2]), vec![0; 8]).expect("room");
         let taken = queue.take(10, 100);
         assert_eq!(taken.len(), 1, "what was withdrawn is not taken");
         assert!(matches!(late.give_up(), Ended::Unknown));
@@ -211,16 +215,16 @@ mod tests {
     #[tokio::test]
     async fn what_waits_is_bounded_and_goes_in_order_into_bounded_entries() {
         let queue = queue();
-        let mut waiting: Vec<_> = (0..5).filter_map(|n| queue.submit(vec![n, n], vec![0; 16]).ok()).collect();
+        let mut waiting: Vec<_> = (0..5).filter_map(|n| queue.submit(piece(vec![n, n]), vec![0; 16]).ok()).collect();
         assert_eq!(waiting.len(), 5);
-        assert!(matches!(queue.submit(vec![9], vec![0; 4]), Err(Rejected::Overloaded)));
+        assert!(matches!(queue.submit(piece(vec![9]), vec![0; 4]), Err(Rejected::Overloaded)));
         let first: Vec<u64> = queue.take(4, 100).iter().map(|one| one.commands[0]).collect();
         assert_eq!(first, [0, 1]);
         let second: Vec<u64> = queue.take(100, 33).iter().map(|one| one.commands[0]).collect();
         assert_eq!(second, [2, 3]);
         queue.close();
         assert!(matches!(waiting[4].ended().await, Ended::Rejected(Rejected::Stopped)));
-        assert!(matches!(queue.submit(vec![9], vec![0; 4]), Err(Rejected::Stopped)));
+        assert!(matches!(queue.submit(piece(vec![9]), vec![0; 4]), Err(Rejected::Stopped)));
         assert!(!queue.ready().await);
     }
 }

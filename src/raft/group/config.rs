@@ -46,6 +46,8 @@ pub struct GroupConfig {
     pub append_bytes_max: usize,
     /// Append messages on their way to one follower at once.
     pub appends_in_flight: usize,
+    /// How long followers may wait to hear that an entry is committed, in milliseconds, so that the next one tells it.
+    pub commit_hold_ms: u64,
     /// Bytes of log since the last checkpoint after which another is made.
     pub checkpoint_log_bytes: u64,
     /// Time since the last checkpoint after which another is made if anything was applied, in milliseconds.
@@ -76,6 +78,7 @@ impl Default for GroupConfig {
             append_entries_max: 256,
             append_bytes_max: 1 << 20,
             appends_in_flight: 16,
+            commit_hold_ms: 10,
             checkpoint_log_bytes: 16 << 20,
             checkpoint_ms_max: 60_000,
             log_keep_bytes: 4 << 20,
@@ -126,6 +129,8 @@ impl GroupConfig {
         let config = openraft::Config {
             cluster_name: name,
             heartbeat_interval: self.heartbeat_ms,
+            // Whoever has just answered an append has heard of its leader.
+            heartbeat_min_interval: Some(self.heartbeat_ms * 3 / 4),
             election_timeout_min: self.election_ms_min,
             election_timeout_max: self.election_ms_max,
             max_payload_entries: self.append_entries_max,

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::GroupParts;
 use crate::raft::batcher::{Ended, Lead, Queue};
-use crate::raft::machine::{Core, Machine, Replica, push};
+use crate::raft::machine::{Core, Machine, Piece, Replica, push};
 use crate::raft::read::Reads;
 use crate::raft::types::Types;
 use crate::time::MonotonicMs;
@@ -88,7 +88,7 @@ impl<M: Machine> Minder<M> {
             let Some(tick) = M::tick().filter(|_| due) else { return };
             let mut body = Vec::new();
             push::<M>(&tick, &mut body);
-            let Ok(mut waiting) = self.queue.submit(vec![tick], body) else { return };
+            let Ok(mut waiting) = self.queue.submit(Piece::all(Arc::new(vec![tick])), body) else { return };
             let ended = tokio::time::timeout(self.parts.config.lease(), waiting.ended()).await;
             if !matches!(ended, Ok(Ended::Committed(_))) {
                 return;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use config::{GroupConfig, InvalidConfig};
+pub use propose::Submitted;
 pub use status::{GroupStatus, Members, MembershipId, Progress};
 
 use openraft::async_runtime::watch::WatchReceiver;

@@ -1,55 +1,106 @@
 //! Handing commands to the batcher, in parts that fit into entries.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Group;
 use crate::raft::batcher::{Ended, Queue, Waiting};
-use crate::raft::machine::{Machine, push};
+use crate::raft::machine::{Machine, Piece, Stop, decode, push};
 use crate::raft::outcome::{Outcome, Rejected};
+
+/// Commands that were handed in. Dropped, those that are not yet proposed never will be.
+pub struct Submitted<A> {
+    parts: Vec<Part<A>>,
+}
 
 /// Commands of one call that stand in one entry, or one that could not be queued.
 struct Part<A> {
     commands: usize,
-    submitted: Result<Waiting<A>, Rejected>,
+    state: State<A>,
+}
+
+enum State<A> {
+    Waits(Waiting<A>),
+    Ended(Ended<A>),
+}
+
+impl<A> Part<A> {
+    fn new(commands: usize, queued: Result<Waiting<A>, Rejected>) -> Self {
+        let state = match queued {
+            Ok(waiting) => State::Waits(waiting),
+            Err(rejected) => State::Ended(Ended::Rejected(rejected)),
+        };
+        Self { commands, state }
+    }
+}
+
+impl<A> Submitted<A> {
+    /// Waits until all have ended. May be given up and taken up again.
+    pub async fn wait(&mut self) {
+        for part in &mut self.parts {
+            if let State::Waits(waiting) = &mut part.state {
+                part.state = State::Ended(waiting.ended().await);
+            }
+        }
+    }
+
+    /// Tells an outcome for each command, in their order; of those that have not ended, what is known by now.
+    pub fn end(self, mut tell: impl FnMut(Outcome<A>)) {
+        for Part { commands, state } in self.parts {
+            let ended = match state {
+                State::Waits(mut waiting) => waiting.give_up(),
+                State::Ended(ended) => ended,
+            };
+            match ended {
+                Ended::Committed(answers) => answers.into_iter().for_each(|answer| tell(Outcome::Committed(answer))),
+                Ended::Rejected(why) => (0..commands).for_each(|_| tell(Outcome::Rejected(why.clone()))),
+                Ended::Unknown => (0..commands).for_each(|_| tell(Outcome::Unknown)),
+            }
+        }
+    }
 }
 
 /// Cuts a call into parts.
-struct Cutter<'q, M: Machine> {
-    queue: &'q Queue<M>,
-    commands: Vec<M::Command>,
+struct Cutter<'c, M: Machine> {
+    queue: &'c Queue<M>,
+    call: &'c Arc<Vec<M::Command>>,
+    /// Commands before this one have been seen to; from here to the next one they are gathered.
+    from: usize,
     body: Vec<u8>,
     parts: Vec<Part<M::Answer>>,
 }
 
 impl<M: Machine> Cutter<'_, M> {
-    /// Queues what has been gathered.
-    fn submit(&mut self) {
-        if !self.commands.is_empty() {
-            let (commands, body) = (std::mem::take(&mut self.commands), std::mem::take(&mut self.body));
-            self.parts.push(Part { commands: commands.len(), submitted: self.queue.submit(commands, body) });
+    /// Queues what has been gathered, up to but not including the command at `to`.
+    fn submit(&mut self, to: usize) {
+        if self.from < to {
+            let body = std::mem::take(&mut self.body);
+            let queued = self.queue.submit(Piece::part(self.call, self.from..to), body);
+            self.parts.push(Part::new(to - self.from, queued));
         }
+        self.from = to;
     }
 
-    fn add(&mut self, command: M::Command, commands_max: usize, bytes_max: usize) {
+    fn add(&mut self, at: usize, commands_max: usize, bytes_max: usize) {
         let before = self.body.len();
-        let bytes = push::<M>(&command, &mut self.body);
+        let bytes = push::<M>(&self.call[at], &mut self.body);
         if bytes > bytes_max {
             self.body.truncate(before);
-            self.submit();
-            self.parts.push(Part { commands: 1, submitted: Err(Rejected::TooLarge { bytes, max: bytes_max }) });
+            self.refuse(at, Rejected::TooLarge { bytes, max: bytes_max });
             return;
         }
-        if self.commands.len() == commands_max || self.body.len() > bytes_max {
+        if at - self.from == commands_max || self.body.len() > bytes_max {
             let own = self.body.split_off(before);
-            self.submit();
+            self.submit(at);
             self.body = own;
         }
-        self.commands.push(command);
     }
 
-    fn refuse(&mut self, why: Rejected) {
-        self.submit();
-        self.parts.push(Part { commands: 1, submitted: Err(why) });
+    /// Leaves out the command at `at`.
+    fn refuse(&mut self, at: usize, why: Rejected) {
+        self.submit(at);
+        self.parts.push(Part::new(1, Err(why)));
+        self.from = at + 1;
     }
 }
 
@@ -57,34 +108,56 @@ impl<M: Machine> Group<M> {
     /// Proposes `commands` in their order and gives an outcome for each. Waits for at most `timeout`.
     ///
     /// When the future is dropped before it is ready, commands that are not yet proposed never will be.
-    pub async fn propose(&self, mut commands: Vec<M::Command>, timeout: Duration) -> Vec<Outcome<M::Answer>> {
-        // Not worth a queue: the caller goes elsewhere at once.
-        if let Err(rejected) = self.inner.lead.term() {
-            return commands.iter().map(|_| Outcome::Rejected(rejected.clone())).collect();
+    pub async fn propose(&self, commands: Vec<M::Command>, timeout: Duration) -> Vec<Outcome<M::Answer>> {
+        let mut outcomes = Vec::with_capacity(commands.len());
+        let mut submitted = self.submit(Arc::new(commands));
+        // What is known when the time is over is told by `end`.
+        let _ = tokio::time::timeout(timeout, submitted.wait()).await;
+        submitted.end(|outcome| outcomes.push(outcome));
+        outcomes
+    }
+
+    /// Hands in `commands`, to be proposed in their order. Returns at once.
+    pub fn submit(&self, commands: Arc<Vec<M::Command>>) -> Submitted<M::Answer> {
+        if let Err(elsewhere) = self.refuse(commands.len()) {
+            return elsewhere;
         }
-        for command in &mut commands {
-            M::date(command, || self.best_logical());
+        let commands = self.dated(commands);
+        self.inner.core.prefetch(commands.iter());
+        self.cut(&commands)
+    }
+
+    /// As [`Group::submit`], for `count` commands as they stand in an entry's body. What can't be decoded is not proposed.
+    pub fn submit_encoded(&self, body: Vec<u8>, count: u32) -> Result<Submitted<M::Answer>, Stop> {
+        if let Err(elsewhere) = self.refuse(count as usize) {
+            return Ok(elsewhere);
         }
-        self.inner.core.prefetch(&commands);
-        let count = commands.len();
-        let parts = self.submit(commands);
-        let deadline = tokio::time::Instant::now() + timeout;
-        let mut outcomes = Vec::with_capacity(count);
-        for Part { commands, submitted } in parts {
-            let ended = match submitted {
-                Ok(mut waiting) => match tokio::time::timeout_at(deadline, waiting.ended()).await {
-                    Ok(ended) => ended,
-                    Err(_) => waiting.give_up(),
-                },
-                Err(rejected) => Ended::Rejected(rejected),
-            };
-            match ended {
-                Ended::Committed(answers) => outcomes.extend(answers.into_iter().map(Outcome::Committed)),
-                Ended::Rejected(why) => outcomes.extend((0..commands).map(|_| Outcome::Rejected(why.clone()))),
-                Ended::Unknown => outcomes.extend((0..commands).map(|_| Outcome::Unknown)),
+        let commands = Arc::new(decode::<M>(&body, count)?);
+        let (config, room) = (&self.inner.parts.config, self.inner.parts.room.level());
+        let fits = commands.len() <= config.entry_commands_max && body.len() <= config.entry_bytes_max;
+        let as_it_is = |command: &M::Command| room.admits(M::growth(command)) && !M::has_age(command);
+        if commands.is_empty() || !fits || !commands.iter().all(as_it_is) {
+            return Ok(self.submit(commands));
+        }
+        self.inner.core.prefetch(commands.iter());
+        let part = Part::new(commands.len(), self.inner.queue.submit(Piece::all(commands), body));
+        Ok(Submitted { parts: vec![part] })
+    }
+
+    /// Whoever doesn't lead is not worth a queue: the caller goes elsewhere at once.
+    fn refuse(&self, commands: usize) -> Result<(), Submitted<M::Answer>> {
+        let leads = self.inner.lead.term();
+        leads.map(|_| ()).map_err(|rejected| Submitted { parts: vec![Part::new(commands, Err(rejected))] })
+    }
+
+    /// Ages become times, by the leader's clock.
+    fn dated(&self, mut commands: Arc<Vec<M::Command>>) -> Arc<Vec<M::Command>> {
+        if commands.iter().any(M::has_age) {
+            for command in Arc::make_mut(&mut commands) {
+                M::date(command, || self.best_logical());
             }
         }
-        outcomes
+        commands
     }
 
     /// The shard's time by the best knowledge of this replica: never later than what its leader would say.
@@ -94,20 +167,18 @@ impl<M: Machine> Group<M> {
     }
 
     /// Encodes and queues `commands`.
-    fn submit(&self, commands: Vec<M::Command>) -> Vec<Part<M::Answer>> {
+    fn cut(&self, commands: &Arc<Vec<M::Command>>) -> Submitted<M::Answer> {
         let config = &self.inner.parts.config;
-        let (commands_max, bytes_max) = (config.entry_commands_max, config.entry_bytes_max);
-        let gathered = Vec::with_capacity(commands.len().min(commands_max));
-        let mut cutter = Cutter { queue: &self.inner.queue, commands: gathered, body: Vec::new(), parts: Vec::new() };
+        let queue = &self.inner.queue;
+        let mut cutter = Cutter { queue, call: commands, from: 0, body: Vec::new(), parts: Vec::new() };
         let room = self.inner.parts.room.level();
-        for command in commands {
-            if room.admits(M::growth(&command)) {
-                cutter.add(command, commands_max, bytes_max);
-            } else {
-                cutter.refuse(Rejected::NoRoom);
+        for (at, command) in commands.iter().enumerate() {
+            match room.admits(M::growth(command)) {
+                true => cutter.add(at, config.entry_commands_max, config.entry_bytes_max),
+                false => cutter.refuse(at, Rejected::NoRoom),
             }
         }
-        cutter.submit();
-        cutter.parts
+        cutter.submit(commands.len());
+        Submitted { parts: cutter.parts }
     }
 }

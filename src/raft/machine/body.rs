@@ -28,3 +28,12 @@ pub(crate) fn decode<M: Machine>(mut body: &[u8], count: u32) -> Result<Vec<M::C
         false => Err(Stop(format!("a batch of {count} commands has {}", commands.len()))),
     }
 }
+
+/// The body of an entry with these commands: for [`Group::submit_encoded`](crate::raft::Group::submit_encoded), on whichever node.
+pub fn encode_commands<M: Machine>(commands: &[M::Command]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(128 * commands.len());
+    for command in commands {
+        push::<M>(command, &mut body);
+    }
+    body
+}

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
 
 use super::body;
-use super::decoded::{Decoded, Pieces};
+use super::decoded::{Decoded, Piece, Pieces};
 use super::digests::Digests;
 use super::header::Header;
 use super::marks::Marks;
@@ -334,7 +334,7 @@ impl<M: Machine> Core<M> {
         let held = self.decoded.lock().take(id);
         let pieces = match held {
             Some(pieces) => pieces,
-            None => vec![Arc::new(body::decode::<M>(&batch.body, batch.count)?)],
+            None => vec![Piece::all(Arc::new(body::decode::<M>(&batch.body, batch.count)?))],
         };
         let commands: Vec<&M::Command> = pieces.iter().flat_map(|piece| piece.iter()).collect();
         let mut answers = Vec::with_capacity(commands.len());
@@ -420,9 +420,12 @@ impl<M: Machine> Core<M> {
 
     /// Has the rows fetched that these commands will need, if there is room for another fetch.
     pub(crate) fn prefetch<'c>(&self, commands: impl IntoIterator<Item = &'c M::Command>) {
+        let mut commands = commands.into_iter().filter(|command| M::looks_ahead(command)).peekable();
+        if commands.peek().is_none() {
+            return;
+        }
         let missing = {
             let inner = self.inner.read();
-            let mut commands = commands.into_iter();
             let first =
                 commands.by_ref().find_map(|command| inner.machine.missing(inner.stamp, command).ok().flatten());
             let Some(first) = first else { return };
@@ -529,7 +532,7 @@ impl<M: Machine> Appending for Core<M> {
                 // What can't be decoded stops the replica when it is applied: only then is it committed.
                 let Ok(commands) = body::decode::<M>(&batch.body, batch.count) else { return };
                 self.prefetch(&commands);
-                vec![Arc::new(commands)]
+                vec![Piece::all(Arc::new(commands))]
             }
         };
         self.decoded.lock().put(id, bytes, pieces);

@@ -4,12 +4,46 @@
 //! which rows to fetch. What doesn't fit is decoded again when it is applied.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use crate::raft::types::LogId;
 
+/// Commands that were handed in together and stand in one entry: all of a call's, or a part of them.
+pub(crate) struct Piece<C> {
+    call: Arc<Vec<C>>,
+    part: Range<usize>,
+}
+
+impl<C> Piece<C> {
+    /// All commands of a call.
+    pub(crate) fn all(call: Arc<Vec<C>>) -> Self {
+        let part = 0..call.len();
+        Self { call, part }
+    }
+
+    /// Some of them.
+    pub(crate) fn part(call: &Arc<Vec<C>>, part: Range<usize>) -> Self {
+        Self { call: Arc::clone(call), part }
+    }
+}
+
+impl<C> Clone for Piece<C> {
+    fn clone(&self) -> Self {
+        Self::part(&self.call, self.part.clone())
+    }
+}
+
+impl<C> Deref for Piece<C> {
+    type Target = [C];
+
+    fn deref(&self) -> &[C] {
+        &self.call[self.part.clone()]
+    }
+}
+
 /// The commands of one entry, as the pieces in which they were proposed.
-pub(crate) type Pieces<C> = Vec<Arc<Vec<C>>>;
+pub(crate) type Pieces<C> = Vec<Piece<C>>;
 
 /// Decoded commands by the place of their entry.
 pub(super) struct Decoded<C> {
@@ -71,7 +105,7 @@ mod tests {
     #[test]
     fn commands_are_given_only_for_the_entry_that_they_stand_in() {
         let mut decoded = Decoded::new(10);
-        let piece = |n: u8| vec![Arc::new(vec![n])];
+        let piece = |n: u8| vec![Piece::all(Arc::new(vec![n]))];
         decoded.put(log_id(1, 1), 4, piece(1));
         decoded.put(log_id(1, 2), 4, piece(2));
         decoded.put(log_id(1, 3), 4, piece(3));

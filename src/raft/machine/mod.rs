@@ -14,13 +14,14 @@ mod meta;
 mod replica;
 mod shard;
 
+pub use body::encode_commands;
 pub use meta::{MetaMachine, MetaState};
 pub use shard::{RowsShare, ShardMachine};
 
 pub(crate) use self::core::{ApplyError, Core};
 pub use self::core::{Broken, Cause};
-pub(crate) use body::push;
-pub(crate) use decoded::Pieces;
+pub(crate) use body::{decode, push};
+pub(crate) use decoded::{Piece, Pieces};
 pub(crate) use header::Header;
 pub(crate) use replica::{Replica, SnapshotData, restore};
 
@@ -60,7 +61,7 @@ pub(super) type Tried<M> = Result<<M as Machine>::Answer, Missing<<M as Machine>
 /// A replicated state machine without waiting and without side effects.
 pub trait Machine: Send + Sync + Sized + 'static {
     /// What is proposed.
-    type Command: Send + Sync + 'static;
+    type Command: Clone + Send + Sync + 'static;
     /// What a command gives.
     type Answer: Send + Sync + 'static;
     /// A moment between two checkpoints.
@@ -77,6 +78,12 @@ pub trait Machine: Send + Sync + Sized + 'static {
     /// The rows that must be resident before `command` may be applied and are not; `None`: it may. May name more after these
     /// are admitted.
     fn missing(&self, stamp: Stamp, command: &Self::Command) -> Result<Option<Missing<Self::Fence>>, Stop>;
+
+    /// Whether to look ahead for what `command` may miss. Not for what hardly ever misses anything: it is then found when it
+    /// is applied.
+    fn looks_ahead(_: &Self::Command) -> bool {
+        true
+    }
 
     /// Makes a row resident, as the store has it. `false`: a checkpoint came between, ask again what is missing.
     fn admit(&mut self, fence: Self::Fence, key: &[u8], value: Option<&[u8]>) -> bool;
@@ -112,6 +119,11 @@ pub trait Machine: Send + Sync + Sized + 'static {
 
     /// When the machine wants [`Machine::tick`]: at or before `now` means at once, later means not before; `None` never.
     fn next_due(&mut self, now: LogicalMs) -> Option<LogicalMs>;
+
+    /// Whether [`Machine::date`] has anything to do.
+    fn has_age(_: &Self::Command) -> bool {
+        false
+    }
 
     /// Called by the leader with its time before a command goes into the log: an age becomes a time.
     fn date(command: &mut Self::Command, now: impl FnOnce() -> LogicalMs) {

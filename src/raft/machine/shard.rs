@@ -84,6 +84,11 @@ impl Machine for ShardMachine {
         }
     }
 
+    fn looks_ahead(command: &Envelope) -> bool {
+        // A report of an active view, as nearly all are, needs no row, and to see that takes half as long as to apply it.
+        !matches!(&command.command, Command::Account(_, AccountCommand::ReportProgress(_)))
+    }
+
     fn admit(&mut self, fence: Fence, key: &[u8], value: Option<&[u8]>) -> bool {
         self.state.admit(fence, RowKey::from_bytes(key), value)
     }
@@ -127,6 +132,10 @@ impl Machine for ShardMachine {
 
     fn next_due(&mut self, now: LogicalMs) -> Option<LogicalMs> {
         self.state.next_due(now)
+    }
+
+    fn has_age(command: &Envelope) -> bool {
+        command.first_sent.is_some()
     }
 
     fn date(command: &mut Envelope, now: impl FnOnce() -> LogicalMs) {

@@ -9,6 +9,7 @@
 //!
 //! How frames travel is the node's business: it implements [`Link`] and hands what comes in to [`Switchboard::serve`].
 
+mod hold;
 pub(crate) mod inbound;
 mod link;
 mod memory;

@@ -18,6 +18,7 @@ use openraft::raft::{
 use openraft::storage::Snapshot;
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
+use super::hold::Held;
 use super::wire::{AppendRepr, RequestRepr, Response, encode_frame};
 use super::{Lane, Link, LinkError};
 use crate::ids::{GroupId, NodeId, ReplicaId};
@@ -281,6 +282,8 @@ impl RaftNetworkV2<Types> for Peer {
     {
         let deadline = self.append_deadline(&option);
         let in_flight = self.config.appends_in_flight;
+        // A heartbeat is all that it is: nothing comes after it.
+        let input = Held::new(input, Duration::from_millis(self.config.commit_hold_ms));
         Box::pin(async move {
             let this = &*self;
             // Sent as soon as they come, several at once; the answers are taken in the order of the requests.

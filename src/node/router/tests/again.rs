@@ -18,7 +18,7 @@ use crate::ids::{Generation, GroupId, NodeId, ReplicaId, RequestId};
 use crate::node::Node;
 use crate::node::folder::{Charter, ClusterId, Founder};
 use crate::node::leaders::Lead;
-use crate::node::link::{Book, Endpoints, Lane, Me, Peer, Receive, listen, service};
+use crate::node::link::{Book, Endpoints, Lane, Me, Peer, Receive, Runtimes, listen, service};
 use crate::node::meta::{self, MetaState};
 use crate::node::tests::{call, config, limit_of, start, until};
 use crate::ring::{Placement, Rules, ShardCount, Weight, Zone, place};
@@ -91,7 +91,7 @@ async fn linked(folder: &Path) -> (Node, Arc<Scripted>, CancellationToken) {
     });
     let leader = Arc::new(Scripted::default());
     let book = Arc::new(Book::open(folder.join("peers-of-leader")).unwrap());
-    let service = service(me, book, Arc::new(Metrics::new()), leader.clone(), stop.clone());
+    let service = service(me, book, Arc::new(Metrics::new()), leader.clone(), Runtimes::current(), stop.clone());
     tokio::spawn(listen(listener, service, None).unwrap());
 
     let node = start(config(&folder.join("node"), &[("pulse-ms", "1000")])).await;

@@ -25,7 +25,7 @@ async fn a_forwarded_frame_is_carried_out_by_the_replica_that_it_names_and_by_no
             timeout_ms: 2000,
             trace: TraceId::from_random(1),
         };
-        let frame = encode_propose(&route, &[&envelope]);
+        let frame = encode_propose(&route, std::slice::from_ref(&envelope));
         let from = Peer { node: NodeId(9), generation: crate::ids::Generation(1) };
         let serving = node.router().clone().serve(from, frame.into());
         async move { minicbor::decode::<Told>(&serving.await).unwrap() }
