@@ -167,7 +167,7 @@ impl Verdict {
                 Some(Self::Again { maybe_done: false, node_sick: false, after, why })
             }
             // A node that has just started: others know more.
-            R::NoCluster => Some(Self::Again { maybe_done: false, node_sick: true, after: None, why }),
+            R::NoCluster => Some(Self::Again { maybe_done: false, node_sick: true, after, why }),
             R::OutcomeUnknown | R::Internal => Some(Self::Again { maybe_done: true, node_sick: false, after, why }),
             _ => None,
         }
@@ -248,4 +248,29 @@ fn never_sent(status: &Status) -> bool {
         source = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_cluster_asks_to_wait_is_kept_with_every_reason_to_try_again() {
+        use v1::ErrorReason as R;
+        let asked = Some(Duration::from_millis(77));
+        for reason in [
+            R::NoLeader,
+            R::ShardMoving,
+            R::Overloaded,
+            R::StaleRoute,
+            R::Deadline,
+            R::ReadRaced,
+            R::NoCluster,
+            R::OutcomeUnknown,
+            R::Internal,
+        ] {
+            let verdict = Verdict::of_reason(reason, asked, String::new());
+            assert!(matches!(verdict, Some(Verdict::Again { after, .. }) if after == asked), "{reason:?}: {verdict:?}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The calls, one a method.
 
-use super::call::{Call, Kind};
+use super::call::{Call, Core, Kind};
 use super::{Client, Error, ReportOutcome, Reported};
 use crate::proto::MESSAGE_BYTES_MAX;
 use crate::proto::v1;
@@ -59,6 +59,8 @@ macro_rules! methods {
             pub async fn $method(&self, mut request: v1::$request) -> Result<v1::$answer, Error> {
                 let began = self.core.clock.monotonic();
                 let (id, age_ms) = self.identify(Outgoing::request_id(&mut request));
+                let first_sent = MonotonicMs(began.0.saturating_sub(age_ms));
+                let own = Own { core: &self.core, id, first_sent };
                 let account = request.account().to_string();
                 let call = Call { account: Some(&account), kind: Kind::$kind, deadline_ms: self.deadline_ms, age_ms };
                 let ended = self.core
@@ -70,34 +72,49 @@ macro_rules! methods {
                             .await
                     })
                     .await;
-                if let Some(id) = id {
-                    self.remember(id, &ended, MonotonicMs(began.0.saturating_sub(age_ms)));
-                }
+                own.ended(&ended);
                 ended
             }
         )*}
     };
 }
 
+/// A write under its caller's own request id, who may send it again. Dropped before it ended, it is as one that ended unknown.
+struct Own<'a> {
+    core: &'a Core,
+    id: Option<String>,
+    first_sent: MonotonicMs,
+}
+
+impl Own<'_> {
+    fn ended<A>(mut self, ended: &Result<A, Error>) {
+        let known = !matches!(ended, Err(Error::Unknown { .. }));
+        if let (true, Some(id)) = (known, &self.id) {
+            self.core.sent.lock().ended(id);
+            self.id = None;
+        }
+    }
+}
+
+impl Drop for Own<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.core.sent.lock().ended_unknown(id, self.first_sent);
+        }
+    }
+}
+
 impl Client {
-    /// Fills in a request id where there is none; which it is, and how long ago the request was sent for the first time.
+    /// Fills in a request id where there is none. The caller's own, and how long ago the request was sent for the first time.
     fn identify(&self, id: Option<&mut String>) -> (Option<String>, u64) {
         let Some(id) = id else { return (None, 0) };
         if id.is_empty() {
+            // Nobody but this call knows it, so nobody can send it again.
             *id = self.core.request_id();
-            return (Some(id.clone()), 0);
+            return (None, 0);
         }
         let known = self.core.sent.lock().age_ms(id, self.core.clock.monotonic());
         (Some(id.clone()), known.unwrap_or(0).max(self.age_ms))
-    }
-
-    /// Remembers a write whose caller may send it again.
-    fn remember<A>(&self, id: String, ended: &Result<A, Error>, first_sent: MonotonicMs) {
-        let mut sent = self.core.sent.lock();
-        match ended {
-            Err(Error::Unknown { .. }) => sent.ended_unknown(id, first_sent),
-            _ => sent.ended(&id),
-        }
     }
 
     /// Says where a view is, and tells whether an attempt before the answered one may have been taken.

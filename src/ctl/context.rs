@@ -13,6 +13,9 @@ use super::{Global, Output};
 use crate::client::{AdminClient, Builder, Client};
 use crate::time::Clock;
 
+/// The longest that one attempt of a call may take.
+const ATTEMPT_MAX: Duration = Duration::from_secs(3);
+
 /// A command's surroundings.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
@@ -57,6 +60,11 @@ impl Context {
         self.seed.wrapping_add(self.clients_made.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// How long one attempt may take: a node that hangs must leave time to ask another.
+    fn attempt(&self) -> Duration {
+        self.timeout.min(ATTEMPT_MAX)
+    }
+
     /// A client of the cluster.
     pub(super) fn client(&self) -> Result<Client, Failure> {
         self.client_of(&self.connection.client)
@@ -67,7 +75,7 @@ impl Context {
         if endpoints.is_empty() {
             return Err(Failure::Usage("--endpoints names no client endpoint: HOST:PORT,HOST:PORT is accepted".into()));
         }
-        Ok(self.builder(endpoints).deadline(self.timeout).attempt(self.timeout).build()?)
+        Ok(self.builder(endpoints).deadline(self.timeout).attempt(self.attempt()).build()?)
     }
 
     /// A client for each node, which asks that node only.
@@ -75,7 +83,7 @@ impl Context {
         let mut clients = Vec::new();
         for endpoint in &self.connection.client {
             let builder = self.builder(std::slice::from_ref(endpoint)).follow_hints(false);
-            clients.push((endpoint.clone(), builder.deadline(self.timeout).attempt(self.timeout).build()?));
+            clients.push((endpoint.clone(), builder.deadline(self.timeout).attempt(self.attempt()).build()?));
         }
         Ok(clients)
     }
@@ -87,7 +95,7 @@ impl Context {
             return Err(Failure::Usage(message.into()));
         }
         let builder = Client::builder(self.clock.clone(), self.seed()).endpoints(self.connection.admin.clone());
-        Ok(builder.deadline(self.timeout).attempt(self.timeout.min(Duration::from_secs(3))).build_admin()?)
+        Ok(builder.deadline(self.timeout).attempt(self.attempt()).build_admin()?)
     }
 
     /// Writes an answer to standard output: as JSON, or as the text that `table` makes.

@@ -200,6 +200,20 @@ async fn a_request_repeated_after_an_unknown_end_is_as_old_as_its_first_attempt_
 }
 
 #[tokio::test]
+async fn a_request_whose_call_was_dropped_is_as_old_as_its_first_attempt_when_it_is_repeated() {
+    let script = Script::replies([Reply::Hang]);
+    let (endpoint, _guard) = serve(&script).await;
+    let client = patient(&[&endpoint]);
+    let mine = || v1::StartViewRequest { request_id: "mine".into(), ..start() };
+    let dropped = tokio::time::timeout(Duration::from_millis(50), client.start_view(mine())).await;
+    assert!(dropped.is_err(), "{dropped:?}");
+    let before = script.ages().len();
+    script.then([Reply::Ok]);
+    client.start_view(mine()).await.unwrap();
+    assert!(script.ages()[before].is_some_and(|age| age > 0), "{:?}", script.ages());
+}
+
+#[tokio::test]
 async fn a_request_of_a_client_before_a_restart_is_as_old_as_its_caller_says() {
     let script = Script::default();
     let (endpoint, _guard) = serve(&script).await;
