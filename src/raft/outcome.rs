@@ -104,6 +104,8 @@ pub struct AsOf {
     pub replica: ReplicaId,
     /// In which role.
     pub role: Role,
+    /// It leads and no quorum has answered it for a lease, or does not lead and knows nobody who does: others may know more.
+    pub cut_off: bool,
 }
 
 /// An answer to a read.

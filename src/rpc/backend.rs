@@ -70,7 +70,7 @@ pub struct Served {
     pub shard: ShardId,
     /// The shard's state.
     pub revision: Revision,
-    /// It knows no leader, so the answer may be older than usual.
+    /// It knows no leader, or leads and has not heard of a majority for a lease: the answer may be older than usual.
     pub degraded: bool,
 }
 

@@ -17,7 +17,7 @@ use crate::ids::{AccountId, GroupId, RequestId, Revision, ShardId};
 use crate::proto::{REQUEST_AGE, v1};
 use crate::raft::ReadMode;
 use crate::telemetry::trace::TraceId;
-use crate::time::Clock;
+use crate::time::{Clock, WallMs};
 use crate::view::{AccountCommand, Answer, Command, Envelope, FirstSent, Query, Reply};
 
 /// Shared by the services for clients.
@@ -132,29 +132,31 @@ impl Front {
     pub(super) async fn read(&self, within: Within, query: Query, mode: ReadMode) -> Result<Seen, Status> {
         let _place = self.place()?;
         let cluster = self.cluster()?;
+        // A strong answer sees everything acknowledged before the call began, and perhaps nothing after.
+        let asked = self.clock.wall();
         let read = self.backend.query(query, mode, within).await;
         let Read { reply, served, hint } = read.map_err(|failure| Fault::from(failure).of(Some(cluster.shards)))?;
         if let Reply::Invalid { field, accepted } = &reply {
             return Err(Fault::field(field, accepted.to_string()).into());
         }
-        let info = self.read_info(cluster, mode, &served);
+        let info = read_info(cluster, mode, asked, &served);
         Ok(Seen { reply, info, hint, cluster })
     }
+}
 
-    fn read_info(&self, cluster: Cluster, mode: ReadMode, served: &Served) -> v1::ReadInfo {
-        let as_of = match mode {
-            // Confirmed within this call: as new as now.
-            ReadMode::Strong | ReadMode::Lease => self.clock.wall(),
-            ReadMode::Any => served.as_of,
-        };
-        v1::ReadInfo {
-            served_by: served.node.to_string(),
-            role: convert::role(served.role).into(),
-            as_of_time: Some(convert::timestamp(as_of)),
-            revision: revision_text(cluster, served.shard, served.revision),
-            degraded: served.degraded,
-            shard: served.shard.0,
-        }
+fn read_info(cluster: Cluster, mode: ReadMode, asked: WallMs, served: &Served) -> v1::ReadInfo {
+    let as_of = match mode {
+        // Confirmed within this call: never older than its beginning.
+        ReadMode::Strong | ReadMode::Lease => asked,
+        ReadMode::Any => served.as_of,
+    };
+    v1::ReadInfo {
+        served_by: served.node.to_string(),
+        role: convert::role(served.role).into(),
+        as_of_time: Some(convert::timestamp(as_of)),
+        revision: revision_text(cluster, served.shard, served.revision),
+        degraded: served.degraded,
+        shard: served.shard.0,
     }
 }
 

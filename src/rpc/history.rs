@@ -23,6 +23,7 @@ impl HistoryService for History {
     ) -> Result<Response<v1::ListHistoryResponse>, Status> {
         let (within, mut request) = self.0.within(request)?;
         let mut fields = Fields::default();
+        let titled = !request.title_id.is_empty();
         let wanted = convert::list_history(&mut fields, &mut request);
         let mode = convert::read_mode(&mut fields, request.read_options);
         let list = {
@@ -38,7 +39,12 @@ impl HistoryService for History {
             List::new("history", &parts.each_ref().map(Vec::as_slice))
         };
         // Of a request that is wrong otherwise, the token can't be judged: it belongs to the right one.
-        let judged = wanted.account.is_some() && wanted.profile.is_some();
+        let filter = &wanted.filter;
+        let judged = wanted.account.is_some()
+            && wanted.profile.is_some()
+            && filter.title.is_some() == titled
+            && filter.from.is_some() == request.start_time_min.is_some()
+            && filter.to.is_some() == request.start_time_max.is_some();
         let after = if judged { list.place(&mut fields, "page_token", &request.page_token) } else { None };
         let (account, profile) = fields.with(wanted.account.zip(wanted.profile))?;
         let page = Page { items_max: wanted.items_max, bytes_max: Some(wanted.bytes_max), after };

@@ -206,7 +206,10 @@ impl Operator {
                 .map(|(id, allotted)| {
                     let said = told.iter().find(|(node, _, r)| *node == allotted.node && r.replica == *id);
                     let status = replica_status(*id, meta.name_of(allotted.node), said, ahead);
-                    v1::ReplicaStatus { leaving: allotted.unwanted, ..status }
+                    // What a dead node said last is no role that it has now.
+                    let dead = self.liveness(allotted.node) == Liveness::Dead;
+                    let role = if dead { v1::ReplicaRole::Unspecified.into() } else { status.role };
+                    v1::ReplicaStatus { leaving: allotted.unwanted, role, ..status }
                 })
                 .collect(),
             placement: placement.into_iter().map(|node| meta.name_of(node)).collect(),

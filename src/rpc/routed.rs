@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::backend::{Backend, Cluster, Failure, Hint, Read, Served, Within, Write};
 use crate::ids::{NodeId, ShardId};
 use crate::node::router::{Call, Committed, Proposed, RouteError, Router, Server};
-use crate::raft::{ReadMode, Role};
+use crate::raft::ReadMode;
 use crate::view::{Envelope, Query};
 
 /// A [`Backend`] over the node's [`Router`].
@@ -145,7 +145,7 @@ impl Backend for Routed {
             as_of: as_of.wall,
             shard,
             revision: as_of.revision,
-            degraded: mode == ReadMode::Any && as_of.role != Role::Leader && !self.router.knows_leader(shard),
+            degraded: mode == ReadMode::Any && as_of.cut_off,
         };
         let hint = if mode == ReadMode::Any { None } else { self.hint(shard, answer.by) };
         Ok(Read { reply: answer.reply, served, hint })

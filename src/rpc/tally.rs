@@ -19,7 +19,7 @@ use crate::telemetry::trace::{METADATA_KEY, TraceId};
 use crate::telemetry::{CallLabels, Metrics};
 
 /// The methods that are counted by name; all else is `other`.
-const METHODS: [&str; 23] = [
+const METHODS: [&str; 24] = [
     "StartView",
     "ReportProgress",
     "ReportProgressStream",
@@ -41,6 +41,7 @@ const METHODS: [&str; 23] = [
     "GetShard",
     "GetRing",
     "TransferLeader",
+    "ReplaceReplica",
     "GetSettings",
     "UpdateSettings",
 ];
@@ -158,5 +159,27 @@ fn code<A>(answer: Option<&Response<A>>) -> &'static str {
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::METHODS;
+
+    #[test]
+    fn every_method_of_the_services_is_counted_by_its_name() {
+        let protos = [
+            include_str!("../../proto/playhead/v1/account.proto"),
+            include_str!("../../proto/playhead/v1/admin.proto"),
+            include_str!("../../proto/playhead/v1/collection.proto"),
+            include_str!("../../proto/playhead/v1/history.proto"),
+            include_str!("../../proto/playhead/v1/progress.proto"),
+        ];
+        let line = |line: &'static str| line.trim().strip_prefix("rpc ")?.split('(').next();
+        let served: Vec<&str> = protos.iter().flat_map(|proto| proto.lines()).filter_map(line).collect();
+        assert!(served.len() > 20, "{served:?}");
+        for method in served {
+            assert!(METHODS.contains(&method), "{method}");
+        }
     }
 }

@@ -155,7 +155,7 @@ impl Metrics {
                 "counter",
                 "queries",
                 outcome,
-                "Queries that the router brought to an end: served, no_leader, timed_out.",
+                "Queries that the router brought to an end: served, or no_leader where nobody answered within the deadline.",
             ),
             forwards: b.add(
                 Family::default(),

@@ -106,6 +106,11 @@ impl Settings {
 
     /// Checks every figure; the first bad one is named.
     pub fn check(&self) -> Result<(), Rejection> {
+        self.faults().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Every figure that is out of its bounds.
+    pub fn faults(&self) -> Vec<Rejection> {
         let bounds: [(&str, u64, u64, u64); 18] = [
             ("interval_ms", self.interval_ms, 10_000, 120_000),
             ("silence_percent", self.silence_percent, 150, 1000),
@@ -126,11 +131,10 @@ impl Settings {
             ("ended_ms", self.ended_ms, 0, 7 * DAY_MS),
             ("policy.max_streams", u64::from(self.policy.max_streams), 1, u64::from(StreamPolicy::STREAMS_MAX)),
         ];
-        for (field, value, least, most) in bounds {
-            if value < least || value > most {
-                return Err(Rejection::invalid(field, &format!("is {value}: {least} to {most} is accepted")));
-            }
-        }
-        Ok(())
+        let bad = bounds.into_iter().filter(|(_, value, least, most)| !(least..=most).contains(&value));
+        bad.map(|(field, value, least, most)| {
+            Rejection::invalid(field, &format!("is {value}: {least} to {most} is accepted"))
+        })
+        .collect()
     }
 }

@@ -234,15 +234,6 @@ impl Router {
         self.parts().link.book().get(node).map(|known| known.endpoints.client)
     }
 
-    /// Whether this node knows who leads a shard: its own replica does, or it was heard.
-    pub fn knows_leader(&self, shard: ShardId) -> bool {
-        let group = GroupId::from(shard);
-        match self.parts().shards.get(group) {
-            Some(hosted) => hosted.leadership().2.is_some(),
-            None => self.parts().leaders.get(group).is_some(),
-        }
-    }
-
     /// How many commands this node has acknowledged as committed since it started.
     pub fn acknowledged(&self) -> u64 {
         self.inner.acknowledged.load(Ordering::Relaxed)

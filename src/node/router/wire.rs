@@ -185,6 +185,10 @@ pub(super) struct WireAsOf {
     replica: ReplicaId,
     #[n(4)]
     role: u8,
+    /// Nodes of before don't say.
+    #[n(5)]
+    #[cbor(default)]
+    cut_off: bool,
 }
 
 impl From<&AsOf> for WireAsOf {
@@ -196,8 +200,8 @@ impl From<&AsOf> for WireAsOf {
             Role::Learner => 3,
             Role::Stopped => 4,
         };
-        let AsOf { revision, logical, wall, replica, .. } = *as_of;
-        Self { revision, logical, wall, replica, role }
+        let AsOf { revision, logical, wall, replica, cut_off, .. } = *as_of;
+        Self { revision, logical, wall, replica, role, cut_off }
     }
 }
 
@@ -210,8 +214,8 @@ impl From<WireAsOf> for AsOf {
             3 => Role::Learner,
             _ => Role::Stopped,
         };
-        let WireAsOf { revision, logical, wall, replica, .. } = wire;
-        Self { revision, logical, wall, replica, role }
+        let WireAsOf { revision, logical, wall, replica, cut_off, .. } = wire;
+        Self { revision, logical, wall, replica, role, cut_off }
     }
 }
 

@@ -315,7 +315,18 @@ impl<M: Machine> Group<M> {
 
     fn as_of(&self, revision: Revision, logical: LogicalMs, wall: WallMs) -> AsOf {
         let (role, ..) = self.inner.lead.now();
-        AsOf { revision, logical, wall, replica: self.replica(), role }
+        AsOf { revision, logical, wall, replica: self.replica(), role, cut_off: self.is_cut_off() }
+    }
+
+    /// Whether others may know more for long; see [`AsOf::cut_off`].
+    pub(crate) fn is_cut_off(&self) -> bool {
+        let (role, ..) = self.inner.lead.now();
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        match role {
+            Role::Leader => metrics.last_quorum_acked.is_some_and(|at| at.elapsed() > self.inner.parts.config.lease()),
+            _ => metrics.current_leader.is_none(),
+        }
     }
 
     /// Ends the replica: no frame reaches it any more, its tasks end, whoever waits is told. To be called once it is

@@ -39,12 +39,16 @@ async fn a_leader_that_is_cut_off_never_answers_a_strong_read_and_tells_unknown_
     assert_eq!(reads.await.expect("no panic"), 0, "no quorum can have confirmed the old lead");
     let outcome = unknown.await.expect("no panic");
     assert!(matches!(outcome, Outcome::Unknown), "proposed without a quorum: {outcome:?}");
+    // Local reads of both say which to trust.
+    eventually("the old leader says that nobody hears it", || cut_off.is_cut_off().then_some(())).await;
+    eventually("the new one is heard", || (!cluster.nodes[&new].group().is_cut_off()).then_some(())).await;
     // Once its lease has run out it doesn't even propose: that is known.
     let outcome = cut_off.propose(vec![4], Duration::from_millis(300)).await.remove(0);
     assert!(matches!(outcome, Outcome::Rejected(_) | Outcome::Unknown), "{outcome:?}");
     cluster.net.heal();
     cluster.all_have(&cluster.nodes[&new].applied()).await;
     assert_eq!(cluster.nodes[&new].applied()[..2], [1, 3]);
+    eventually("the old leader follows", || (!cut_off.is_cut_off()).then_some(())).await;
     cluster.end().await;
 }
 

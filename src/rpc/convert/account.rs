@@ -120,8 +120,10 @@ pub(in crate::rpc) fn settings_update(now: &Settings, update: &v1::Settings) -> 
             }
         }
     }
-    if let Err(Rejection::Invalid { field, accepted }) = wanted.check() {
-        fields.bad(format!("settings.figures[{field}]").as_str(), accepted.to_string());
+    for fault in wanted.faults() {
+        if let Rejection::Invalid { field, accepted } = fault {
+            fields.bad(format!("settings.figures[{field}]").as_str(), accepted.to_string());
+        }
     }
     fields.finish()?;
     Ok(wanted)

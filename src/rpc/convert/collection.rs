@@ -29,7 +29,7 @@ fn media(fields: &mut Fields, from: MediaFields<'_>) -> Option<Media> {
     let title = fields.id(path("title_id"), from.title_id, TitleId::new);
     let title_type = title_type_in(fields, path("title_type"), from.title_type);
     let duration_ms = fields.ms_or_none(path("duration_ms"), from.duration_ms, 1);
-    let credits_ms = fields.ms_or_none(path("credits_position_ms"), from.credits_position_ms, 0);
+    let credits_ms = fields.ms_or_none(path("credits_position_ms"), from.credits_position_ms, 1);
     if let (Some(credits), Some(duration)) = (credits_ms, duration_ms)
         && credits > duration
     {

@@ -103,10 +103,6 @@ fn import_play(fields: &mut Fields, path: Path<'_>, play: v1::ImportPlay) -> Opt
     let device = fields.id(at("device_id"), play.device_id, DeviceId::new);
     let kind = view_kind_in(fields, at("kind"), play.kind);
     let start = fields.required(at("start_time"), play.start_time).and_then(|t| fields.time(at("start_time"), t));
-    let elapsed_ms = fields.ms(at("elapsed_ms"), play.elapsed_ms, 0);
-    let position_ms = fields.ms_or_none(at("position_ms"), play.position_ms, 0);
-    let duration_ms = fields.ms_or_none(at("duration_ms"), play.duration_ms, 1);
-    debug_assert!(elapsed_ms.is_none_or(|ms| ms <= MEDIA_MS_MAX));
     Some(ImportPlay {
         profile: profile?,
         title: title?,
@@ -114,10 +110,16 @@ fn import_play(fields: &mut Fields, path: Path<'_>, play: v1::ImportPlay) -> Opt
         device: device?,
         kind,
         start: start?,
-        elapsed_ms: elapsed_ms?,
-        position_ms,
-        duration_ms,
+        elapsed_ms: figure(play.elapsed_ms),
+        position_ms: play.position_ms.map(figure),
+        duration_ms: play.duration_ms.map(figure),
     })
+}
+
+/// A figure of a play. What is out of range goes on as more than the most that the rules take, so that they refuse this play
+/// by itself and not its whole request.
+fn figure(ms: i64) -> u64 {
+    u64::try_from(ms).unwrap_or(u64::MAX).min(MEDIA_MS_MAX + 1)
 }
 
 /// What came of an import.

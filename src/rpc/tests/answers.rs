@@ -141,7 +141,12 @@ async fn an_answer_says_who_gave_it_and_a_stale_one_how_old_it_is() {
         let info = answer.read_info.unwrap();
         assert_eq!((info.served_by.as_str(), info.role(), info.shard), ("node-1", v1::ReplicaRole::Follower, 17));
         // The state's own time is told of a stale read only.
-        assert_eq!(info.as_of_time.unwrap().seconds == 1_600_000_000, mode == ReadMode::Any);
+        let as_of = info.as_of_time.unwrap();
+        assert_eq!(as_of.seconds == 1_600_000_000, mode == ReadMode::Any);
+        // A fresh answer is told to be as new as its question, never as new as its arrival.
+        let as_of_ms = as_of.seconds as u64 * 1_000 + as_of.nanos as u64 / 1_000_000;
+        let asked = served.fake.queried_at.lock().take().unwrap();
+        assert!(as_of_ms <= asked.0, "as of {as_of_ms}, asked at {asked}");
     }
 }
 
@@ -223,6 +228,29 @@ async fn an_import_is_counted() {
     let proposed = served.fake.proposed.lock();
     let AccountCommand::ImportHistory(import) = only(&proposed) else { panic!() };
     assert_eq!((import.plays[0].start.0, import.plays[0].elapsed_ms), (1_600_000_000_005, 60_000));
+}
+
+#[tokio::test]
+async fn a_play_with_figures_out_of_range_leaves_the_others_of_its_request_alone() {
+    let served = serve(Limits::default()).await;
+    let odd = |elapsed_ms, position_ms, duration_ms| v1::ImportPlay {
+        elapsed_ms,
+        position_ms: Some(position_ms),
+        duration_ms: Some(duration_ms),
+        ..good_play()
+    };
+    let plays = vec![good_play(), odd(-1, 0, 1), odd(0, i64::MAX, 1), odd(0, 0, i64::MIN), odd(0, 0, 0), good_play()];
+    let request = v1::BatchImportHistoryRequest { account_id: "a".into(), plays, ..Default::default() };
+    HistoryServiceClient::new(served.clients.clone()).batch_import_history(request).await.unwrap();
+    let proposed = served.fake.proposed.lock();
+    let AccountCommand::ImportHistory(import) = only(&proposed) else { panic!() };
+    let beyond = crate::view::MEDIA_MS_MAX + 1;
+    let figures: Vec<_> = import.plays.iter().map(|p| (p.elapsed_ms, p.position_ms, p.duration_ms)).collect();
+    assert_eq!(
+        figures[1..5],
+        [(beyond, Some(0), Some(1)), (0, Some(beyond), Some(1)), (0, Some(0), Some(beyond)), (0, Some(0), Some(0)),]
+    );
+    assert_eq!((figures[0], figures[5]), ((60_000, Some(60_000), None), (60_000, Some(60_000), None)));
 }
 
 #[tokio::test]

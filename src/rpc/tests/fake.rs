@@ -19,7 +19,7 @@ use crate::rpc::{
     Backend, Cluster, Failure, Fault, Limits, Operations, Read, Served, Services, ServicesParts, Within, Write,
 };
 use crate::telemetry::Metrics;
-use crate::time::{LogicalMs, WallMs};
+use crate::time::{Clock as _, LogicalMs, WallMs};
 use crate::view::{
     self, AccountCommand, AccountSummary, ActiveView, Answer, Command, Directive, Envelope, HistoryEntry, ImportResult,
     Imported, Media, Outcome, Play, Progressed, Query, Reply, ResumePoint, Settings, Started, Stopped, StreamPolicy,
@@ -35,6 +35,8 @@ pub(super) struct Fake {
     pub(super) cluster: Mutex<Option<Cluster>>,
     pub(super) settings: Mutex<Settings>,
     pub(super) ready: watch::Sender<bool>,
+    /// When the last query came; its answer is given when the clock has moved on.
+    pub(super) queried_at: Mutex<Option<WallMs>>,
 }
 
 impl Default for Fake {
@@ -47,6 +49,7 @@ impl Default for Fake {
             cluster: Mutex::new(Some(Cluster { tag: 0xABCD, shards: ShardCount::DEFAULT })),
             settings: Mutex::default(),
             ready: watch::Sender::new(true),
+            queried_at: Mutex::default(),
         }
     }
 }
@@ -191,6 +194,11 @@ impl Backend for Fake {
 
     async fn query(&self, query: Query, mode: ReadMode, _: Within) -> Result<Read, Failure> {
         self.queried.lock().push((query.clone(), mode));
+        let (clock, at) = (SystemClock::new(), SystemClock::new().wall());
+        *self.queried_at.lock() = Some(at);
+        while clock.wall() <= at {
+            tokio::task::yield_now().await;
+        }
         let reply = self.replies.lock().pop_front().unwrap_or_else(|| Ok(reply(&query)))?;
         let served = Served {
             node: "node-1".into(),
