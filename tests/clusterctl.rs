@@ -165,12 +165,40 @@ async fn refused_rows_are_told_by_line_and_reason_and_the_others_are_imported() 
     let sample = fs::read_to_string(SAMPLE).unwrap();
     let mut lines: Vec<&str> = sample.lines().take(8).collect();
     lines.insert(3, "Kids,2024-13-01 10:00:00,00:10:00,,Wool,,TV,00:10:00,00:10:00,PT");
+    lines.insert(4, "Kids,2024-03-01 10:00:00,721:00:00,,Wool,,TV,00:10:00,00:10:00,PT");
+    // The file cannot know what is in the future for the cluster.
+    lines.insert(5, "Kids,9999-03-01 10:00:00,00:10:00,,Wool,,TV,00:10:00,00:10:00,PT");
     lines.push("Kids,2024-03-01 10:0");
     fs::write(&file, lines.join("\n")).unwrap();
-    let run = run(&serving.connection(), &["import", "netflix", file.to_str().unwrap(), "--account", "ann"]).await;
-    assert_eq!(run.code, 0, "{}", run.err);
-    assert!(run.out.contains("refused: line 4: Start Time \"2024-13-01 10:00:00\" is not a time"), "{}", run.out);
-    assert!(run.out.contains("refused: line 10: has 2 columns") && run.out.contains(", 2 refused;"), "{}", run.out);
+    let arguments = ["import", "netflix", file.to_str().unwrap(), "--account", "ann"];
+    let refused = run(&serving.connection(), &arguments).await;
+    assert_eq!(refused.code, 1, "{}", refused.err);
+    let told = &refused.out;
+    assert!(told.contains("refused: line 4: Start Time \"2024-13-01 10:00:00\" is not a time"), "{told}");
+    assert!(told.contains("refused: line 5: Duration \"721:00:00\" is not a duration"), "{told}");
+    assert!(told.contains("refused: line 6: it ends more than 5 minutes in the future"), "{told}");
+    assert!(told.contains("refused: line 12: has 2 columns") && told.contains(", 4 refused;"), "{told}");
+    let last = refused.err.trim().lines().last().unwrap();
+    assert_eq!(last, "clusterctl: 4 rows were refused, the others were taken; --allow-refused makes this no failure");
+    let again = run(&serving.connection(), &[&arguments[..], &["--allow-refused"]].concat()).await;
+    assert_eq!((again.code, again.err.as_str()), (0, ""));
+    assert!(again.out.contains("0 added"), "{}", again.out);
+    let dry = run(&serving.connection(), &[&arguments[..], &["--dry-run"]].concat()).await;
+    assert_eq!(dry.code, 1);
+    assert!(dry.err.contains("3 rows were refused, the others would be taken"), "{}", dry.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_stops_half_way_says_how_far_it_came_and_can_be_repeated() {
+    let serving = solo::serve().await;
+    serving.solo.full_after.store(1, Ordering::Relaxed);
+    let arguments = ["import", "netflix", SAMPLE, "--account", "ann"];
+    let stopped = run(&serving.connection(), &arguments).await;
+    assert_eq!(stopped.code, 1, "{}", stopped.err);
+    assert!(stopped.err.contains("the import stopped after 250 of 308 plays (2"), "{}", stopped.err);
+    serving.solo.full_after.store(u32::MAX, Ordering::Relaxed);
+    let whole = json(&serving.connection(), &arguments).await;
+    assert_eq!(whole["added"].as_u64().unwrap() + whole["unchanged"].as_u64().unwrap(), 308);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use super::import::Stopped;
 use crate::client;
 use crate::local::LocalError;
 
@@ -56,6 +57,18 @@ impl From<client::Error> for Failure {
                 Self::Usage(fields.collect::<Vec<_>>().join("; "))
             }
             client::Error::Rejected(_) | client::Error::Unknown { .. } => Self::Error(e.into()),
+        }
+    }
+}
+
+impl From<Stopped> for Failure {
+    fn from(e: Stopped) -> Self {
+        let again = "repeat it, nothing is added twice";
+        match &e.error {
+            client::Error::Unavailable { .. } => Self::Unreachable(format!("{e}; {again}")),
+            // Also where a value is wrong: plays before it may be in the cluster, so this is never "nothing was done".
+            client::Error::Rejected(_) => Self::error(e),
+            client::Error::Unknown { .. } => Self::Error(anyhow::anyhow!("{e}; {again}")),
         }
     }
 }

@@ -7,7 +7,8 @@
 //! | code | means |
 //! |---|---|
 //! | 0 | done, and all is well |
-//! | 1 | it went wrong: refused, contradicted, or a mistake of this program |
+//! | 1 | it went wrong: refused, contradicted, or a mistake of this program; an import that stopped half-way, or (without
+//! `--allow-refused`) in which rows were refused |
 //! | 2 | the command line or a value in it is wrong; nothing was done |
 //! | 3 | done, and the cluster is degraded: a shard has no leader, a replica or a node is missing |
 //! | 4 | no node could be reached, or none answered in time; nothing was changed, as far as is known |

@@ -7,15 +7,15 @@
 //! |---|---|---|
 //! | Profile Name | text | yes |
 //! | Start Time | UTC: `2022-07-28 04:22:00`, `2022-07-28T04:22:00Z`, `7/28/2022 4:22` (month first); 1970 to 9999 | yes |
-//! | Duration | `H:MM:SS` or `HH:MM:SS`, up to 9,999 hours | yes |
+//! | Duration | `H:MM:SS` or `HH:MM:SS`, up to 30 days (720 hours), as in the cluster | yes |
 //! | Title | text; see [`super::text_id`] | yes |
 //! | Supplemental Video Type | empty: a real play; anything else: a preview | no |
 //! | Device Type | text | no |
 //! | Bookmark, Latest Bookmark | as Duration; or empty, or `Not latest view` | no |
-//! | Attributes, Country | anything; only told apart | no |
+//! | Attributes, Country and any other | anything; not read | no |
 //!
 //! Two plays may well share profile, title, start and device: only rows that are equal in duration and bookmark, too, are the
-//! same play twice.
+//! same play twice. Columns that are not read make no difference: rows that differ in nothing else are one play.
 //!
 //! Not taken: the short list `Title,Date` that the website offers (it has no times), and files that are not UTF-8.
 

@@ -21,7 +21,7 @@ use playhead::rpc::{
     Backend, Cluster, Failure, Fault, Limits, Operations, Read, Served, Services, ServicesParts, Within, Write,
 };
 use playhead::time::{Clock, LogicalMs, Stamp};
-use playhead::view::{Envelope, Lookup, Missing, Query, Reply, Settings, State};
+use playhead::view::{Answer, Command, Envelope, Lookup, Missing, Query, Reply, Settings, State};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +38,10 @@ pub struct Solo {
     pub hide_next: AtomicU32,
     /// So many of the next writes are refused for now.
     pub refuse_next: AtomicU32,
+    /// So many writes from now on are taken; after them the disk is full.
+    pub full_after: AtomicU32,
+    /// Reports are answered as if they were not the newest.
+    pub unapply: std::sync::atomic::AtomicBool,
     /// Spoils what reads say of positions.
     pub lie: std::sync::atomic::AtomicBool,
 }
@@ -72,13 +76,19 @@ impl Serving {
 
 /// Starts one on free ports.
 pub async fn serve() -> Serving {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    serve_by(Arc::new(SystemClock::new())).await
+}
+
+/// The same, with a clock of the caller's.
+pub async fn serve_by(clock: Arc<dyn Clock>) -> Serving {
     let solo = Arc::new(Solo {
         clock: clock.clone(),
         shards: (0..SHARDS).map(|_| Mutex::new(State::new(Settings::default()))).collect(),
         ready: watch::Sender::new(true),
         hide_next: AtomicU32::new(0),
         refuse_next: AtomicU32::new(0),
+        full_after: AtomicU32::new(u32::MAX),
+        unapply: false.into(),
         lie: false.into(),
     });
     let stop = CancellationToken::new();
@@ -125,6 +135,20 @@ fn take(count: &AtomicU32) -> bool {
 }
 
 impl Solo {
+    /// A shard, after whatever has become due in it.
+    fn current(&self, shard: ShardId) -> parking_lot::MutexGuard<'_, State> {
+        let mut state = self.shards[shard.0 as usize].lock();
+        let stamp = self.stamp();
+        while state.next_due(stamp.logical).is_some_and(|due| due <= stamp.logical) {
+            let tick = Envelope::plain(Command::Tick);
+            while let Some(missing) = state.missing(stamp, &tick).unwrap() {
+                admit(&mut state, missing);
+            }
+            state.apply(stamp, &tick).unwrap();
+        }
+        state
+    }
+
     fn stamp(&self) -> Stamp {
         Stamp { logical: LogicalMs(self.clock.monotonic().0), wall: self.clock.wall() }
     }
@@ -133,13 +157,19 @@ impl Solo {
         if take(&self.refuse_next) {
             return Err(Failure::NoLeader { shard: ShardId(0), hint: None });
         }
+        if !take(&self.full_after) {
+            return Err(Failure::DiskFull);
+        }
         let shard = shard_of(envelope.account().unwrap());
-        let mut state = self.shards[shard.0 as usize].lock();
+        let mut state = self.current(shard);
         let stamp = self.stamp();
         while let Some(missing) = state.missing(stamp, envelope).unwrap() {
             admit(&mut state, missing);
         }
-        let applied = state.apply(stamp, envelope).unwrap();
+        let mut applied = state.apply(stamp, envelope).unwrap();
+        if let (true, Answer::Progressed(progressed)) = (self.unapply.load(Ordering::Relaxed), &mut applied.answer) {
+            progressed.applied = false;
+        }
         match take(&self.hide_next) {
             true => Err(Failure::Unknown),
             false => Ok(Write { answer: applied.answer, shard, revision: applied.revision, hint: None }),
@@ -147,7 +177,7 @@ impl Solo {
     }
 
     fn ask(&self, query: &Query) -> Reply {
-        let mut state = self.shards[shard_of(query.account()).0 as usize].lock();
+        let mut state = self.current(shard_of(query.account()));
         let stamp = self.stamp();
         let mut lookup = state.query(query, stamp);
         loop {

@@ -16,7 +16,7 @@ use super::exit::Failure;
 
 pub use expected::{Expected, Pair, PlayKey};
 pub(super) use netflix::{import_file, read_file};
-pub use send::{Refusal, Summary, plays};
+pub use send::{Refusal, Stopped, Summary, plays};
 pub use verify::{NodeCheck, Verification, verify};
 
 #[derive(Debug, Subcommand)]

@@ -31,6 +31,9 @@ pub(in super::super) struct Options {
     /// Only read the file and say what it has
     #[arg(long)]
     dry_run: bool,
+    /// End with 0 though rows of the file, or plays, were refused
+    #[arg(long)]
+    allow_refused: bool,
     /// Compare everything by strong reads through each node given in --endpoints, then import once more, which must add
     /// nothing. For an account that had nothing else
     #[arg(long, conflicts_with = "dry_run")]
@@ -74,7 +77,7 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
         imported.second_import_added = Some(again.added);
     }
     context.answer(&imported, || imported.text(export.plays.len() as u64))?;
-    imported.judge()
+    imported.judge(options.allow_refused)
 }
 
 impl Imported {
@@ -130,14 +133,21 @@ impl Imported {
         out
     }
 
-    fn judge(&self) -> Result<(), Failure> {
+    fn judge(&self, allow_refused: bool) -> Result<(), Failure> {
         if let Some(verification) = self.verification.as_ref().filter(|v| !v.is_right()) {
             return Err(Failure::error(format!("{} mismatches", number(verification.mismatch_count as u64))));
         }
-        match self.second_import_added {
-            Some(added) if added > 0 => Err(Failure::error(format!("the second import added {} plays", number(added)))),
-            _ => Ok(()),
+        if let Some(added) = self.second_import_added.filter(|added| *added > 0) {
+            return Err(Failure::error(format!("the second import added {} plays", number(added))));
         }
+        if self.refused > 0 && !allow_refused {
+            let taken = if self.dry_run { "would be" } else { "were" };
+            let refused = number(self.refused);
+            return Err(Failure::error(format!(
+                "{refused} rows were refused, the others {taken} taken; --allow-refused makes this no failure"
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -210,13 +220,7 @@ pub(in super::super) async fn import_file(
     })
     .await;
     bar.finish_and_clear();
-    summary.map_err(|e| match Failure::from(e) {
-        Failure::Error(e) => {
-            Failure::Error(e.context("the import stopped half-way; repeat it, nothing is added twice"))
-        }
-        Failure::Unreachable(e) => Failure::Unreachable(format!("{e}; repeat the import, nothing is added twice")),
-        other => other,
-    })
+    Ok(summary?)
 }
 
 /// A progress bar on standard error; nothing where that is no terminal.

@@ -5,14 +5,12 @@ use jiff::tz::TimeZone;
 
 use super::LatestBookmark;
 use crate::time::WallMs;
-
-/// The most hours that a duration may have.
-const HOURS_MAX: u64 = 9_999;
+use crate::view::MEDIA_MS_MAX;
 
 const START: &str =
     "is not a time: 2022-07-28 04:22:00, 2022-07-28T04:22:00Z and 7/28/2022 4:22 are accepted, all UTC, month first";
 const YEARS: &str = "is out of range: years 1970 to 9999 are accepted";
-const DURATION: &str = "is not a duration: H:MM:SS is accepted, up to 9999 hours";
+const DURATION: &str = "is not a duration: H:MM:SS is accepted, up to 30 days (720:00:00)";
 
 /// A start: UTC, with a dash or slashes in the date.
 pub(super) fn start(text: &str) -> Result<WallMs, &'static str> {
@@ -80,18 +78,18 @@ pub(super) fn latest_bookmark(text: &str) -> Result<LatestBookmark, &'static str
         text if text.eq_ignore_ascii_case("not latest view") => Ok(LatestBookmark::NotLatest),
         text => clock(text)
             .map(LatestBookmark::At)
-            .ok_or("is neither a duration (H:MM:SS, up to 9999 hours) nor \"Not latest view\""),
+            .ok_or("is neither a duration (H:MM:SS, up to 30 days) nor \"Not latest view\""),
     }
 }
 
-/// `H:MM:SS` in milliseconds.
+/// `H:MM:SS` in milliseconds: what no cluster takes is refused here, by its line.
 fn clock(text: &str) -> Option<u64> {
     let mut parts = text.split(':');
     let hours: u64 = number(parts.next()?, 1..=4)?;
     let minutes: u64 = number(parts.next()?, 2..=2)?;
     let seconds: u64 = number(parts.next()?, 2..=2)?;
-    let right = parts.next().is_none() && hours <= HOURS_MAX && minutes < 60 && seconds < 60;
-    right.then_some((hours * 3600 + minutes * 60 + seconds) * 1000)
+    let ms = (hours * 3600 + minutes * 60 + seconds) * 1000;
+    (parts.next().is_none() && ms <= MEDIA_MS_MAX && minutes < 60 && seconds < 60).then_some(ms)
 }
 
 /// Digits only, as many as `digits` allows.
