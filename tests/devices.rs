@@ -5,11 +5,14 @@
 #[path = "support/solo.rs"]
 mod solo;
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use playhead::ambient::SystemClock;
 use playhead::client::Client;
 use playhead::device::{Fleet, Plan, Report, Way};
+use playhead::time::{Clock, MonotonicMs, WallMs};
 
 fn plan(seed: u64) -> Plan {
     Plan { interval: Duration::ZERO, check_share: 1.0, ..Plan::new(20, seed) }
@@ -72,4 +75,56 @@ async fn a_cluster_that_moves_a_resume_point_by_a_millisecond_is_found_out() {
     let report = play(&serving, plan(4), 500).await;
     assert!(report.counters.mismatches > 0 && !report.is_right());
     assert!(report.counters.described.iter().any(|what| what.contains("was left at")), "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_acknowledges_a_report_and_does_not_apply_it_is_found_out() {
+    let serving = solo::serve().await;
+    serving.solo.unapply.store(true, Ordering::Relaxed);
+    let report = play(&serving, plan(6), 200).await;
+    assert!(report.counters.described.iter().any(|what| what.contains("and not applied")), "{report:#?}");
+}
+
+/// A clock that a test puts forward.
+#[derive(Debug)]
+struct Hasty {
+    real: SystemClock,
+    ahead_ms: AtomicU64,
+}
+
+impl Clock for Hasty {
+    fn monotonic(&self) -> MonotonicMs {
+        self.real.monotonic().plus(self.ahead_ms.load(Ordering::Relaxed))
+    }
+
+    fn wall(&self) -> WallMs {
+        self.real.wall().plus(self.ahead_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// Plays while the clock is put forward, by more than a view may be silent, again and again, and once more before the end.
+async fn play_through_silences(plan: Plan) -> Report {
+    let clock = Arc::new(Hasty { real: SystemClock::new(), ahead_ms: AtomicU64::new(0) });
+    let serving = solo::serve_by(clock.clone()).await;
+    let fleet = Fleet::start(serving.client(), clock.clone(), plan);
+    let stats = fleet.stats();
+    for reports in [1_000, 2_000, 3_000] {
+        while stats.snapshot().reports_acknowledged < reports {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        clock.ahead_ms.fetch_add(151_000, Ordering::Relaxed);
+    }
+    let played = fleet.stop().await;
+    clock.ahead_ms.fetch_add(151_000, Ordering::Relaxed);
+    played.check(&[serving.client()]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_of_devices_that_fell_silent_may_expire_when_their_time_has_come_and_no_earlier() {
+    let report = play_through_silences(plan(5)).await;
+    assert!(report.is_right(), "{report:#?}");
+    // A cluster in which they expire much earlier than its settings say is found out.
+    let report = play_through_silences(Plan { silence: Duration::from_secs(10_000), ..plan(5) }).await;
+    let described = &report.counters.described;
+    assert!(described.iter().any(|what| what.contains("plays, and is not active")), "{report:#?}");
 }

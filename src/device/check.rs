@@ -71,7 +71,7 @@ impl Household {
         }
         for running in self.ledger.running.values() {
             let is_there = views.iter().any(|view| view.view_id == running.view_id);
-            if !is_there && !running.uncertain && !self.views_uncertain {
+            if !is_there && self.surely_runs(running) {
                 self.mismatch(format!("{} plays, and is not active", running.view_id));
             }
         }

@@ -149,11 +149,12 @@ impl Household {
             ..Default::default()
         };
         let client = self.around.client.clone();
+        let sent = self.around.clock.monotonic();
         let outcome = self.insist(|| client.start_view(request.clone())).await;
         match outcome {
             Outcome::Done(answer) => {
                 self.wrote(answer.write_info.as_ref());
-                self.started(view_id, device, title, answer.started.unwrap_or_default());
+                self.started(view_id, device, title, answer.started.unwrap_or_default(), sent);
             }
             Outcome::Refused(error) => self.start_refused(&error),
             Outcome::Unresolved => {
@@ -165,7 +166,7 @@ impl Household {
     }
 
     /// A start was acknowledged: compares its answer, and goes on playing.
-    fn started(&mut self, view_id: String, device: usize, title: Title, started: v1::StartedView) {
+    fn started(&mut self, view_id: String, device: usize, title: Title, started: v1::StartedView, sent: MonotonicMs) {
         let resume_ms = started.resume_position_ms.and_then(|ms| u64::try_from(ms).ok());
         let place = self.ledger.place(device, title);
         if !place.admits_resume(title, resume_ms) {
@@ -176,21 +177,22 @@ impl Household {
         let former: Vec<Running> =
             self.ledger.running.values().filter(|running| running.device == device).cloned().collect();
         for running in former {
-            if !started.ended_view_ids.contains(&running.view_id) && !self.views_uncertain && !running.uncertain {
+            if !started.ended_view_ids.contains(&running.view_id) && self.surely_runs(&running) {
                 self.mismatch(format!("{view_id} has not replaced {} of the same device", running.view_id));
             }
             self.ended(&running.view_id);
         }
-        self.play_on(view_id, device, title, resume_ms.unwrap_or(0));
+        self.play_on(view_id, device, title, resume_ms.unwrap_or(0), sent);
     }
 
     /// Takes up a view that has just been acknowledged.
-    fn play_on(&mut self, view_id: String, device: usize, title: Title, position_ms: u64) {
+    fn play_on(&mut self, view_id: String, device: usize, title: Title, position_ms: u64, sent: MonotonicMs) {
         let running = Running {
             view_id: view_id.clone(),
             device,
             profile: device,
             title,
+            heard: sent,
             sequence: 0,
             position_ms: None,
             uncertain: false,
@@ -276,28 +278,42 @@ impl Household {
             seeked,
             played_ranges: Vec::new(),
         };
-        let sent = Instant::now();
+        let (sent, began) = (self.around.clock.monotonic(), Instant::now());
         let reporter = self.reporter.clone();
-        let outcome = self.insist(|| reporter.report(report.clone())).await;
+        let mut tries = 0;
+        let outcome = self
+            .insist(|| {
+                tries += 1;
+                reporter.report(report.clone())
+            })
+            .await;
+        let expired = matches!(&outcome, Outcome::Refused(error) if self.has_expired(running, error));
         // A position of 0 without a seek says nothing.
         let says_something = position_ms > 0 || seeked;
         let Some(kept) = self.ledger.running.get_mut(&running.view_id) else { return false };
         match outcome {
             Outcome::Done(result) if result.directive() == v1::Directive::Continue => {
-                // `applied` is false where an earlier attempt, perhaps one that the client made by itself, was the one that did
-                // it: this device alone counts this view's sequence up.
-                (kept.sequence, kept.uncertain) = (sequence, false);
+                (kept.heard, kept.sequence, kept.uncertain) = (sent, sequence, false);
                 if says_something {
                     kept.position_ms = Some(position_ms);
                     self.ledger.place(running.profile, running.title).acknowledge(position_ms);
                 }
                 let now = self.around.clock.monotonic();
-                self.around.stats.report_acknowledged(self.shard, sent.elapsed(), now);
+                self.around.stats.report_acknowledged(self.shard, began.elapsed(), now);
+                // Only where an earlier attempt may have been the one that did it may `applied` be false: this device alone
+                // counts this view's sequence up.
+                if !result.applied && tries == 1 && !result.repeated {
+                    self.mismatch(format!("report {sequence} of {} is acknowledged, and not applied", running.view_id));
+                }
                 true
             }
             Outcome::Done(result) => {
                 self.mismatch(format!("{} was told to stop: {:?}", running.view_id, result.ended));
                 self.lost(&running.view_id);
+                false
+            }
+            Outcome::Refused(_) if expired => {
+                self.ended(&running.view_id);
                 false
             }
             Outcome::Refused(error) => {
@@ -338,15 +354,17 @@ impl Household {
             ..Default::default()
         };
         let client = self.around.client.clone();
+        let sent = self.around.clock.monotonic();
         match self.insist(|| client.stop_view(request.clone())).await {
             Outcome::Done(answer) => {
                 self.wrote(answer.write_info.as_ref());
                 self.ledger.place(running.profile, running.title).acknowledge(position_ms);
                 self.ended(&running.view_id);
                 if let (Some((view_id, title)), Some(started)) = (next, answer.next) {
-                    self.started(view_id, device, title, started);
+                    self.started(view_id, device, title, started, sent);
                 }
             }
+            Outcome::Refused(error) if self.has_expired(&running, &error) => self.ended(&running.view_id),
             Outcome::Refused(error) => {
                 self.mismatch(format!("the stop of {} was refused: {error}", running.view_id));
                 self.lost(&running.view_id);
@@ -365,6 +383,21 @@ impl Household {
         if self.rng.random_bool(self.around.plan.check_share.clamp(0.0, 1.0)) {
             self.check_while_playing().await;
         }
+    }
+
+    /// Whether a view runs for certain.
+    pub(super) fn surely_runs(&self, running: &Running) -> bool {
+        !self.views_uncertain && !running.uncertain && !self.may_have_expired(running)
+    }
+
+    fn may_have_expired(&self, running: &Running) -> bool {
+        let silence_ms = u64::try_from(self.around.plan.silence.as_millis()).unwrap_or(u64::MAX);
+        running.may_have_expired(silence_ms, self.around.clock.monotonic())
+    }
+
+    /// Whether a refusal says that the view has expired, and it may have.
+    fn has_expired(&self, running: &Running, error: &Error) -> bool {
+        error.reason() == Some(v1::ErrorReason::ViewExpired) && self.may_have_expired(running)
     }
 
     /// A view ended and stands in the history, if anything was reported of it.

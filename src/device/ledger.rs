@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::habits::Title;
+use crate::time::MonotonicMs;
 
 /// A profile's number in its household.
 pub(super) type Profile = usize;
@@ -61,12 +62,22 @@ pub(super) struct Running {
     pub(super) device: usize,
     pub(super) profile: Profile,
     pub(super) title: Title,
+    /// When the last write that was acknowledged had been sent: the cluster has heard of it since.
+    pub(super) heard: MonotonicMs,
     /// The last acknowledged sequence.
     pub(super) sequence: u64,
     /// The last acknowledged position, milliseconds; none before the first report.
     pub(super) position_ms: Option<u64>,
     /// The start, a report or the stop of it has an unknown outcome since the last acknowledged one.
     pub(super) uncertain: bool,
+}
+
+impl Running {
+    /// Whether the view may have expired by `now`, where one that is silent for `silence_ms` expires: four fifths of it are
+    /// enough, as shard and device count their time each by itself. Then both answers are right, there or not.
+    pub(super) fn may_have_expired(&self, silence_ms: u64, now: MonotonicMs) -> bool {
+        now.since(self.heard) >= silence_ms / 5 * 4
+    }
 }
 
 /// A household's ledger.

@@ -13,7 +13,8 @@
 //!
 //! **Outcomes.** A write that was acknowledged must be there for ever. One whose outcome is unknown is asked again under the
 //! same request id or sequence until it is known, for a bounded number of times; what stays unknown is counted apart, and both
-//! outcomes are right from then on. One that was unavailable has changed nothing.
+//! outcomes are right from then on. One that was unavailable has changed nothing. A view of which the cluster has not heard for nearly
+//! as long as its settings allow (its device has vanished, or could reach nobody) may have expired: from then on it may run or not.
 //!
 //! **Caveats.** Accounts and views are named by the seed: two fleets with one seed on one cluster disturb each other, and the
 //! second finds what the first has left. Where the rules of the domain look at the time really watched (watched or completed by
@@ -60,11 +61,16 @@ pub struct Plan {
     pub step: Duration,
     /// How reports are sent.
     pub way: Way,
+    /// How long a view may be silent by the cluster's settings, before it expires; see [`Plan::SILENCE`].
+    pub silence: Duration,
     /// The part of the plays, 0 to 1, after which the household is checked by strong reads.
     pub check_share: f64,
 }
 
 impl Plan {
+    /// How long a view may be silent by the settings of a new cluster: two and a half intervals of a minute.
+    pub const SILENCE: Duration = Duration::from_secs(150);
+
     /// So many households that report twice a second by single calls, a quarter of the plays checked.
     pub fn new(households: usize, seed: u64) -> Self {
         Self {
@@ -73,6 +79,7 @@ impl Plan {
             interval: Duration::from_millis(500),
             step: Duration::from_secs(60),
             way: Way::Calls,
+            silence: Self::SILENCE,
             check_share: 0.25,
         }
     }
