@@ -1,7 +1,8 @@
 //! Nodes are killed with -9 under load, round after round, and at the end every acknowledged write is compared.
 //!
 //! `PLAYHEAD_KILL_ROUNDS=20 cargo test --release --test kill -- --nocapture` prints a row a round; it fails if one acknowledged
-//! write is lost or contradicted.
+//! write is lost or contradicted, if a shard that the victim led takes no writes again, and, where `PLAYHEAD_KILL_MEDIAN_MS` is
+//! given, if the median of the rounds' longest gaps is longer.
 
 mod support;
 
@@ -15,8 +16,8 @@ use support::{Cluster, Result, setting};
 
 /// How long the load goes on between two faults.
 const CALM: Duration = Duration::from_secs(2);
-/// How long a shard may be without an acknowledged write in a round, before the round ends and says so.
-const ROUND_MAX_MS: u64 = 20_000;
+/// When a shard that still has taken no write after a fault never will: no measure of how fast it should be.
+const ROUND_MAX_MS: u64 = 60_000;
 
 struct Round {
     victim: String,
@@ -52,7 +53,7 @@ async fn nodes_killed_under_load_lose_no_acknowledged_write() -> Result<()> {
     cluster.local.kill_all().await?;
     cluster.local.start_all().await?;
     cluster.settled().await.map_err(|e| format!("{e}\n{}", cluster.logs()))?;
-    let gap = wait_for_writes(&cluster, &load, &all, from).await;
+    let gap = wait_for_writes(&cluster, &load, &all, from).await?;
     println!("{:>5}  {:<8} {:>10} {gap:>14}", "all", "all 3", 64);
 
     load.stop.store(true, Ordering::Relaxed);
@@ -67,16 +68,18 @@ async fn nodes_killed_under_load_lose_no_acknowledged_write() -> Result<()> {
         wrong.extend(contradictions);
     }
     gaps.sort_unstable();
+    let median = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
     println!(
-        "acknowledged {}, compared {compared}, lost or contradicted {}, unknown outcomes {}, undecided calls {}, median gap {} ms",
+        "acknowledged {}, compared {compared}, lost or contradicted {}, unknown outcomes {}, undecided calls {}, median gap {median} ms",
         load.counts.acknowledged.load(Ordering::Relaxed),
         wrong.len(),
         load.counts.unknown.load(Ordering::Relaxed),
         load.counts.unavailable.load(Ordering::Relaxed),
-        gaps.get(gaps.len() / 2).copied().unwrap_or_default(),
     );
     assert!(compared > devices as u64, "nearly nothing was compared: the load did not run");
     assert!(wrong.is_empty(), "acknowledged writes are lost or contradicted:\n{}", wrong.join("\n"));
+    let most = setting("PLAYHEAD_KILL_MEDIAN_MS", u64::MAX);
+    assert!(median <= most, "the median gap is {median} ms, more than PLAYHEAD_KILL_MEDIAN_MS={most}");
     Ok(())
 }
 
@@ -92,19 +95,23 @@ async fn kill_one(cluster: &mut Cluster, load: &Load, random: &mut StdRng) -> Re
     let shards = leaders.get(&victim).cloned().unwrap_or_default();
     let from = cluster.clock.monotonic().0;
     cluster.local.kill(&victim).await?;
-    let gap_ms = wait_for_writes(cluster, load, &shards, from).await;
+    let gap_ms = wait_for_writes(cluster, load, &shards, from).await?;
     Ok(Round { victim, led: shards.len(), gap_ms })
 }
 
-/// Waits until every shard that had writes before `from` has had one again after it; the longest gap, in ms.
-async fn wait_for_writes(cluster: &Cluster, load: &Load, shards: &[u32], from: u64) -> u64 {
+/// Waits until every shard that had writes before `from` has had one again after it; the longest gap, in ms. Shards that take
+/// none are an error.
+async fn wait_for_writes(cluster: &Cluster, load: &Load, shards: &[u32], from: u64) -> Result<u64> {
     loop {
         let now = cluster.clock.monotonic().0;
         let (gap, _) = load.acks.longest_gap(shards, from, now);
         // As long as a shard still waits, its open gap grows with every look, up to now.
-        let waiting = shards.iter().any(|shard| load.acks.waits(*shard, from));
-        if !waiting || now - from > ROUND_MAX_MS {
-            return gap;
+        let waiting: Vec<u32> = shards.iter().copied().filter(|shard| load.acks.waits(*shard, from)).collect();
+        if waiting.is_empty() {
+            return Ok(gap);
+        }
+        if now - from > ROUND_MAX_MS {
+            return Err(format!("shards {waiting:?} take no writes {ROUND_MAX_MS} ms after the fault").into());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -1,12 +1,19 @@
 //! A stream limit of 2 and 100 simultaneous starts through different nodes, again and again, with the leader killed in the
 //! middle of half of them: never more than 2 committed views, and in the end exactly 2.
 //!
+//! The kill comes when so many of the starts are answered, a number drawn from the seed, and the test sees to it that in some of
+//! those races starts were undecided then.
+//!
 //! `PLAYHEAD_LIMIT_RACES=20 cargo test --release --test stream_limit -- --nocapture` prints a row a race.
 
 mod support;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::watch;
 
 use playhead::client::{Client, Error};
 use playhead::proto::v1;
@@ -15,20 +22,39 @@ use support::{Cluster, Result, setting};
 
 const STARTS: usize = 100;
 const STREAMS: usize = 2;
+/// The kill waits for at most so many answers.
+const ANSWERED_MAX: usize = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn simultaneous_starts_never_exceed_the_stream_limit() -> Result<()> {
     let races = setting("PLAYHEAD_LIMIT_RACES", 4);
     let mut cluster = Cluster::start(3, 64, &[]).await?;
-    println!("{:>4}  {:<6} {:>3} {:>8} {:>7}", "race", "killed", "ok", "refused", "retries");
+    let seed = setting("PLAYHEAD_SEED", 1);
+    let mut random = StdRng::seed_from_u64(seed);
+    println!("seed {seed} (PLAYHEAD_SEED)");
+    println!(
+        "{:>4}  {:<6} {:>8} {:>9} {:>3} {:>8} {:>7}",
+        "race", "killed", "answered", "undecided", "ok", "refused", "retries"
+    );
+    let mut undecided = 0;
     for number in 0..races {
-        let killed = number % 2 == 1;
-        race(&mut cluster, number, killed).await.map_err(|e| format!("race {number}: {e}\n{}", cluster.logs()))?;
+        let kill_after = (number % 2 == 1).then(|| random.random_range(0..=ANSWERED_MAX));
+        let raced = race(&mut cluster, number, kill_after).await;
+        undecided += raced.map_err(|e| format!("race {number}: {e}\n{}", cluster.logs()))?;
     }
+    // However fast the answers come, not all are there before the first.
+    for number in races..races + 3 {
+        if undecided > 0 {
+            break;
+        }
+        undecided += race(&mut cluster, number, Some(0)).await.map_err(|e| format!("race {number}: {e}"))?;
+    }
+    assert!(undecided > 0, "no leader was killed in the middle: every start was decided before");
     Ok(())
 }
 
-async fn race(cluster: &mut Cluster, number: u64, kill: bool) -> Result<()> {
+/// One race, its leader killed after so many answers; how many starts were undecided when the leader was dead.
+async fn race(cluster: &mut Cluster, number: u64, kill_after: Option<usize>) -> Result<usize> {
     let account = format!("limited-{number}");
     let nodes = cluster.local.names();
     let clients: Vec<Client> =
@@ -41,14 +67,24 @@ async fn race(cluster: &mut Cluster, number: u64, kill: bool) -> Result<()> {
     cluster.client(Duration::from_secs(20))?.update_stream_policy(policy).await?;
 
     let all = cluster.client(Duration::from_secs(20))?;
-    let victim = if kill { Some(leader_of(cluster, &account).await?) } else { None };
+    let victim = if kill_after.is_some() { Some(leader_of(cluster, &account).await?) } else { None };
+    let answered = watch::Sender::new(0);
     let starts: Vec<_> = (0..STARTS)
-        .map(|n| tokio::spawn(start(clients[n % clients.len()].clone(), all.clone(), account.clone(), n)))
+        .map(|n| {
+            let starting = start(clients[n % clients.len()].clone(), all.clone(), account.clone(), n);
+            let answered = answered.clone();
+            tokio::spawn(async move {
+                let ended = starting.await;
+                answered.send_modify(|count| *count += 1);
+                ended
+            })
+        })
         .collect();
-    if let Some(victim) = &victim {
-        // Somewhere in the middle: each race a little later.
-        tokio::time::sleep(Duration::from_millis(number * 3 % 40)).await;
+    let mut undecided = 0;
+    if let (Some(victim), Some(kill_after)) = (&victim, kill_after) {
+        answered.subscribe().wait_for(|count| *count >= kill_after).await?;
         cluster.local.kill(victim).await?;
+        undecided = STARTS - *answered.borrow();
     }
     let mut started = BTreeSet::new();
     let (mut refused, mut retries) = (Vec::new(), 0);
@@ -64,8 +100,9 @@ async fn race(cluster: &mut Cluster, number: u64, kill: bool) -> Result<()> {
         cluster.local.start_node(victim).await?;
         cluster.settled().await?;
     }
-    let killed = if kill { "leader" } else { "-" };
-    println!("{number:>4}  {killed:<6} {:>3} {:>8} {retries:>7}", started.len(), refused.len());
+    let (killed, after) = kill_after.map_or(("-", "-".to_string()), |after| ("leader", after.to_string()));
+    let (ok, no) = (started.len(), refused.len());
+    println!("{number:>4}  {killed:<6} {after:>8} {undecided:>9} {ok:>3} {no:>8} {retries:>7}");
 
     assert_eq!(started.len(), STREAMS, "race {number}: committed starts {started:?}");
     assert_eq!(refused.len(), STARTS - STREAMS);
@@ -80,7 +117,7 @@ async fn race(cluster: &mut Cluster, number: u64, kill: bool) -> Result<()> {
         let active: BTreeSet<String> = answer.views.into_iter().map(|view| view.view_id).collect();
         assert_eq!(active, started, "race {number}: what is being watched, through {node}");
     }
-    Ok(())
+    Ok(undecided)
 }
 
 struct Ended {

@@ -15,8 +15,9 @@ use playhead::proto::v1;
 use playhead::ring::{ShardCount, Token};
 use playhead::time::Clock;
 
-/// How much of a title one report moves on, ms.
-const STEP_MS: i64 = 1_000;
+/// How much of a title one report moves on, ms. The longest play of 60 reports is less than the 5 s that are believed at
+/// once, so that every range that is reported counts.
+const STEP_MS: i64 = 80;
 /// Every title's length, ms.
 const DURATION_MS: i64 = 3_600_000;
 /// From here on a stop leaves a resume point, whatever the title type, ms.
@@ -210,7 +211,7 @@ impl Device {
             async move { client.start_view(request).await }
         });
         match answer.await {
-            Known3::Done(_) => self.now().started = Known::Yes,
+            Known3::Done(..) => self.now().started = Known::Yes,
             Known3::GaveUp => self.now().started = Known::Maybe,
             Known3::Refused(e) => self.wrong.push(format!("start refused: {e}")),
         }
@@ -224,16 +225,24 @@ impl Device {
             sequence,
             position_ms: Some(Watched::position(sequence)),
             state: v1::PlayState::Playing.into(),
+            // Each report tells its own range: one that is lost in the middle leaves a hole.
+            played_ranges: vec![v1::PlayedRange {
+                start_ms: Watched::position(sequence - 1),
+                end_ms: Watched::position(sequence),
+            }],
             ..Default::default()
         };
         self.now().sent = sequence;
         let answer = self.until_known(load, |client| {
-            let report = Some(report.clone());
-            async move { client.report_progress(v1::ReportProgressRequest { report }).await }
+            let report = report.clone();
+            async move { client.report(report).await }
         });
         match answer.await {
-            Known3::Done(answer) => {
-                let result = answer.result.unwrap_or_default();
+            Known3::Done(result, repeated) => {
+                if !result.applied && !repeated && !result.repeated {
+                    self.wrong.push(format!("report {sequence} is acknowledged and not applied: {result:?}"));
+                    return false;
+                }
                 if result.directive() != v1::Directive::Continue {
                     self.wrong.push(format!("told to stop at sequence {sequence}: {result:?}"));
                     return false;
@@ -261,7 +270,7 @@ impl Device {
             async move { client.stop_view(request).await }
         });
         match answer.await {
-            Known3::Done(_) => self.now().stopped = Known::Yes,
+            Known3::Done(..) => self.now().stopped = Known::Yes,
             Known3::GaveUp => self.now().stopped = Known::Maybe,
             Known3::Refused(e) => self.wrong.push(format!("stop refused: {e}")),
         }
@@ -278,7 +287,7 @@ impl Device {
                 Ok(answer) => {
                     load.acks.push(self.shard, load.clock.monotonic().0);
                     load.counts.acknowledged.fetch_add(1, Ordering::Relaxed);
-                    return Known3::Done(answer);
+                    return Known3::Done(answer, maybe);
                 }
                 Err(e @ Error::Rejected(_)) => return Known3::Refused(e.to_string()),
                 Err(Error::Unknown { .. }) => {
@@ -291,7 +300,6 @@ impl Device {
             }
             if load.stopping() {
                 // Not known to be done; whether it may be depends on nothing that the device can see after several tries.
-                let _ = maybe;
                 return Known3::GaveUp;
             }
         }
@@ -317,12 +325,30 @@ impl Device {
                 .resume_point
                 .unwrap_or_default();
             let active = self.active(client, &watched.view).await?;
-            compared += 1 + watched.acked;
-            wrong.extend(watched.contradictions(&point, active.as_ref()).map(|what| {
+            compared += 2;
+            let mut found: Vec<String> = watched.contradictions(&point, active.as_ref()).collect();
+            if watched.stopped != Known::No {
+                let entry = self.entry(client, &watched.title).await?;
+                compared += 1;
+                found.extend(watched.contradiction_of(entry.as_ref(), &watched.view));
+            }
+            wrong.extend(found.into_iter().map(|what| {
                 format!("account {} view {}: {what} ({watched:?}, {point:?}, {active:?})", self.account, watched.view)
             }));
         }
         Ok((compared, wrong))
+    }
+
+    /// The newest history entry of a title, with its plays.
+    async fn entry(&self, client: &Client, title: &str) -> Result<Option<v1::HistoryEntry>, Error> {
+        let request = v1::ListHistoryRequest {
+            account_id: self.account.clone(),
+            profile_id: "p".into(),
+            title_id: title.into(),
+            include_plays: true,
+            ..Default::default()
+        };
+        Ok(client.list_history(request).await?.entries.into_iter().next())
     }
 
     async fn active(&self, client: &Client, view: &str) -> Result<Option<v1::View>, Error> {
@@ -340,6 +366,22 @@ impl Device {
 }
 
 impl Watched {
+    /// What the history says of a view that was stopped, or may have been: one play that has every acknowledged report in it.
+    fn contradiction_of(&self, entry: Option<&v1::HistoryEntry>, view: &str) -> Option<String> {
+        let Some(entry) = entry else {
+            return (self.stopped == Known::Yes)
+                .then(|| "its stop was acknowledged and it is not in the history".into());
+        };
+        let [play] = &entry.plays[..] else { return Some(format!("{} plays, not one: {entry:?}", entry.plays.len())) };
+        let ms = |sequence: u64| Self::position(sequence) - BEGIN_MS;
+        let watched = ms(self.acked)..=ms(self.sent);
+        if play.view_id != view || entry.play_count != 1 {
+            return Some(format!("another play is in the history: {entry:?}"));
+        }
+        (!watched.contains(&play.watched_ms) || entry.watched_ms != play.watched_ms)
+            .then(|| format!("{} ms were watched, not {watched:?}: a report is lost", play.watched_ms))
+    }
+
     fn contradictions(&self, point: &v1::ResumePoint, active: Option<&v1::View>) -> impl Iterator<Item = String> {
         let mut wrong = Vec::new();
         let range = Self::position(self.acked)..=Self::position(self.sent);
@@ -365,7 +407,8 @@ impl Watched {
 
 /// How a write ended for its device.
 enum Known3<T> {
-    Done(T),
+    /// Acknowledged; and whether an attempt before may have been done.
+    Done(T, bool),
     GaveUp,
     Refused(String),
 }

@@ -73,6 +73,13 @@ impl Cluster {
         Ok(builder.endpoints(self.local.admin_endpoints()).deadline(deadline).build_admin()?)
     }
 
+    /// A client of one node's operators' services.
+    pub fn admin_of(&self, node: &str, deadline: Duration) -> Result<AdminClient> {
+        let endpoints = self.local.endpoints(node).ok_or("the node has no endpoints")?;
+        let builder = Client::builder(self.clock.clone(), random_u64());
+        Ok(builder.endpoints([format!("http://{}", endpoints.admin)]).deadline(deadline).build_admin()?)
+    }
+
     /// Waits until every shard is led and every wanted replica follows.
     pub async fn settled(&self) -> Result<v1::ClusterStatus> {
         self.wait_for("every shard led and every replica current", |status| {
