@@ -103,7 +103,7 @@ impl Status {
         let leader = if self.meta_leader.is_empty() { "none" } else { &self.meta_leader };
         lines.add_row([Cell::new("meta leader"), judged(leader, !self.meta_leader.is_empty())]);
         lines.add_row([Cell::new("active views"), Cell::new(number(self.active_views))]);
-        lines.add_row([Cell::new("reports acknowledged"), Cell::new(number(self.reports_acknowledged))]);
+        lines.add_row([Cell::new("commands acknowledged"), Cell::new(number(self.reports_acknowledged))]);
         text(&mut lines)
     }
 }

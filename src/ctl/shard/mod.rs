@@ -138,18 +138,19 @@ impl From<v1::ReplicaStatus> for Replica {
 }
 
 impl Replica {
-    fn runs(&self) -> bool {
-        matches!(self.role, "leader" | "follower" | "learner" | "candidate")
+    /// It leads or follows; anything else is on its way to that, or in trouble.
+    fn is_well(&self) -> bool {
+        matches!(self.role, "leader" | "follower")
     }
 }
 
 impl Shard {
-    /// Without a leader, with a replica missing, or with replicas that differ.
+    /// Without a leader, with a replica missing or not following, or with replicas that differ.
     fn is_troubled(&self) -> bool {
         self.leader.is_none()
             || self.digests == DIFFER
             || self.replicas.len() < self.placement.len()
-            || self.replicas.iter().any(|replica| !replica.runs())
+            || !self.replicas.iter().all(Replica::is_well)
     }
 }
 
@@ -164,5 +165,32 @@ pub(super) fn role(role: v1::ReplicaRole) -> &'static str {
         v1::ReplicaRole::Stopped => "stopped",
         v1::ReplicaRole::Failed => "failed",
         v1::ReplicaRole::Retired => "retired",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_well_only_if_each_replica_leads_or_follows() {
+        let replica = |role: v1::ReplicaRole| v1::ReplicaStatus { role: role.into(), ..Default::default() };
+        let with = |third: v1::ReplicaRole| {
+            let replicas = [v1::ReplicaRole::Leader, v1::ReplicaRole::Follower, third].map(replica).to_vec();
+            let placement = ["a", "b", "c"].map(String::from).to_vec();
+            Shard::from(v1::ShardStatus { leader: "a".into(), replicas, placement, ..Default::default() })
+        };
+        assert!(!with(v1::ReplicaRole::Follower).is_troubled());
+        for role in [
+            v1::ReplicaRole::Unspecified,
+            v1::ReplicaRole::Learner,
+            v1::ReplicaRole::Candidate,
+            v1::ReplicaRole::Stopped,
+            v1::ReplicaRole::Failed,
+            v1::ReplicaRole::Retired,
+        ] {
+            assert!(with(role).is_troubled(), "{role:?}");
+        }
+        assert!(Shard { leader: None, ..with(v1::ReplicaRole::Follower) }.is_troubled());
     }
 }

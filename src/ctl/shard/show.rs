@@ -26,7 +26,7 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
             rows.add_row([
                 replica.replica_id.into(),
                 replica.node.clone().into(),
-                judged(role, replica.runs() && replica.role != "candidate"),
+                judged(role, replica.is_well()),
                 number(replica.applied_index).into(),
                 number(replica.lag).into(),
                 bytes(replica.log_bytes).into(),
