@@ -15,6 +15,7 @@ use super::endpoints::Endpoints;
 use super::error::{Error, Verdict, decided_by_the_state};
 use super::sent::Sent;
 use crate::proto::REQUEST_AGE;
+use crate::proto::v1::ErrorReason;
 use crate::time::{Clock, MonotonicMs};
 
 /// The first wait between attempts when the cluster doesn't say how long; doubles each time.
@@ -111,7 +112,8 @@ impl Core {
                 return Err(progress.give_up());
             }
             let node = self.endpoints.pick(call.account, avoid, now);
-            let repeats = call.kind == Kind::Write && (call.age_ms > 0 || progress.attempts > 0);
+            // What was certainly never done is as new as at first.
+            let repeats = call.kind == Kind::Write && progress.maybe_done;
             let age_ms = repeats.then(|| call.age_ms.saturating_add(now.since(began)));
             let limit_ms = left_ms.min(self.attempt_ms);
             let verdict = match self.attempt(limit_ms, age_ms, &node.channel, &request, &send).await {
@@ -206,6 +208,12 @@ impl Progress {
                 if self.maybe_done && self.kind != Kind::Read && !decided_by_the_state(rejection.reason) =>
             {
                 self.last = rejection.to_string();
+                Err(self.give_up())
+            }
+            // It may have been done, by an attempt that only the cluster knows of.
+            Verdict::Final(rejection) if rejection.reason == ErrorReason::RequestTooOld => {
+                self.last = rejection.to_string();
+                self.maybe_done = true;
                 Err(self.give_up())
             }
             Verdict::Final(rejection) => Err(Error::Rejected(rejection)),

@@ -100,7 +100,9 @@ pub use query::{
     RESUME_POINTS_MAX, Reply, ResumePoint, TitleState, ViewStatus,
 };
 pub use settings::Settings;
-pub use state::{Counts, Fence, Frozen, Image, Lookup, Missing, RestoreError, Scan, State, Stop, TICK_EXPIRIES_MAX};
+pub use state::{
+    Counts, Fence, Frozen, Image, Lookup, Missing, RestoreError, Scan, Scanned, State, Stop, TICK_EXPIRIES_MAX,
+};
 
 #[cfg(test)]
 mod tests;

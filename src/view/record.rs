@@ -44,6 +44,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// Whether anything was reported since the start, as far as can be told.
+    pub(super) fn has_reported(&self) -> bool {
+        self.reported != self.started || self.played.total_ms() > 0
+    }
+
     /// When the view expires unless it reports.
     pub(super) fn due(&self, settings: &Settings) -> LogicalMs {
         let silent = self.reported.logical.plus(settings.silence_ms());

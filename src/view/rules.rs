@@ -46,11 +46,11 @@ fn resumable_from_ms(settings: &Settings, facts: &Facts) -> u64 {
 fn at_end(settings: &Settings, facts: &Facts) -> bool {
     let Some(duration) = facts.duration_ms else { return false };
     let position = facts.position_ms;
-    if let Some(credits) = facts.credits_ms {
+    let long = duration >= settings.short_title_ms;
+    if let Some(credits) = facts.credits_ms.filter(|_| long) {
         return position >= credits;
     }
     let by_share = position.saturating_mul(100) >= duration.saturating_mul(settings.watched_percent);
-    let long = duration >= settings.short_title_ms;
     let by_rest = facts.title_type == TitleType::Episode && long && position + settings.episode_left_ms > duration;
     by_share || by_rest
 }

@@ -2,8 +2,13 @@
 
 use minicbor::{Decode, Encode};
 
-use super::{Rejection, StreamPolicy};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::{Rejection, StreamPolicy};
+use crate::ids::ViewId;
+
+/// The shortest and the longest interval.
+const INTERVAL_MS: (u64, u64) = (10_000, 120_000);
 const MINUTE_MS: u64 = 60 * 1000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -70,6 +75,11 @@ pub struct Settings {
     /// What holds for an account that has set no policy. Default 4 streams.
     #[n(18)]
     pub policy: StreamPolicy,
+    /// By how much of the interval what each device is told may differ, in percent, so that devices which start together don't
+    /// report together for ever. Default 10; at most 50.
+    #[n(19)]
+    #[cbor(default)]
+    pub jitter_percent: u64,
 }
 
 impl Default for Settings {
@@ -94,6 +104,7 @@ impl Default for Settings {
             request_ms: DAY_MS,
             ended_ms: DAY_MS,
             policy: StreamPolicy { max_streams: 4 },
+            jitter_percent: 10,
         }
     }
 }
@@ -104,6 +115,14 @@ impl Settings {
         self.interval_ms * self.silence_percent / 100
     }
 
+    /// When a view's device is to report next: the interval, and a part more or less that only the view and its sequence decide,
+    /// so that every replica says the same.
+    pub fn told_interval_ms(&self, view: &ViewId, sequence: u64) -> u64 {
+        let spread = xxh3_64_with_seed(view.as_str().as_bytes(), sequence) % (2 * self.jitter_percent + 1);
+        let percent = (100 + spread).saturating_sub(self.jitter_percent);
+        (self.interval_ms * percent / 100).clamp(INTERVAL_MS.0, INTERVAL_MS.1)
+    }
+
     /// Checks every figure; the first bad one is named.
     pub fn check(&self) -> Result<(), Rejection> {
         self.faults().into_iter().next().map_or(Ok(()), Err)
@@ -111,8 +130,8 @@ impl Settings {
 
     /// Every figure that is out of its bounds.
     pub fn faults(&self) -> Vec<Rejection> {
-        let bounds: [(&str, u64, u64, u64); 18] = [
-            ("interval_ms", self.interval_ms, 10_000, 120_000),
+        let bounds: [(&str, u64, u64, u64); 19] = [
+            ("interval_ms", self.interval_ms, INTERVAL_MS.0, INTERVAL_MS.1),
             ("silence_percent", self.silence_percent, 150, 1000),
             ("comeback_ms", self.comeback_ms, 0, DAY_MS),
             ("pause_holds_ms", self.pause_holds_ms, 0, DAY_MS),
@@ -130,6 +149,7 @@ impl Settings {
             ("request_ms", self.request_ms, 0, 7 * DAY_MS),
             ("ended_ms", self.ended_ms, 0, 7 * DAY_MS),
             ("policy.max_streams", u64::from(self.policy.max_streams), 1, u64::from(StreamPolicy::STREAMS_MAX)),
+            ("jitter_percent", self.jitter_percent, 0, 50),
         ];
         let bad = bounds.into_iter().filter(|(_, value, least, most)| !(least..=most).contains(&value));
         bad.map(|(field, value, least, most)| {

@@ -100,8 +100,19 @@ pub struct Scan {
     pub from: Vec<u8>,
     /// The key before which to stop.
     pub to: Vec<u8>,
-    /// The most rows. Fewer rows say that there are no more.
+    /// The most rows.
     pub limit: usize,
+    /// How many bytes of rows are enough: then no more are read, however many are wanted. At least one row is.
+    pub bytes_enough: u64,
+}
+
+/// What a scan has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scanned {
+    /// The rows, in order.
+    pub rows: Vec<(Vec<u8>, Vec<u8>)>,
+    /// There are no more up to the end of the scan.
+    pub complete: bool,
 }
 
 /// An image of active views under its key, 8 bytes; `None`: deleted.
@@ -245,7 +256,7 @@ impl State {
                 return None;
             }
             let applied = decide::report(settings, stamp, progress, &report.into());
-            Some(Answer::Progressed(decide::goes_on(settings, stamp, progress, applied)))
+            Some(Answer::Progressed(decide::goes_on(settings, stamp, &report.view, progress, applied)))
         })
     }
 
@@ -314,7 +325,7 @@ impl State {
 
     /// As [`Self::query`], with what the scan that it asked for found. A scan that was overtaken by a checkpoint, or is too
     /// short by now, gives another [`Lookup::Scan`].
-    pub fn query_scanned(&self, query: &Query, now: Stamp, scan: &Scan, rows: &[(Vec<u8>, Vec<u8>)]) -> Lookup {
+    pub fn query_scanned(&self, query: &Query, now: Stamp, scan: &Scan, rows: &Scanned) -> Lookup {
         read::query(self, query, self.stamp(now), Some((scan, rows)))
     }
 

@@ -175,6 +175,12 @@ impl<'a> Txn<'a> {
         Ok(&mut self.accounts.get_mut(account).expect("just put in").now)
     }
 
+    /// Whether the account has a row.
+    pub(super) fn knows(&mut self, account: &AccountId) -> Result<bool, Bail> {
+        self.account(account)?;
+        Ok(self.accounts.get(account).is_some_and(|slot| slot.before.is_some()))
+    }
+
     /// A title's row; an empty one where there is none.
     pub(super) fn title(&mut self, at: &TitleRef) -> Result<&mut TitleRow, Bail> {
         if !self.titles.contains_key(at) {

@@ -21,7 +21,7 @@ use playhead::rpc::{
     Backend, Cluster, Failure, Fault, Limits, Operations, Read, Served, Services, ServicesParts, Within, Write,
 };
 use playhead::time::{Clock, LogicalMs, Stamp};
-use playhead::view::{Answer, Command, Envelope, Lookup, Missing, Query, Reply, Settings, State};
+use playhead::view::{Answer, Command, Envelope, Lookup, Missing, Query, Reply, Scanned, Settings, State};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -179,6 +179,8 @@ impl Solo {
     fn ask(&self, query: &Query) -> Reply {
         let mut state = self.current(shard_of(query.account()));
         let stamp = self.stamp();
+        // All rows are in memory.
+        let nothing = Scanned { complete: true, ..Scanned::default() };
         let mut lookup = state.query(query, stamp);
         loop {
             lookup = match lookup {
@@ -188,7 +190,7 @@ impl Solo {
                     admit(&mut state, missing);
                     state.query(query, stamp)
                 }
-                Lookup::Scan(scan) => match state.query_scanned(query, stamp, &scan, &[]) {
+                Lookup::Scan(scan) => match state.query_scanned(query, stamp, &scan, &nothing) {
                     Lookup::Missing(missing) => {
                         admit(&mut state, missing);
                         state.query(query, stamp)

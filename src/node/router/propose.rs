@@ -148,17 +148,18 @@ impl Asked {
         self.ended.iter().all(Option::is_some)
     }
 
-    /// What was tried before says so, and how long ago that was: the state may have forgotten it since.
-    fn grow_older(&mut self, waited_ms: u64, attempts_before: u32) {
-        let grows = |one: &Envelope| one.request_id.is_some() && (attempts_before > 0 || one.first_sent.is_some());
-        if !self.envelopes.iter().any(grows) {
+    /// What may have been done before says how long ago that was: the state may have forgotten it since. What was certainly
+    /// never proposed is as new as at first.
+    fn grow_older(&mut self, waited_ms: u64) {
+        let grows = |one: &Envelope, unknown: bool| one.request_id.is_some() && (unknown || one.first_sent.is_some());
+        if !self.envelopes.iter().zip(&self.unknown).any(|(one, unknown)| grows(one, *unknown)) {
             return;
         }
         if self.ages.is_empty() {
             self.ages.extend(self.envelopes.iter().map(age_ms));
         }
-        let aged = Arc::make_mut(&mut self.envelopes).iter_mut().zip(&self.ages);
-        for (envelope, age_ms) in aged.filter(|(envelope, _)| grows(envelope)) {
+        let aged = Arc::make_mut(&mut self.envelopes).iter_mut().zip(&self.ages).zip(&self.unknown);
+        for ((envelope, age_ms), _) in aged.filter(|((envelope, _), unknown)| grows(envelope, **unknown)) {
             envelope.first_sent = Some(FirstSent::AgoMs(age_ms.saturating_add(waited_ms)));
         }
     }
@@ -242,7 +243,7 @@ impl Router {
     async fn go_on(&self, asked: &mut Asked, mut attempts: Attempts<'_>, began: MonotonicMs, call: &Call) {
         let group = asked.group();
         while let Some(timeout) = attempts.next().await {
-            asked.grow_older(self.parts().clock.monotonic().since(began), attempts.count());
+            asked.grow_older(self.parts().clock.monotonic().since(began));
             let (open, envelopes) = asked.open();
             let steps = match self.target(group, &attempts) {
                 Some(Target::Here(hosted)) => self.propose_here(&hosted, envelopes, timeout).await,
@@ -459,5 +460,30 @@ fn from_wire(ended: Ended, by: Server) -> Step {
         Ended::TooLarge(bytes, max) => rejected(RouteError::TooLarge { bytes, max }),
         Ended::NoRoom => rejected(RouteError::DiskFull),
         Ended::Unknown => Step::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::AccountId;
+    use crate::view::StreamPolicy;
+
+    #[test]
+    fn only_what_may_have_been_proposed_before_grows_older() {
+        let envelope = || {
+            let command = AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 1 });
+            Envelope::request(RequestId::new("r").unwrap(), AccountId::new("a").unwrap(), command)
+        };
+        let mut asked = Asked::new(ShardId(0), envelope());
+        asked.grow_older(50);
+        assert_eq!(asked.envelopes[0].first_sent, None, "it was certainly never proposed");
+        asked.unknown[0] = true;
+        asked.grow_older(70);
+        assert_eq!(asked.envelopes[0].first_sent, Some(FirstSent::AgoMs(70)));
+        let mut old = Asked::new(ShardId(0), Envelope { first_sent: Some(FirstSent::AgoMs(9)), ..envelope() });
+        old.grow_older(1);
+        old.grow_older(2);
+        assert_eq!(old.envelopes[0].first_sent, Some(FirstSent::AgoMs(11)), "by the time since it came");
     }
 }

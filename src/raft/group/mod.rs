@@ -31,9 +31,9 @@ use super::room::Room;
 use super::runtime::RaftThread;
 use super::types::{LogId, ServerMetrics, Types};
 use crate::ids::{GroupId, NodeId, ReplicaId, Revision};
-use crate::store::{Pair, StoreHandle};
+use crate::store::StoreHandle;
 use crate::time::{Clock, LogicalMs, WallMs};
-use crate::view::{Lookup, Query, Reply};
+use crate::view::{Lookup, Query, Reply, Scan, Scanned};
 use crate::wal::Wal;
 
 /// What a replica is made of. All but the ids are shared by all groups of a node.
@@ -411,7 +411,7 @@ impl Group<ShardMachine> {
     async fn look_up(&self, query: &Query) -> Result<Answered<Reply>, QueryError> {
         let core = &self.inner.core;
         let failed = |e: crate::store::ReadError| QueryError::Failed(e.to_string());
-        let mut scanned: Option<(crate::view::Scan, Vec<Pair>)> = None;
+        let mut scanned: Option<(Scan, Scanned)> = None;
         for _ in 0..LOOKUPS_MAX {
             if scanned.is_some() && core.is_installing() {
                 scanned = None;
@@ -448,16 +448,17 @@ impl Group<ShardMachine> {
         Err(QueryError::Raced)
     }
 
-    async fn scan(&self, scan: &crate::view::Scan) -> Result<Vec<Pair>, crate::store::ReadError> {
+    async fn scan(&self, scan: &Scan) -> Result<Scanned, crate::store::ReadError> {
         let parts = &self.inner.parts;
-        let (mut from, mut rows) = (scan.from.clone(), Vec::new());
+        let (mut from, mut found, mut bytes) = (scan.from.clone(), Scanned::default(), 0);
         loop {
-            let left = scan.limit - rows.len();
+            let left = scan.limit - found.rows.len();
             let some = parts.store.scan(parts.replica, from, scan.to.clone(), left).await?;
-            rows.extend(some.rows);
+            bytes += some.rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
+            found.rows.extend(some.rows);
             match some.next {
-                Some(next) if rows.len() < scan.limit => from = next,
-                _ => return Ok(rows),
+                Some(next) if found.rows.len() < scan.limit && bytes < scan.bytes_enough => from = next,
+                next => return Ok(Scanned { complete: next.is_none(), ..found }),
             }
         }
     }

@@ -59,7 +59,7 @@ pub(in crate::rpc) fn account_summary(account: &AccountId, summary: &AccountSumm
 type Figure = (&'static str, fn(&mut Settings) -> &mut u64);
 
 /// All figures but the policy's, which is a smaller number.
-const FIGURES: [Figure; 16] = [
+const FIGURES: [Figure; 17] = [
     ("interval_ms", |s| &mut s.interval_ms),
     ("silence_percent", |s| &mut s.silence_percent),
     ("comeback_ms", |s| &mut s.comeback_ms),
@@ -76,6 +76,7 @@ const FIGURES: [Figure; 16] = [
     ("alternate_ms", |s| &mut s.alternate_ms),
     ("continue_ms", |s| &mut s.continue_ms),
     ("ended_ms", |s| &mut s.ended_ms),
+    ("jitter_percent", |s| &mut s.jitter_percent),
 ];
 const REQUEST_MS: &str = "request_ms";
 const MAX_STREAMS: &str = "policy.max_streams";

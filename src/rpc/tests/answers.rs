@@ -265,7 +265,7 @@ async fn accounts_policies_and_settings_come_and_go() {
 
     let mut admin = AdminServiceClient::new(served.admin.clone());
     let read = admin.get_settings(v1::GetSettingsRequest {}).await.unwrap().into_inner().settings.unwrap();
-    assert_eq!((read.version, read.figures["interval_ms"], read.figures.len()), (0, 60_000, 18));
+    assert_eq!((read.version, read.figures["interval_ms"], read.figures.len()), (0, 60_000, 19));
     let figures = [("interval_ms".to_string(), 10_000), ("policy.max_streams".to_string(), 2)].into();
     let update = v1::UpdateSettingsRequest { settings: Some(v1::Settings { version: 0, figures }) };
     admin.update_settings(update).await.unwrap();

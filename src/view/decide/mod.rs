@@ -61,14 +61,21 @@ fn decide_once(
         Known::Reused => return Ok(Answer::Rejected(Rejection::RequestIdReused)),
         // A start of a view that runs needs no memory of requests to be the same start.
         Known::TooOld(_) if start::is_repeated(txn, account, command) => return decide_account(txn, account, command),
+        // Plays are known by their content: those that are in add nothing.
+        Known::TooOld(_) if matches!(command, AccountCommand::ImportHistory(_)) => {}
         Known::TooOld(remembered_since) => {
             return Ok(Answer::Rejected(Rejection::RequestTooOld { remembered_since }));
         }
         Known::New => {}
     }
     let answer = decide_account(txn, account, command)?;
-    // What is invalid is so for ever, and leaves no trace.
-    if !matches!(answer, Answer::Rejected(Rejection::Invalid { .. })) {
+    // What is invalid is so for ever, and leaves no trace; nor does a refusal make an account where there is none.
+    let leaves_no_trace = match &answer {
+        Answer::Rejected(Rejection::Invalid { .. }) => true,
+        Answer::Rejected(_) => !txn.knows(account)?,
+        _ => false,
+    };
+    if !leaves_no_trace {
         let (settings, stamp) = (txn.settings, txn.stamp);
         txn.account(account)?.remember(settings, stamp, id.clone(), fingerprint, &answer);
     }

@@ -1,7 +1,7 @@
 //! Reports of progress: what one does to its view, and the cases that need more than the view.
 
 use super::{Decided, accept, not_active, stop};
-use crate::ids::AccountId;
+use crate::ids::{AccountId, ViewId};
 use crate::time::Stamp;
 use crate::view::record::{LiveView, Progress};
 use crate::view::txn::Txn;
@@ -67,19 +67,24 @@ fn media_ms(ms: u64) -> u32 {
     u32::try_from(ms).unwrap_or(u32::MAX - 1)
 }
 
-/// Takes a report, already checked, into its view's progress. Says whether it was the newest.
+/// Takes a report, already checked, into its view's progress. Says whether what it tells is in the state: it is the newest, now
+/// or since before.
 pub(in crate::view) fn report(settings: &Settings, stamp: Stamp, progress: &mut Progress, told: &Told<'_>) -> bool {
     let newest = told.sequence.is_none_or(|s| s > progress.sequence);
     let playable = playable_ms(settings, stamp.logical.since(progress.started.logical));
     for range in told.played {
         progress.played.insert_within(media_ms(range.from_ms), media_ms(range.to_ms), playable);
     }
-    if !newest {
-        return false;
-    }
     // A player that doesn't know its position says 0; only a seek goes back there.
     let no_position = |ms: u64| ms == 0 && !told.seeked && progress.position_ms.is_some_and(|p| p > 0);
-    if let Some(new) = told.position_ms.filter(|ms| !no_position(*ms)).map(media_ms) {
+    let position = told.position_ms.filter(|ms| !no_position(*ms)).map(media_ms);
+    if !newest {
+        // The newest one again, whose answer was lost on its way: it is in the state.
+        let same_place = position.is_none() || position == progress.position_ms;
+        let same_state = told.state.is_none_or(|state| state == progress.state);
+        return told.sequence == Some(progress.sequence) && same_place && same_state;
+    }
+    if let Some(new) = position {
         let old = progress.position_ms.unwrap_or(new);
         let possible = playable_ms(settings, stamp.logical.since(progress.reported.logical));
         let unbroken = told.played.is_empty() && !told.seeked && progress.state != PlayState::Paused;
@@ -115,10 +120,16 @@ pub(in crate::view) fn wants_stream_back(
 }
 
 /// The answer to a report after which the view goes on.
-pub(in crate::view) fn goes_on(settings: &Settings, stamp: Stamp, progress: &Progress, applied: bool) -> Progressed {
+pub(in crate::view) fn goes_on(
+    settings: &Settings,
+    stamp: Stamp,
+    view: &ViewId,
+    progress: &Progress,
+    applied: bool,
+) -> Progressed {
     Progressed {
         applied,
-        interval_ms: settings.interval_ms,
+        interval_ms: settings.told_interval_ms(view, progress.sequence),
         expires_at: stamp.wall.plus(progress.due(settings).since(stamp.logical)),
         directive: Directive::Continue,
     }
@@ -141,7 +152,7 @@ pub(super) fn report_progress(txn: &mut Txn<'_>, account: &AccountId, told: &Rep
     let wants_stream = wants_stream_back(settings, stamp, &view.progress, told);
     let has_room = !wants_stream || has_room(txn, account, &view)?;
     let applied = report(settings, stamp, &mut view.progress, &Told::from(told));
-    let mut answer = goes_on(settings, stamp, &view.progress, applied);
+    let mut answer = goes_on(settings, stamp, &view.view, &view.progress, applied);
     if has_room {
         txn.put_view(view);
     } else {

@@ -196,7 +196,7 @@ fn started(txn: &mut Txn<'_>, view: &LiveView, before: &TitleRow, how: How) -> R
     let (settings, stamp) = (txn.settings, txn.stamp);
     Ok(Started {
         view: view.show(settings, stamp.logical),
-        interval_ms: settings.interval_ms,
+        interval_ms: settings.told_interval_ms(&view.view, view.progress.sequence),
         expires_at: stamp.wall.plus(view.progress.due(settings).since(stamp.logical)),
         resume_ms: before.resume().map(|r| r.position_ms),
         watched: before.play_count > 0,

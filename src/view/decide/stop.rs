@@ -129,7 +129,9 @@ fn end_with(
     txn.settle(mark)?;
     let (settings, stamp) = (txn.settings, txn.stamp);
     let mut outcome = Outcome::Nothing;
-    if view.progress.kind != ViewKind::Preview && !failed {
+    // A playback that failed says nothing by its end. What it reported before is known already, and stays.
+    let counts = !failed || view.progress.has_reported();
+    if view.progress.kind != ViewKind::Preview && counts {
         let at = TitleRef::of(view);
         let play = rules::conclude(settings, txn.title(&at)?, view, stamp.logical);
         outcome = play.outcome;

@@ -11,6 +11,9 @@ use crate::view::title::Span;
 use crate::view::txn::{Bail, ContinueRow, TitleRef, Txn, continue_row, decode_row};
 use crate::view::{ContinueItem, HistoryEntry, HistoryFilter, PAGE_ITEMS_MAX, Page, Reply, RowClass, RowKey};
 
+/// The most bytes of rows that one page is made of.
+const PAGE_BYTES_MAX: u64 = 4 << 20;
+
 /// Whose list.
 type Whose<'a> = (&'a AccountId, &'a ProfileId);
 
@@ -32,31 +35,54 @@ fn after(key: &[u8]) -> Vec<u8> {
     [key, &[0]].concat()
 }
 
-/// The rows of `[from, to)` as they are now: at least `wanted`, or all. Asks for a scan of the store where there is none that
-/// is of this moment and long enough.
-fn scan(
-    state: &State,
-    from: Vec<u8>,
-    to: Vec<u8>,
-    wanted: usize,
-    found: Found<'_>,
-) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Unready> {
+/// Rows of a range as they are now, from its beginning on.
+struct Known {
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Where what is known ends; `None`: all of the range is known.
+    end: Option<Vec<u8>>,
+}
+
+/// How much is wanted of a list: so many rows, or so many bytes of them.
+#[derive(Clone, Copy)]
+struct Enough {
+    rows: usize,
+    bytes: u64,
+}
+
+impl Enough {
+    /// For a page and `more` rows besides.
+    fn of(page: &Page, more: usize) -> Self {
+        let bytes = page.bytes_max.map_or(PAGE_BYTES_MAX, u64::from);
+        Self { rows: page.items_max as usize + 1 + more, bytes: bytes.min(PAGE_BYTES_MAX) }
+    }
+}
+
+/// The rows of `[from, to)` as they are now: enough of them, or all. Asks for a scan of the store where there is none that is of
+/// this moment and long enough.
+fn scan(state: &State, from: Vec<u8>, to: Vec<u8>, enough: Enough, found: Found<'_>) -> Result<Known, Unready> {
     if from >= to {
-        return Ok(BTreeMap::new());
+        return Ok(Known { rows: BTreeMap::new(), end: None });
     }
     let rows = state.rows();
-    let ask = |limit| Err(Unready::Scan(Scan { fence: state.fence(), from: from.clone(), to: to.clone(), limit }));
-    let limit = wanted + rows.tombstones(&from, &to);
+    let ask = |limit, bytes_enough| {
+        let (from, to) = (from.clone(), to.clone());
+        Err(Unready::Scan(Scan { fence: state.fence(), from, to, limit, bytes_enough }))
+    };
+    let limit = enough.rows + rows.tombstones(&from, &to);
     let Some((scan, store)) =
         found.filter(|(scan, _)| scan.fence == state.fence() && scan.from == from && scan.to == to)
     else {
-        return ask(limit);
+        return ask(limit, enough.bytes);
     };
-    let all = store.len() < scan.limit;
     // Beyond the last row that was scanned nothing is known.
-    let end = if all { to.clone() } else { store.last().map_or_else(Vec::new, |(key, _)| after(key)) };
-    let merged = rows.merge(&from, &end, store);
-    if all || merged.len() >= wanted { Ok(merged) } else { ask(limit.max(scan.limit * 2)) }
+    let known = || store.rows.last().map_or_else(|| from.clone(), |(key, _)| after(key));
+    let end = (!store.complete).then(known);
+    let merged = rows.merge(&from, end.as_ref().unwrap_or(&to), &store.rows);
+    let bytes: u64 = merged.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+    if end.is_none() || merged.len() >= enough.rows || bytes >= enough.bytes {
+        return Ok(Known { rows: merged, end });
+    }
+    ask(limit.max(scan.limit.saturating_mul(2)), scan.bytes_enough.saturating_mul(2))
 }
 
 /// Fills a page: as many items as fit, and where the next page begins.
@@ -86,6 +112,11 @@ impl Filler {
         true
     }
 
+    /// What was offered was not all that there is.
+    fn there_is_more(&mut self) {
+        self.more = true;
+    }
+
     fn next(self) -> Option<Vec<u8>> {
         self.last.filter(|_| self.more)
     }
@@ -111,9 +142,10 @@ pub(super) fn continue_watching(
     let oldest = WallMs(txn.stamp.wall.0.saturating_sub(txn.settings.continue_ms));
     let to = RowKey::end_at(&list, oldest);
     let active = active_items(txn, whose)?;
-    let wanted = page.items_max as usize + 1 + active.len();
+    let known = scan(state, from.clone(), to.clone(), Enough::of(page, active.len()), found)?;
+    let end = known.end.as_ref().unwrap_or(&to);
     let mut items = BTreeMap::new();
-    for (key, value) in scan(state, from.clone(), to.clone(), wanted, found)? {
+    for (key, value) in known.rows {
         let row_key = RowKey::from_bytes(&key);
         let Some((_, title)) = RowKey::read_continue_row(&list, &key) else { return Err(damaged(row_key).into()) };
         let row: ContinueRow = decode_row(&row_key, &value).map_err(Bail::Stop)?;
@@ -124,12 +156,16 @@ pub(super) fn continue_watching(
     }
     for item in active.into_values().flatten() {
         let key = RowKey::continue_row(whose.0, whose.1, item.resume.at, &item.title).as_bytes().to_vec();
-        if key >= from && key < to {
+        // What lies beyond what is known may have others before it.
+        if key >= from && key < *end {
             items.insert(key, item);
         }
     }
     let mut filler = Filler::new(page);
     let items = items.into_iter().filter(|(key, item)| filler.takes(key, item)).map(|(_, item)| item).collect();
+    if known.end.is_some() {
+        filler.there_is_more();
+    }
     Ok(Reply::ContinueWatching { items, next: filler.next() })
 }
 
@@ -186,43 +222,52 @@ pub(super) fn history(
     let first = RowKey::first_at(&list, newest);
     let from = page.after.as_ref().map_or(first.clone(), |a| after(a).max(first));
     let to = RowKey::end_at(&list, filter.from.unwrap_or(WallMs(0)));
-    let wanted = page.items_max as usize + 1;
-    let rows = match &filter.title {
-        Some(title) => title_history(txn, &TitleRef::new(whose.0, whose.1, title), &from, &to, wanted)?,
-        None => profile_history(state, &list, from, to, wanted, found)?,
+    let enough = Enough::of(page, 0);
+    let (rows, complete) = match &filter.title {
+        Some(title) => title_history(txn, &TitleRef::new(whose.0, whose.1, title), &from, &to, enough)?,
+        None => profile_history(state, &list, from, to, enough, found)?,
     };
     let mut filler = Filler::new(page);
     let rows = rows.into_iter().filter(|(key, entry)| filler.takes(key, entry));
     let entries = rows.map(|(_, entry)| entry).collect();
+    if !complete {
+        filler.there_is_more();
+    }
     Ok(Reply::History { entries, next: filler.next() })
 }
+
+/// Entries with their keys, and whether these are all that there are.
+type Entries = (Vec<(Vec<u8>, HistoryEntry)>, bool);
 
 fn profile_history(
     state: &State,
     list: &[u8],
     from: Vec<u8>,
     to: Vec<u8>,
-    wanted: usize,
+    enough: Enough,
     found: Found<'_>,
-) -> Result<Vec<(Vec<u8>, HistoryEntry)>, Unready> {
+) -> Result<Entries, Unready> {
     let mut entries = Vec::new();
-    for (key, value) in scan(state, from, to, wanted, found)?.into_iter().take(wanted) {
+    let known = scan(state, from, to, enough, found)?;
+    let mut bytes = 0;
+    for (key, value) in known.rows {
+        if entries.len() == enough.rows || (bytes >= enough.bytes && bytes > 0) {
+            return Ok((entries, false));
+        }
+        bytes += value.len() as u64;
         let row_key = RowKey::from_bytes(&key);
         let Some((start, title, device)) = RowKey::read_entry(list, &key) else { return Err(damaged(row_key).into()) };
         let row: EntryRow = decode_row(&row_key, &value).map_err(Bail::Stop)?;
         entries.push((key, row.show(title, device, start)));
     }
-    Ok(entries)
+    Ok((entries, known.end.is_none()))
 }
 
+/// Entries of one title that are asked for at once, at first; then twice as many each time, as long as they are small enough.
+const ENTRIES_AT_ONCE: usize = 32;
+
 /// One title's entries with keys in `[from, to)`: by the title's directory, newest pages first, no further than needed.
-fn title_history(
-    txn: &mut Txn<'_>,
-    at: &TitleRef,
-    from: &[u8],
-    to: &[u8],
-    wanted: usize,
-) -> Result<Vec<(Vec<u8>, HistoryEntry)>, Bail> {
+fn title_history(txn: &mut Txn<'_>, at: &TitleRef, from: &[u8], to: &[u8], enough: Enough) -> Result<Entries, Bail> {
     let key =
         |span: &Span| RowKey::entry(&at.account, &at.profile, span.start, &at.title, &span.device).as_bytes().to_vec();
     let row = txn.title(at)?.clone();
@@ -230,7 +275,7 @@ fn title_history(
     let mut add = |list: &[Span]| {
         let keyed = list.iter().map(|s| (key(s), s.clone())).filter(|(k, _)| k.as_slice() >= from && k.as_slice() < to);
         spans.extend(keyed);
-        spans.keys().nth(wanted - 1).and_then(|k| spans.get(k)).map(|s: &Span| s.start)
+        spans.keys().nth(enough.rows - 1).and_then(|k| spans.get(k)).map(|s: &Span| s.start)
     };
     let mut enough_from = add(&row.spans);
     let mut pages = row.pages;
@@ -242,16 +287,28 @@ fn title_history(
         }
         enough_from = add(&txn.page(at, page.id)?.spans);
     }
-    let chosen: Vec<_> = spans.into_iter().take(wanted).collect();
-    let mark = txn.mark();
-    for (_, span) in &chosen {
-        Txn::go_on(txn.entry(at, &span.device, span.start))?;
-    }
-    txn.settle(mark)?;
+    let chosen: Vec<_> = spans.into_iter().take(enough.rows).collect();
     let mut entries = Vec::new();
-    for (key, span) in chosen {
-        let row = txn.entry(at, &span.device, span.start)?.clone();
-        entries.push((key, row.show(at.title.clone(), span.device, span.start)));
+    let mut bytes = 0;
+    let (mut rest, mut at_once) = (chosen.as_slice(), ENTRIES_AT_ONCE);
+    while !rest.is_empty() {
+        let (some, later) = rest.split_at(at_once.min(rest.len()));
+        (rest, at_once) = (later, at_once * 2);
+        let mark = txn.mark();
+        for (_, span) in some {
+            Txn::go_on(txn.entry(at, &span.device, span.start))?;
+        }
+        txn.settle(mark)?;
+        for (key, span) in some {
+            if bytes >= enough.bytes && bytes > 0 {
+                return Ok((entries, false));
+            }
+            let row = txn.entry(at, &span.device, span.start)?.clone();
+            let entry = row.show(at.title.clone(), span.device.clone(), span.start);
+            bytes += minicbor::to_vec(&entry).map_or(0, |bytes| bytes.len() as u64);
+            entries.push((key.clone(), entry));
+        }
     }
-    Ok(entries)
+    // One more than a page holds was looked for, so that what follows is known to be there.
+    Ok((entries, true))
 }

@@ -3,14 +3,14 @@
 mod lists;
 
 use super::record::LiveView;
-use super::state::{Lookup, Missing, Scan, State};
+use super::state::{Lookup, Missing, Scan, Scanned, State};
 use super::txn::{Bail, TitleRef, Txn};
 use super::{AccountSummary, Query, RESUME_POINTS_MAX, Reply, ViewStatus};
 use crate::ids::{AccountId, ProfileId, TitleId, ViewId};
 use crate::time::Stamp;
 
 /// What a scan of the store found.
-type Found<'a> = Option<(&'a Scan, &'a [(Vec<u8>, Vec<u8>)])>;
+type Found<'a> = Option<(&'a Scan, &'a Scanned)>;
 
 /// Why there is no reply yet.
 enum Unready {

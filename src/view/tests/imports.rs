@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn past(start_minute: u64, minutes: u64, position_ms: u64) -> ImportPlay {
+pub(super) fn past(start_minute: u64, minutes: u64, position_ms: u64) -> ImportPlay {
     ImportPlay {
         profile: profile("ann"),
         title: title("heat"),
@@ -206,4 +206,38 @@ fn a_list_stays_where_it_was_while_new_entries_arrive() {
     shard.checkpoint();
     assert_eq!(ask(&mut shard, token).0, second);
     assert_ne!(ask(&mut shard, None).0, first);
+}
+
+#[test]
+fn a_page_reads_no_more_bytes_than_it_may_have_and_pages_of_bytes_leave_nothing_out() {
+    let mut shard = many(|n| n);
+    shard.checkpoint();
+    shard.state.evict(0);
+    let ask = |title: Option<&str>, bytes_max, after| {
+        let filter = HistoryFilter { title: title.map(super::title), ..HistoryFilter::default() };
+        let page = Page { items_max: 1000, bytes_max, after };
+        Query::ListHistory(account("a"), profile("ann"), filter, page)
+    };
+    match shard.state.query(&ask(None, Some(700), None), at(0)) {
+        Lookup::Scan(scan) => assert_eq!(scan.bytes_enough, 700),
+        other => panic!("{other:?}"),
+    }
+    let titles: BTreeSet<String> = shard.history(at(0)).iter().map(|e| e.title.to_string()).collect();
+    let first = titles.first().map(String::as_str);
+    for title in [None, first] {
+        let Reply::History { entries: all, .. } = shard.ask(at(0), &ask(title, None, None)) else { panic!("no page") };
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let Reply::History { entries, next } = shard.ask(at(0), &ask(title, Some(700), after)) else {
+                panic!("no page")
+            };
+            assert!(entries.len() < all.len() || all.len() < 4);
+            seen.extend(entries);
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, all);
+    }
 }

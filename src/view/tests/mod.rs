@@ -11,7 +11,7 @@ mod requests;
 mod starting;
 mod titles;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::*;
@@ -186,9 +186,22 @@ impl Shard {
         }
     }
 
+    fn scan(&self, scan: &Scan) -> Scanned {
+        let mut scanned = Scanned::default();
+        let mut bytes = 0;
+        for (key, value) in self.store.range(scan.from.clone()..scan.to.clone()) {
+            if scanned.rows.len() == scan.limit || (bytes >= scan.bytes_enough && bytes > 0) {
+                return scanned;
+            }
+            bytes += (key.len() + value.len()) as u64;
+            scanned.rows.push((key.clone(), value.clone()));
+        }
+        Scanned { complete: true, ..scanned }
+    }
+
     pub(super) fn ask(&mut self, now: Stamp, query: &Query) -> Reply {
         let mut lookup = self.state.query(query, now);
-        for _ in 0..12 {
+        for _ in 0..64 {
             match lookup {
                 Lookup::Ready(reply) => return reply,
                 Lookup::Stop(stop) => panic!("{stop}"),
@@ -197,9 +210,8 @@ impl Shard {
                     lookup = self.state.query(query, now);
                 }
                 Lookup::Scan(scan) => {
-                    let range = self.store.range(scan.from.clone()..scan.to.clone()).take(scan.limit);
-                    let rows: Vec<_> = range.map(|(k, v)| (k.clone(), v.clone())).collect();
-                    lookup = match self.state.query_scanned(query, now, &scan, &rows) {
+                    let scanned = self.scan(&scan);
+                    lookup = match self.state.query_scanned(query, now, &scan, &scanned) {
                         Lookup::Missing(missing) => {
                             self.admit(missing);
                             self.state.query(query, now)

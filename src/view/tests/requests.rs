@@ -112,3 +112,36 @@ fn an_age_is_dated_back_from_the_leaders_time_and_undated_it_counts_as_very_old(
         "a first attempt is never too old"
     );
 }
+
+#[test]
+fn a_refused_request_of_an_account_that_is_not_there_leaves_no_trace() {
+    let mut shard = Shard::new(Settings::default());
+    let end = AccountCommand::EndView(EndView { view: view("v1"), by: None });
+    for (n, command) in [stop("v1", None), end].into_iter().enumerate() {
+        let refused = shard.apply(at(0), &once(&format!("r{n}"), 0, command)).answer;
+        assert_eq!(refused, Answer::Rejected(Rejection::ViewUnknown(view("v1"))));
+    }
+    assert_eq!((shard.state.counts().accounts, shard.state.dirty_bytes()), (0, 0));
+    shard.start(at(0), start("v1", "tv", film("heat")));
+    let late = once("r9", 0, stop("v2", None));
+    let refused = shard.apply(at(0), &late).answer;
+    shard.start(at(1), start("v2", "phone", film("heat")));
+    assert_eq!(shard.apply(at(2), &late).answer, refused, "an account that is there remembers what it has refused");
+}
+
+#[test]
+fn an_import_that_may_have_been_forgotten_is_done_again_and_adds_nothing() {
+    let mut shard = Shard::new(Settings::default());
+    let plays = vec![imports::past(0, 10, 1)];
+    let import = once("i0", 0, AccountCommand::ImportHistory(ImportHistory { plays }));
+    let results = |answer| match answer {
+        Answer::Imported(imported) => imported.results,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(results(shard.apply(at(0), &import).answer), [ImportResult::Added]);
+    for n in 0..65 {
+        let policy = AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 1 + n % 64 });
+        shard.apply(at(1000 + u64::from(n)), &once(&format!("p{n}"), 1000 + u64::from(n), policy));
+    }
+    assert_eq!(results(shard.apply(at(2000), &import).answer), [ImportResult::Unchanged]);
+}

@@ -6,7 +6,10 @@ use super::*;
 fn a_view_starts_reports_and_stops_and_leaves_its_resume_point_and_history() {
     let mut shard = Shard::new(Settings::default());
     let started = shard.start(at(0), start("v1", "tv", film("heat")));
-    assert_eq!((started.resume_ms, started.watched, started.interval_ms), (None, false, 60_000));
+    assert_eq!(
+        (started.resume_ms, started.watched, started.interval_ms),
+        (None, false, Settings::default().told_interval_ms(&view("v1"), 0))
+    );
     assert_eq!(started.expires_at, WallMs(WALL + 150_000));
     for minute in 1..=30 {
         let progressed = shard.progress(at(minute * MINUTE), report("v1", minute, minute * MINUTE));

@@ -90,27 +90,36 @@ fn short_titles_have_no_resume_point_and_unknown_runtimes_are_never_watched() {
 }
 
 #[test]
-fn a_zero_without_a_seek_is_ignored_and_a_failed_playback_changes_nothing() {
+fn a_zero_without_a_seek_is_ignored_and_a_failed_stop_undoes_no_report() {
     let mut shard = Shard::new(Settings::default());
     let (now, _) = play(&mut shard, 0, film("heat"), 0, 20 * MINUTE);
-    let before = (shard.history(at(now)), shard.title(at(now), "heat").last);
+    let before = shard.history(at(now));
     shard.start(at(now), start("v1", "tv", film("heat")));
     shard.progress(at(now + MINUTE), report("v1", 1, 0));
     assert_eq!(shard.active(at(now))[0].position_ms, Some(20 * MINUTE));
-    shard.progress(at(now + MINUTE), report("v1", 2, 50 * MINUTE));
-    let failed = StopView {
-        view: view("v1"),
-        sequence: None,
-        position_ms: Some(1000),
-        played: Vec::new(),
-        failed: true,
-        next: None,
+    let failed = |view_id: &str| {
+        AccountCommand::StopView(StopView {
+            view: view(view_id),
+            sequence: None,
+            position_ms: Some(1000),
+            played: Vec::new(),
+            failed: true,
+            next: None,
+        })
     };
-    match shard.run(at(now + MINUTE), AccountCommand::StopView(failed)) {
-        Answer::Stopped(stopped) => assert_eq!(stopped.outcome, Outcome::Nothing),
+    let stopped = |answer| match answer {
+        Answer::Stopped(stopped) => (stopped.outcome, stopped.position_ms),
         other => panic!("{other:?}"),
-    }
-    assert_eq!((shard.history(at(now)), shard.title(at(now), "heat").last), before);
+    };
+    // Nothing was reported that counts yet: nothing is changed.
+    shard.start(at(now + MINUTE), start("v2", "phone", film("heat")));
+    assert_eq!(stopped(shard.run(at(now + MINUTE), failed("v2"))).0, Outcome::Nothing);
+    assert_eq!(shard.history(at(now)), before);
+    shard.progress(at(now + MINUTE), report("v1", 2, 50 * MINUTE));
+    let acknowledged = shard.title(at(now + MINUTE), "heat").resume.map(|r| r.position_ms);
+    assert_eq!(acknowledged, Some(50 * MINUTE));
+    assert_eq!(stopped(shard.run(at(now + MINUTE), failed("v1"))), (Outcome::Partial, Some(50 * MINUTE)));
+    assert_eq!(shard.title(at(now + MINUTE), "heat").resume.map(|r| r.position_ms), acknowledged);
 }
 
 #[test]
@@ -176,4 +185,28 @@ fn previews_leave_no_trace_and_live_broadcasts_only_history() {
     shard.stop(at(60 * MINUTE), "l", 40 * MINUTE);
     assert_eq!(shard.history(at(0)).len(), 1);
     assert_eq!(shard.title(at(0), "heat").last, None);
+}
+
+#[test]
+fn the_newest_report_again_is_told_as_applied_and_another_under_its_number_is_not() {
+    let mut shard = Shard::new(Settings::default());
+    shard.start(at(0), start("v1", "tv", film("heat")));
+    let first = shard.progress(at(MINUTE), report("v1", 1, MINUTE));
+    let again = shard.progress(at(MINUTE + 5), report("v1", 1, MINUTE));
+    let other = shard.progress(at(MINUTE + 5), report("v1", 1, 2 * MINUTE));
+    assert_eq!((first.applied, again.applied, other.applied), (true, true, false));
+    shard.progress(at(2 * MINUTE), report("v1", 2, 2 * MINUTE));
+    assert!(!shard.progress(at(2 * MINUTE), report("v1", 1, MINUTE)).applied);
+}
+
+#[test]
+fn devices_are_told_intervals_of_their_own_within_a_tenth_and_always_the_same() {
+    let settings = Settings::default();
+    let told: BTreeSet<u64> = (0..200).map(|n| settings.told_interval_ms(&view(&format!("v{n}")), 1)).collect();
+    assert!(told.len() > 15 && told.iter().all(|ms| (54_000..=66_000).contains(ms)), "{told:?}");
+    assert_eq!(settings.told_interval_ms(&view("v1"), 1), settings.told_interval_ms(&view("v1"), 1));
+    let shortest = Settings { interval_ms: 10_000, jitter_percent: 50, ..Settings::default() };
+    assert!((0..200).all(|n| (10_000..=15_000).contains(&shortest.told_interval_ms(&view("v"), n))));
+    let none = Settings { jitter_percent: 0, ..Settings::default() };
+    assert_eq!(none.told_interval_ms(&view("v1"), 7), 60_000);
 }

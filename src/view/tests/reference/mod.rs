@@ -85,6 +85,8 @@ pub(super) struct Account {
     profiles: BTreeSet<ProfileId>,
     requests: Vec<Request>,
     forgotten: Option<Stamp>,
+    /// It has left a trace.
+    exists: bool,
     ended: Vec<EndedView>,
     views: Vec<View>,
     happenings: Vec<(ProfileId, TitleId, Happening)>,
@@ -111,6 +113,7 @@ impl Account {
             profiles: BTreeSet::new(),
             requests: Vec::new(),
             forgotten: None,
+            exists: false,
             ended: Vec::new(),
             views: Vec::new(),
             happenings: Vec::new(),
@@ -173,7 +176,8 @@ impl Account {
         let at = self.views.iter().position(|v| v.id == *id).unwrap();
         let view = self.views.remove(at);
         let mut outcome = Outcome::Nothing;
-        if view.kind != ViewKind::Preview && !failed {
+        let silent = view.reported == view.started && view.seconds.is_empty();
+        if view.kind != ViewKind::Preview && !(failed && silent) {
             let (who, title) = (view.profile.clone(), view.media.title.clone());
             let ended = Happening::Ended(view.clone(), stamp.logical);
             self.happenings.push((who.clone(), title.clone(), ended));
@@ -205,7 +209,7 @@ impl Account {
         let entries = self.entries_of(s, &view.profile, &view.media.title);
         Started {
             view: view.show(s, stamp.logical),
-            interval_ms: s.interval_ms,
+            interval_ms: s.told_interval_ms(&view.id, view.sequence),
             expires_at: stamp.wall.plus(view.due(s).since(stamp.logical)),
             resume_ms: before.resume.as_ref().map(|r| r.position_ms),
             watched: before.play_count > 0,
@@ -298,10 +302,11 @@ impl Account {
         for range in &r.played {
             v.play_seconds(range.from_ms, range.to_ms, most(v.started.logical));
         }
-        if r.sequence <= v.sequence {
-            return false;
-        }
         let unknown_zero = r.position_ms == Some(0) && !r.seeked && v.position.is_some_and(|p| p > 0);
+        if r.sequence <= v.sequence {
+            let known_place = unknown_zero || r.position_ms.is_none() || r.position_ms == v.position;
+            return r.sequence == v.sequence && known_place && (is_stop || r.state == v.state);
+        }
         if let Some(new) = r.position_ms.filter(|_| !unknown_zero) {
             let old = v.position.unwrap_or(new);
             let plausible = new > old && new - old <= most(v.reported.logical);
@@ -323,12 +328,13 @@ impl Account {
         if r.sequence == 0 {
             return Err(invalid("sequence"));
         }
-        let answer = |applied, expires_at, directive| {
-            Answer::Progressed(Progressed { applied, interval_ms: s.interval_ms, expires_at, directive })
+        let answer = |applied, sequence: Option<u64>, expires_at, directive| {
+            let interval_ms = sequence.map_or(s.interval_ms, |n| s.told_interval_ms(&r.view, n));
+            Answer::Progressed(Progressed { applied, interval_ms, expires_at, directive })
         };
         let Some(at) = self.views.iter().position(|v| v.id == r.view) else {
             let ended = self.inactive(s, stamp.logical, &r.view)?;
-            return Ok(answer(false, stamp.wall, Directive::Stop(ended)));
+            return Ok(answer(false, None, stamp.wall, Directive::Stop(ended)));
         };
         let limit = usize::from(self.policy.unwrap_or(s.policy).max_streams);
         let others = self.views.iter().filter(|v| v.id != r.view && v.holds(s, stamp.logical)).count();
@@ -336,12 +342,13 @@ impl Account {
         let gave_away = matches!(v.kind, ViewKind::Full | ViewKind::Live) && !v.holds(s, stamp.logical);
         let wants = gave_away && r.state != PlayState::Paused && r.sequence > v.sequence;
         let applied = Self::take_report(s, stamp, v, r, false);
+        let sequence = Some(v.sequence);
         if wants && others >= limit {
             self.end(s, stamp, &r.view, EndReason::StreamTaken, None, false);
             let ended = self.ended.last().cloned().unwrap();
-            return Ok(answer(applied, stamp.wall, Directive::Stop(ended)));
+            return Ok(answer(applied, sequence, stamp.wall, Directive::Stop(ended)));
         }
-        Ok(answer(applied, stamp.wall.plus(v.due(s).since(stamp.logical)), Directive::Continue))
+        Ok(answer(applied, sequence, stamp.wall.plus(v.due(s).since(stamp.logical)), Directive::Continue))
     }
 
     fn stop(&mut self, s: &Settings, stamp: Stamp, c: &StopView) -> Refused<Stopped> {
@@ -407,6 +414,12 @@ impl Account {
     }
 
     fn run(&mut self, s: &Settings, stamp: Stamp, command: &AccountCommand) -> Answer {
+        let answer = self.run_command(s, stamp, command);
+        self.exists |= self.policy.is_some() || !self.profiles.is_empty() || !self.ended.is_empty();
+        answer
+    }
+
+    fn run_command(&mut self, s: &Settings, stamp: Stamp, command: &AccountCommand) -> Answer {
         let before = self.clone();
         let answer = match command {
             AccountCommand::StartView(c) => self.start(s, stamp, c, false).map(|s| Answer::Started(s.into())),
@@ -455,15 +468,23 @@ impl Account {
                 }),
                 _ => false,
             };
-            if !repeated {
+            if repeated {
+                return self.run(s, stamp, command);
+            }
+            if !matches!(command, AccountCommand::ImportHistory(_)) {
                 return Answer::Rejected(Rejection::RequestTooOld { remembered_since: forgotten.wall });
             }
-            return self.run(s, stamp, command);
         }
         let answer = self.run(s, stamp, command);
-        if matches!(answer, Answer::Rejected(Rejection::Invalid { .. })) {
+        let traceless = match &answer {
+            Answer::Rejected(Rejection::Invalid { .. }) => true,
+            Answer::Rejected(_) => !self.exists,
+            _ => false,
+        };
+        if traceless {
             return answer;
         }
+        self.exists = true;
         while self.requests.first().is_some_and(|r| stamp.logical.since(r.stamp.logical) > s.request_ms) {
             let gone = self.requests.remove(0);
             if !matches!(gone.answer, Answer::Rejected(_)) {

@@ -32,8 +32,8 @@ fn judge(s: &Settings, media: &Media, position: u64, watched_ms: u64) -> (Outcom
     let short = media.duration_ms.is_some_and(|d| d < s.short_title_ms);
     if let Some(duration) = media.duration_ms {
         let at_end = match media.credits_ms {
-            Some(credits) => position >= credits,
-            None => {
+            Some(credits) if !short => position >= credits,
+            _ => {
                 position * 100 >= duration * s.watched_percent
                     || (media.title_type == TitleType::Episode && !short && duration < position + s.episode_left_ms)
             }
