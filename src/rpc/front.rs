@@ -5,7 +5,6 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
@@ -25,7 +24,6 @@ pub(super) struct Front {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) limits: Limits,
     pub(super) clock: Arc<dyn Clock>,
-    calls: Arc<Semaphore>,
     random: Mutex<StdRng>,
 }
 
@@ -69,13 +67,7 @@ impl Seen {
 
 impl Front {
     pub(super) fn new(backend: Arc<dyn Backend>, limits: Limits, clock: Arc<dyn Clock>, seed: u64) -> Self {
-        let calls = Arc::new(Semaphore::new(limits.calls));
-        Self { backend, limits, clock, calls, random: Mutex::new(StdRng::seed_from_u64(seed)) }
-    }
-
-    /// A place among the calls at work, or OVERLOADED.
-    fn place(&self) -> Result<OwnedSemaphorePermit, Fault> {
-        self.calls.clone().try_acquire_owned().map_err(|_| Fault::overloaded("too many calls are at work on this node"))
+        Self { backend, limits, clock, random: Mutex::new(StdRng::seed_from_u64(seed)) }
     }
 
     /// Within what a request must be answered, and its message.
@@ -111,7 +103,6 @@ impl Front {
 
     /// Has one envelope done.
     pub(super) async fn write_envelope(&self, within: Within, envelope: Envelope) -> Result<Done, Status> {
-        let _place = self.place()?;
         let cluster = self.cluster()?;
         let account = match &envelope.command {
             Command::Account(account, _) => account.clone(),
@@ -130,7 +121,6 @@ impl Front {
 
     /// Asks the account's shard.
     pub(super) async fn read(&self, within: Within, query: Query, mode: ReadMode) -> Result<Seen, Status> {
-        let _place = self.place()?;
         let cluster = self.cluster()?;
         // A strong answer sees everything acknowledged before the call began, and perhaps nothing after.
         let asked = self.clock.wall();

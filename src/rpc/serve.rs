@@ -146,7 +146,7 @@ impl Services {
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .http2_max_header_list_size(16 << 10)
-            .layer(TallyLayer::new(self.parts.metrics.clone(), self.parts.seed))
+            .layer(TallyLayer::new(self.parts.metrics.clone(), self.parts.seed, &self.parts.limits))
     }
 }
 

@@ -1,22 +1,37 @@
-//! Around every call: its id for log lines, its span, and the counters.
+//! Around every call: its id for log lines, its span, its place among the calls at work, and the counters.
 //!
 //! The id is the client's (`x-request-id`) or a fresh one; services find it among the request's extensions, and every answer
 //! carries it.
+//!
+//! A single call takes its place before anything of its body is read, so that the places bound what bodies take, too. Whoever
+//! sends no body gives the place back when the longest time of a call is over.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tonic::Code;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::codegen::http::{HeaderValue, Request, Response};
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::backend::Failure;
+use super::fault::Fault;
+use super::limits::Limits;
 use crate::telemetry::trace::{METADATA_KEY, TraceId};
 use crate::telemetry::{CallLabels, Metrics};
+
+/// Health, reflection, and what is served by nobody.
+const OTHER: &str = "other";
+/// Open for as long as its caller likes.
+const STREAM: &str = "ReportProgressStream";
+/// How long a body may take to come.
+const BODY_MAX: Duration = Duration::from_secs(10);
 
 /// The methods that are counted by name; all else is `other`.
 const METHODS: [&str; 24] = [
@@ -54,11 +69,17 @@ struct Shared {
     metrics: Arc<Metrics>,
     seed: u64,
     calls: AtomicU64,
+    /// For single calls; streams are bounded where they are served.
+    places: Arc<Semaphore>,
+    /// How long a single call may take with its body.
+    call_max: Duration,
 }
 
 impl TallyLayer {
-    pub(super) fn new(metrics: Arc<Metrics>, seed: u64) -> Self {
-        Self(Arc::new(Shared { metrics, seed, calls: AtomicU64::new(0) }))
+    pub(super) fn new(metrics: Arc<Metrics>, seed: u64, limits: &Limits) -> Self {
+        let places = Arc::new(Semaphore::new(limits.calls));
+        let call_max = limits.deadline_max.saturating_add(BODY_MAX);
+        Self(Arc::new(Shared { metrics, seed, calls: AtomicU64::new(0), places, call_max }))
     }
 }
 
@@ -96,6 +117,7 @@ impl<S, Q, A> Service<Request<Q>> for Tally<S>
 where
     S: Service<Request<Q>, Response = Response<A>>,
     S::Future: Send + 'static,
+    A: Default,
 {
     type Response = Response<A>;
     type Error = S::Error;
@@ -107,15 +129,21 @@ where
 
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
         let name = request.uri().path().rsplit('/').next().unwrap_or_default();
-        let method = METHODS.iter().find(|known| **known == name).copied().unwrap_or("other");
+        let method = METHODS.iter().find(|known| **known == name).copied().unwrap_or(OTHER);
         let trace = self.shared.trace(request.headers().get(METADATA_KEY));
         let span = tracing::debug_span!("call", method, request = %trace);
         request.extensions_mut().insert(trace.clone());
         let in_flight = InFlight::new(self.shared.clone());
         let began = tokio::time::Instant::now();
-        let answer = self.inner.call(request).instrument(span);
+        let working = self.shared.place(method).map(|place| (place, self.inner.call(request).instrument(span)));
         Box::pin(async move {
-            let mut answer = answer.await;
+            let mut answer = match working {
+                Ok((Some(_place), work)) => {
+                    tokio::time::timeout(in_flight.0.call_max, work).await.unwrap_or_else(too_long)
+                }
+                Ok((None, work)) => work.await,
+                Err(full) => Ok(Status::from(full).into_http()),
+            };
             let metrics = &in_flight.0.metrics;
             metrics.call_seconds.observe(began.elapsed().as_secs_f64());
             metrics.calls.get_or_create(&CallLabels { method, code: code(answer.as_ref().ok()) }).inc();
@@ -127,7 +155,21 @@ where
     }
 }
 
+/// A call that took longer than one may. What it asked for may have been done.
+fn too_long<A: Default, E>(_: tokio::time::error::Elapsed) -> Result<Response<A>, E> {
+    Ok(Status::from(Fault::from(Failure::Unknown)).into_http())
+}
+
 impl Shared {
+    /// A place among the calls at work for as long as the call lives, or OVERLOADED. `None`: the method needs none.
+    fn place(&self, method: &str) -> Result<Option<OwnedSemaphorePermit>, Fault> {
+        if method == STREAM || method == OTHER {
+            return Ok(None);
+        }
+        let place = self.places.clone().try_acquire_owned();
+        place.map(Some).map_err(|_| Fault::overloaded("too many calls are at work on this node"))
+    }
+
     fn trace(&self, given: Option<&HeaderValue>) -> TraceId {
         let given = given.and_then(|value| value.to_str().ok()).and_then(TraceId::from_client);
         given.unwrap_or_else(|| {
@@ -164,7 +206,64 @@ fn code<A>(answer: Option<&Response<A>>) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::METHODS;
+    use std::convert::Infallible;
+    use std::future::{Pending, pending};
+
+    use super::*;
+
+    /// Never answers; counts its calls.
+    struct Hanging(usize);
+
+    impl Service<Request<()>> for Hanging {
+        type Response = Response<()>;
+        type Error = Infallible;
+        type Future = Pending<Result<Response<()>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            self.0 += 1;
+            pending()
+        }
+    }
+
+    fn request(method: &str) -> Request<()> {
+        Request::builder().uri(format!("/playhead.v1.Service/{method}")).body(()).unwrap()
+    }
+
+    fn one_place() -> Tally<Hanging> {
+        TallyLayer::new(Arc::default(), 1, &Limits { calls: 1, ..Limits::default() }).layer(Hanging(0))
+    }
+
+    #[tokio::test]
+    async fn a_single_call_has_a_place_before_its_body_is_read_and_gives_it_back_when_it_is_dropped() {
+        let mut service = one_place();
+        let first = service.call(request("StartView"));
+        let refused = service.call(request("StopView")).await.unwrap();
+        assert_eq!(refused.headers()["grpc-status"], "8");
+        assert_eq!(service.inner.0, 1, "the refused call has not reached what reads its body");
+        let streams = [service.call(request(STREAM)), service.call(request("Watch"))];
+        assert_eq!(service.inner.0, 3);
+        drop(first);
+        let next = service.call(request("StopView"));
+        assert_eq!(service.inner.0, 4);
+        drop((next, streams));
+    }
+
+    #[tokio::test]
+    async fn a_call_whose_body_never_comes_ends_as_unknown_and_gives_its_place_back() {
+        let (metrics, places) = (Arc::default(), Arc::new(Semaphore::new(1)));
+        let shared = Shared { metrics, seed: 1, calls: AtomicU64::new(0), places, call_max: Duration::from_millis(1) };
+        let mut service = Tally { shared: Arc::new(shared), inner: Hanging(0) };
+        let ended = service.call(request("StartView")).await.unwrap();
+        let status = Status::from_header_map(ended.headers()).unwrap();
+        let told = <Status as tonic_types::StatusExt>::get_details_error_info(&status).unwrap();
+        assert_eq!(told.reason, "OUTCOME_UNKNOWN");
+        drop(service.call(request("StartView")));
+        assert_eq!(service.inner.0, 2);
+    }
 
     #[test]
     fn every_method_of_the_services_is_counted_by_its_name() {
