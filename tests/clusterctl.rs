@@ -100,6 +100,19 @@ async fn nobody_there_is_4() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_takes_calls_and_never_answers_leaves_time_to_ask_another() {
+    let serving = solo::serve().await;
+    // The system takes the connections; nobody reads them.
+    let hung = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (hung, well) = (format!("http://{}", hung.local_addr().unwrap()), &serving.client_endpoint);
+    for clients in [format!("{hung},{well}"), format!("{well},{hung}")] {
+        let connection = format!("{clients};admin={}", serving.admin_endpoint);
+        let run = run(&connection, &["account", "show", "ann", "--timeout", "30s"]).await;
+        assert_eq!(run.code, 0, "{}", run.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_usage_is_2_and_changes_nothing() {
     let serving = solo::serve().await;
     let long = "x".repeat(129);
