@@ -15,7 +15,7 @@ use super::endpoints::Endpoints;
 use super::error::{Error, Verdict, decided_by_the_state};
 use super::sent::Sent;
 use crate::proto::REQUEST_AGE;
-use crate::proto::v1::ErrorReason;
+use crate::proto::v1::{self, ErrorReason};
 use crate::time::{Clock, MonotonicMs};
 
 /// The first wait between attempts when the cluster doesn't say how long; doubles each time.
@@ -103,7 +103,8 @@ impl Core {
         let deadline = began.plus(call.deadline_ms);
         // What was sent before this call may have been done.
         let maybe_done = call.age_ms > 0;
-        let mut progress = Progress { kind: call.kind, attempts: 0, maybe_done, last: "never tried".into() };
+        let (last, reason) = ("never tried".into(), v1::ErrorReason::Unspecified);
+        let mut progress = Progress { kind: call.kind, attempts: 0, maybe_done, last, reason };
         let mut avoid = None;
         loop {
             let now = self.clock.monotonic();
@@ -196,6 +197,8 @@ struct Progress {
     attempts: u32,
     maybe_done: bool,
     last: String,
+    /// The last one that a node gave.
+    reason: v1::ErrorReason,
 }
 
 impl Progress {
@@ -217,8 +220,11 @@ impl Progress {
                 Err(self.give_up())
             }
             Verdict::Final(rejection) => Err(Error::Rejected(rejection)),
-            Verdict::Again { maybe_done, node_sick, after, why } => {
+            Verdict::Again { maybe_done, node_sick, after, reason, why } => {
                 self.last = why;
+                if reason != v1::ErrorReason::Unspecified {
+                    self.reason = reason;
+                }
                 self.maybe_done |= maybe_done;
                 if maybe_done && self.kind == Kind::Once {
                     return Err(self.give_up());
@@ -233,7 +239,7 @@ impl Progress {
         if self.maybe_done && self.kind != Kind::Read {
             Error::Unknown { attempts, last }
         } else {
-            Error::Unavailable { attempts, last }
+            Error::Unavailable { attempts, last, reason: self.reason }
         }
     }
 }

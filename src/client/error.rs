@@ -21,6 +21,8 @@ pub enum Error {
         attempts: u32,
         /// What went wrong the last time.
         last: String,
+        /// What a node that could be reached gave as its reason, the last one that did; `Unspecified` when none could.
+        reason: v1::ErrorReason,
     },
     /// A write was on its way and no answer came in time: it may or may not have happened, now or soon. The same call with the
     /// same request id (progress: the same sequence) tells which, and is safe.
@@ -141,6 +143,8 @@ pub(super) enum Verdict {
         node_sick: bool,
         /// How long the cluster asks to wait.
         after: Option<Duration>,
+        /// What the node says; `Unspecified` when it didn't answer properly.
+        reason: v1::ErrorReason,
         /// For people.
         why: String,
     },
@@ -155,7 +159,8 @@ impl Verdict {
             if rejection.reason != v1::ErrorReason::Unspecified || !from_below(status.code()) {
                 return Self::Final(Box::new(rejection));
             }
-            Self::Again { maybe_done: !never_sent(status), node_sick: true, after: rejection.retry_after, why }
+            let (maybe_done, reason) = (!never_sent(status), v1::ErrorReason::Unspecified);
+            Self::Again { maybe_done, node_sick: true, after: rejection.retry_after, reason, why }
         })
     }
 
@@ -164,11 +169,13 @@ impl Verdict {
         use v1::ErrorReason as R;
         match reason {
             R::NoLeader | R::ShardMoving | R::Overloaded | R::StaleRoute | R::Deadline | R::ReadRaced => {
-                Some(Self::Again { maybe_done: false, node_sick: false, after, why })
+                Some(Self::Again { maybe_done: false, node_sick: false, after, reason, why })
             }
             // A node that has just started: others know more.
-            R::NoCluster => Some(Self::Again { maybe_done: false, node_sick: true, after, why }),
-            R::OutcomeUnknown | R::Internal => Some(Self::Again { maybe_done: true, node_sick: false, after, why }),
+            R::NoCluster => Some(Self::Again { maybe_done: false, node_sick: true, after, reason, why }),
+            R::OutcomeUnknown | R::Internal => {
+                Some(Self::Again { maybe_done: true, node_sick: false, after, reason, why })
+            }
             _ => None,
         }
     }
@@ -194,7 +201,7 @@ impl Verdict {
     /// An attempt that was not answered in time.
     pub(super) fn timed_out(ms: u64) -> Self {
         let why = format!("no answer within {ms} ms");
-        Self::Again { maybe_done: true, node_sick: true, after: None, why }
+        Self::Again { maybe_done: true, node_sick: true, after: None, reason: v1::ErrorReason::Unspecified, why }
     }
 }
 

@@ -34,7 +34,11 @@ impl Reporter {
             Self::Stream(reports) => {
                 let (answer, outcome) = oneshot::channel();
                 let sent = reports.send((report, answer)).await;
-                sent.map_err(|_| Error::Unavailable { attempts: 0, last: "the gateway has ended".into() })?;
+                sent.map_err(|_| Error::Unavailable {
+                    attempts: 0,
+                    last: "the gateway has ended".into(),
+                    reason: v1::ErrorReason::Unspecified,
+                })?;
                 let gone = |_| Error::Unknown { attempts: 1, last: "the gateway has ended".into() };
                 outcome.await.map_err(gone)?
             }

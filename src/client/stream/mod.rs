@@ -96,7 +96,8 @@ impl ProgressStream {
         }
         let deadline = self.core.clock.monotonic().plus(self.deadline_ms);
         let wait = std::time::Duration::from_millis(self.deadline_ms);
-        let full = || Error::Unavailable { attempts: 0, last: "the window stayed full".into() };
+        let reason = v1::ErrorReason::Unspecified;
+        let full = || Error::Unavailable { attempts: 0, last: "the window stayed full".into(), reason };
         let place = tokio::time::timeout(wait, self.window.clone().acquire_owned()).await.map_err(|_| full())?;
         let place = place.expect("the window's semaphore is never closed");
         let (answer, pending) = oneshot::channel();

@@ -21,6 +21,8 @@ pub(super) struct Open {
     /// A message that is not out any more may have been taken all the same.
     maybe_done: bool,
     last: String,
+    /// What a node last gave as its reason.
+    reason: v1::ErrorReason,
 }
 
 impl Open {
@@ -35,6 +37,7 @@ impl Open {
             attempts: 0,
             maybe_done: false,
             last: "never sent".into(),
+            reason: v1::ErrorReason::Unspecified,
         }
     }
 
@@ -92,10 +95,11 @@ impl Open {
                     self.outcomes[i] = Some(Err(Error::Unknown { attempts, last }));
                 }
                 Verdict::Final(rejection) => self.outcomes[i] = Some(Err(Error::Rejected(rejection))),
-                Verdict::Again { maybe_done, after, why, .. } => {
+                Verdict::Again { maybe_done, after, reason, why, .. } => {
                     self.maybe_done |= maybe_done;
                     wait_ms = wait_ms.max(core.wait_ms(after, self.attempts));
                     self.last = why;
+                    self.reason = reason;
                 }
             }
         }
@@ -105,11 +109,11 @@ impl Open {
 
     /// Hands out what is known; what is missing is unknown, or undone if it never went out.
     pub(super) fn finish(self) {
-        let Self { batch, outcomes, sent_at, attempts, maybe_done, last, .. } = self;
+        let Self { batch, outcomes, sent_at, attempts, maybe_done, last, reason, .. } = self;
         let maybe_done = maybe_done || sent_at.is_some();
         let missing = || match maybe_done {
             true => Error::Unknown { attempts, last: last.clone() },
-            false => Error::Unavailable { attempts, last: last.clone() },
+            false => Error::Unavailable { attempts, last: last.clone(), reason },
         };
         let outcomes = outcomes.into_iter().map(|o| o.unwrap_or_else(|| Err(missing()))).collect();
         // Nobody may be waiting any more.
