@@ -47,6 +47,8 @@ methods! {
     Read get_shard(GetShardRequest) -> GetShardResponse;
     /// The ring.
     Read get_ring(GetRingRequest) -> GetRingResponse;
+    /// The Raft state of the asked node's own replica of a group: ask a client that knows one node only.
+    Read get_raft_state(GetRaftStateRequest) -> GetRaftStateResponse;
     /// Makes another replica the leader of a shard.
     Once transfer_leader(TransferLeaderRequest) -> TransferLeaderResponse;
     /// Replaces one replica of a shard.

@@ -9,7 +9,7 @@ use super::convert;
 use super::fault::Fault;
 use super::fields::{Fields, Path};
 use super::page::List;
-use crate::ids::{AccountId, ShardId};
+use crate::ids::{AccountId, GroupId, ShardId};
 use crate::proto::v1;
 use crate::proto::v1::admin_service_server::AdminService;
 use crate::proto::v1::get_shard_request::Of;
@@ -129,6 +129,22 @@ impl AdminService for Admin {
 
     async fn get_ring(&self, request: Request<v1::GetRingRequest>) -> Result<Response<v1::GetRingResponse>, Status> {
         Ok(Response::new(self.0.ring(request.into_inner().include_points).await?))
+    }
+
+    async fn get_raft_state(
+        &self,
+        request: Request<v1::GetRaftStateRequest>,
+    ) -> Result<Response<v1::GetRaftStateResponse>, Status> {
+        use v1::get_raft_state_request::Of;
+        let accepted = "a shard, or meta = true, is accepted";
+        let group = match request.into_inner().of {
+            Some(Of::Shard(shard)) => GroupId::from(self.known(shard)?),
+            Some(Of::Meta(true)) => GroupId::META,
+            Some(Of::Meta(false)) => return Err(Fault::field("of", format!("is meta = false: {accepted}")).into()),
+            None => return Err(Fault::field("of", format!("is missing: {accepted}")).into()),
+        };
+        let state = self.0.raft_state(group).await?;
+        Ok(Response::new(v1::GetRaftStateResponse { answered_by: self.0.name(), state }))
     }
 
     async fn transfer_leader(

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::Fault;
-use crate::ids::{Revision, ShardId};
+use crate::ids::{GroupId, Revision, ShardId};
 use crate::proto::v1;
 use crate::raft::{ReadMode, Role};
 use crate::ring::ShardCount;
@@ -157,6 +157,8 @@ pub trait Operations: Send + Sync + 'static {
     async fn shard(&self, shard: ShardId) -> Result<v1::ShardStatus, Fault>;
     /// The ring.
     async fn ring(&self, include_points: bool) -> Result<v1::GetRingResponse, Fault>;
+    /// This node's own replica of a group; `None` where none runs here.
+    async fn raft_state(&self, group: GroupId) -> Result<Option<v1::RaftState>, Fault>;
     /// Makes another replica the leader.
     async fn transfer_leader(&self, shard: ShardId, to_node: &str) -> Result<v1::TransferLeaderResponse, Fault>;
     /// Replaces a replica.

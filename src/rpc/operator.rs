@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::backend::{Failure, Operations};
-use super::convert::timestamp;
+use super::convert::{self, timestamp};
 use super::digests;
 use super::fault::Fault;
 use super::replacement::{How, Replacement, Seen};
@@ -429,7 +429,15 @@ impl Operations for Operator {
             shares,
             points: if include_points { points.iter().map(point).collect() } else { Vec::new() },
             shards: meta.shard_count.map_or(0, ShardCount::get),
+            replication_factor: meta.rules.replication.get(),
+            slack_permille: meta.rules.slack.get(),
         })
+    }
+
+    async fn raft_state(&self, group: GroupId) -> Result<Option<v1::RaftState>, Fault> {
+        let meta = self.meta()?;
+        let hosted = self.parts.shards.get(group);
+        Ok(hosted.map(|hosted| convert::raft_state(&hosted.status(), |node| meta.name_of(node))))
     }
 
     async fn transfer_leader(&self, shard: ShardId, to_node: &str) -> Result<v1::TransferLeaderResponse, Fault> {

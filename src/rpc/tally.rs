@@ -34,7 +34,7 @@ const STREAM: &str = "ReportProgressStream";
 const BODY_MAX: Duration = Duration::from_secs(10);
 
 /// The methods that are counted by name; all else is `other`.
-const METHODS: [&str; 24] = [
+const METHODS: [&str; 25] = [
     "StartView",
     "ReportProgress",
     "ReportProgressStream",
@@ -55,6 +55,7 @@ const METHODS: [&str; 24] = [
     "ListShards",
     "GetShard",
     "GetRing",
+    "GetRaftState",
     "TransferLeader",
     "ReplaceReplica",
     "GetSettings",

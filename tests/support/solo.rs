@@ -5,15 +5,15 @@
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use playhead::ambient::SystemClock;
 use playhead::client::Client;
-use playhead::ids::{AccountId, ShardId};
+use playhead::ids::{AccountId, GroupId, ShardId};
 use playhead::proto::v1;
 use playhead::raft::{ReadMode, Role};
 use playhead::ring::{ShardCount, Token};
@@ -34,6 +34,9 @@ pub struct Solo {
     clock: Arc<dyn Clock>,
     shards: Vec<Mutex<State>>,
     ready: watch::Sender<bool>,
+    settings: Mutex<Settings>,
+    /// Where it serves operators.
+    admin: OnceLock<String>,
     /// So many of the next writes are done and not told: their outcome is unknown to the caller.
     pub hide_next: AtomicU32,
     /// So many of the next writes are refused for now.
@@ -85,6 +88,8 @@ pub async fn serve_by(clock: Arc<dyn Clock>) -> Serving {
         clock: clock.clone(),
         shards: (0..SHARDS).map(|_| Mutex::new(State::new(Settings::default()))).collect(),
         ready: watch::Sender::new(true),
+        settings: Mutex::default(),
+        admin: OnceLock::new(),
         hide_next: AtomicU32::new(0),
         refuse_next: AtomicU32::new(0),
         full_after: AtomicU32::new(u32::MAX),
@@ -108,6 +113,7 @@ pub async fn serve_by(clock: Arc<dyn Clock>) -> Serving {
         (listener, endpoint)
     };
     let ((clients, client_endpoint), (operators, admin_endpoint)) = (listen().await, listen().await);
+    solo.admin.set(admin_endpoint.clone()).unwrap();
     let (for_clients, for_operators) = (services(), services());
     let (stop_clients, stop_operators) = (stop.clone(), stop.clone());
     tokio::spawn(async move { for_clients.serve_clients(clients, stop_clients).await.unwrap() });
@@ -242,13 +248,13 @@ impl Operations for Solo {
     }
 
     async fn cluster_status(&self) -> Result<v1::GetClusterStatusResponse, Fault> {
-        let node = |name: &str, liveness: v1::NodeLiveness| v1::NodeStatus {
+        let node = |node_id, name: &str, liveness: v1::NodeLiveness| v1::NodeStatus {
             node: name.into(),
-            node_id: 1,
+            node_id,
             intent: v1::NodeIntent::Active.into(),
             liveness: liveness.into(),
             client_endpoint: "http://127.0.0.1:7400".into(),
-            admin_endpoint: "http://127.0.0.1:7402".into(),
+            admin_endpoint: self.admin.get().cloned().unwrap_or_default(),
             node_endpoint: "127.0.0.1:7401".into(),
             zone: "default".into(),
             weight: 100,
@@ -277,7 +283,7 @@ impl Operations for Solo {
                 meta_leader: "solo".into(),
                 ..Default::default()
             }),
-            nodes: vec![node("solo", v1::NodeLiveness::Alive), node("other", second)],
+            nodes: vec![node(1, "solo", v1::NodeLiveness::Alive), node(2, "other", second)],
             answered_by: "solo".into(),
             as_of_time: None,
         })
@@ -315,7 +321,7 @@ impl Operations for Solo {
     async fn ring(&self, include_points: bool) -> Result<v1::GetRingResponse, Fault> {
         let share = |node: &str, token_share| v1::RingShare {
             node: node.into(),
-            weight: 100,
+            weight: 1,
             zone: "default".into(),
             vnodes: 2,
             token_share,
@@ -330,11 +336,35 @@ impl Operations for Solo {
             shares: vec![share("other", 0.5), share("solo", 0.5)],
             points: points.into_iter().filter(|_| include_points).map(|(token, node)| point(token, node)).collect(),
             shards: SHARDS,
+            replication_factor: 2,
+            slack_permille: 50,
         })
     }
 
-    async fn transfer_leader(&self, _: ShardId, _: &str) -> Result<v1::TransferLeaderResponse, Fault> {
-        Ok(v1::TransferLeaderResponse::default())
+    async fn raft_state(&self, group: GroupId) -> Result<Option<v1::RaftState>, Fault> {
+        let member = |replica_id, node: &str| v1::RaftMember {
+            replica_id,
+            node: node.into(),
+            voter: true,
+            matched_index: Some(17),
+            lag: Some(0),
+        };
+        Ok(Some(v1::RaftState {
+            group: group.0,
+            replica_id: 1,
+            role: v1::ReplicaRole::Leader.into(),
+            term: 2,
+            leader: "solo".into(),
+            last_log_index: Some(17),
+            applied_index: Some(17),
+            members: vec![member(1, "solo"), member(2, "other")],
+            members_committed: true,
+            ..Default::default()
+        }))
+    }
+
+    async fn transfer_leader(&self, _: ShardId, to_node: &str) -> Result<v1::TransferLeaderResponse, Fault> {
+        Ok(v1::TransferLeaderResponse { leader: to_node.into(), term: 3 })
     }
 
     async fn replace_replica(&self, request: v1::ReplaceReplicaRequest) -> Result<v1::ReplaceReplicaResponse, Fault> {
@@ -352,10 +382,11 @@ impl Operations for Solo {
     }
 
     async fn settings(&self) -> Result<Settings, Fault> {
-        Ok(Settings::default())
+        Ok(self.settings.lock().clone())
     }
 
-    async fn update_settings(&self, _: Settings) -> Result<(), Fault> {
+    async fn update_settings(&self, settings: Settings) -> Result<(), Fault> {
+        *self.settings.lock() = settings;
         Ok(())
     }
 

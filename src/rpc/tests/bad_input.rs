@@ -240,6 +240,8 @@ async fn accounts_and_admin_name_every_bad_field() {
         list_shards(v1::ListShardsRequest { page_size: -5, page_token: "00".into() }) => ["page_size", "page_token"];
         get_shard(v1::GetShardRequest { of: None }) => ["of"];
         get_shard(v1::GetShardRequest { of: Some(v1::get_shard_request::Of::AccountId(control())) }) => ["account_id"];
+        get_raft_state(v1::GetRaftStateRequest { of: None }) => ["of"];
+        get_raft_state(v1::GetRaftStateRequest { of: Some(v1::get_raft_state_request::Of::Meta(false)) }) => ["of"];
         transfer_leader(v1::TransferLeaderRequest { shard: 0, to_node: control() }) => ["to_node"];
         replace_replica(v1::ReplaceReplicaRequest { to_node: long(), ..Default::default() })
             => ["to_node", "replica_id"];

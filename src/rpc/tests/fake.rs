@@ -11,7 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::ambient::SystemClock;
-use crate::ids::{DeviceId, ProfileId, Revision, ShardId, TitleId, ViewId};
+use crate::ids::{DeviceId, GroupId, ProfileId, Revision, ShardId, TitleId, ViewId};
 use crate::proto::v1;
 use crate::raft::{ReadMode, Role};
 use crate::ring::ShardCount;
@@ -229,6 +229,9 @@ impl Operations for Fake {
     }
     async fn ring(&self, _: bool) -> Result<v1::GetRingResponse, Fault> {
         Ok(v1::GetRingResponse::default())
+    }
+    async fn raft_state(&self, group: GroupId) -> Result<Option<v1::RaftState>, Fault> {
+        Ok(Some(v1::RaftState { group: group.0, ..Default::default() }))
     }
     async fn transfer_leader(&self, _: ShardId, _: &str) -> Result<v1::TransferLeaderResponse, Fault> {
         Ok(v1::TransferLeaderResponse::default())
