@@ -2,38 +2,21 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/program.rs"]
+mod program;
 #[path = "support/solo.rs"]
 mod solo;
 
 use std::fs;
 use std::sync::atomic::Ordering;
 
+use program::run;
 use serde_json::Value;
-use tokio::process::Command;
 
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/sample/ViewingActivity.csv");
 
-/// What a run of the program gave.
-struct Run {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-async fn run(connection: &str, arguments: &[&str]) -> Run {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_clusterctl"));
-    command.args(arguments).env("PLAYHEAD_ENDPOINTS", connection);
-    let output = command.output().await.unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let code = output.status.code().expect("it was not killed");
-    assert_ne!(code, 101, "it panicked: {}", text(output.stderr.clone()));
-    Run { code, out: text(output.stdout), err: text(output.stderr) }
-}
-
 async fn json(connection: &str, arguments: &[&str]) -> Value {
-    let run = run(connection, &[arguments, &["--output", "json"]].concat()).await;
-    assert_eq!(run.code, 0, "{}", run.err);
-    serde_json::from_str(&run.out).unwrap()
+    program::json(connection, arguments, 0).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +29,7 @@ async fn every_answer_is_a_table_that_fits_or_a_json_document() {
         &["shard", "list"],
         &["shard", "show", "3"],
         &["shard", "show", "--account", "ann"],
-        &["shard", "replace", "3", "--replica", "2"],
+        &["shard", "replace", "3", "--replica", "2", "--dry-run"],
         &["ring", "show"],
         &["account", "show", "ann"],
         &["bootstrap"],
@@ -68,8 +51,13 @@ async fn a_replica_is_replaced_only_with_yes_and_a_refusal_is_1_with_the_reason(
     let connection = serving.connection();
     let asked = ["shard", "replace", "3", "--replica", "2"];
     let only_asked = run(&connection, &asked).await;
-    assert!(only_asked.out.contains("would be replaced") && only_asked.out.contains("add --yes"), "{}", only_asked.out);
-    assert_eq!(json(&connection, &asked).await["fresh_replica_id"], Value::Null);
+    assert_eq!((only_asked.code, only_asked.out.as_str()), (2, ""));
+    assert!(
+        only_asked.err.contains("is replaced by a fresh one") && only_asked.err.contains("add --yes"),
+        "{}",
+        only_asked.err
+    );
+    assert_eq!(json(&connection, &[&asked[..], &["--dry-run"]].concat()).await["fresh_replica_id"], Value::Null);
     let done = json(&connection, &[&asked[..], &["--yes"]].concat()).await;
     assert_eq!((done["fresh_replica_id"].as_u64(), done["voters_alive"].as_u64()), (Some(40), Some(2)));
     let refused = run(&connection, &["shard", "replace", "3", "--replica", "1", "--yes"]).await;

@@ -1,8 +1,10 @@
 //! `clusterctl`: one folder a noun, one file a verb; the tree of folders is the tree of commands.
 //!
-//! **Contract.** What was asked for goes to standard output, as a table for people or as JSON (`--output json`, one document
-//! per command); everything else (errors, progress, warnings) goes to standard error. The exit code tells scripts how it
-//! went:
+//! **Contract.** What was asked for goes to standard output, as a table for people that fits 80 columns or as JSON (`--output
+//! json`, one document per command, one a line with `--watch`); everything else (errors, progress, warnings) goes to standard
+//! error. Nothing from outside is shown with characters that a terminal obeys. What changes what others rely on asks first, and
+//! where nobody can be asked does nothing without `--yes`; `bootstrap` and `import`, which only add, don't ask. No question to a
+//! cluster takes longer than `--timeout`. The exit code tells scripts how it went:
 //!
 //! | code | means |
 //! |---|---|
@@ -10,24 +12,38 @@
 //! | 1 | it went wrong: refused, contradicted, or a mistake of this program; an import that stopped half-way, or (without
 //! `--allow-refused`) in which rows were refused |
 //! | 2 | the command line or a value in it is wrong; nothing was done |
-//! | 3 | done, and the cluster is degraded: a shard has no leader, a replica or a node is missing |
+//! | 3 | the cluster is degraded: a shard has no leader, a replica or a node is missing, replicas differ; what was asked is shown where
+//!   it can be, and a change that was not possible for that reason was not made |
 //! | 4 | no node could be reached, or none answered in time; nothing was changed, as far as is known |
 //!
 //! **Caveats.** It uses only [`crate::client`], and shows what the node says that it asked; what nodes know of each other
 //! is as old as their last pulse, and the tables say so where it matters.
 
 mod account;
+mod ask;
 mod bootstrap;
+mod completion;
 mod connect;
 mod context;
+mod doctor;
+mod each;
 mod exit;
 pub mod import;
+mod live;
 mod local;
+#[cfg(test)]
+mod manual;
 mod node;
 mod output;
+mod policy;
+mod raft;
 mod ring;
+mod settings;
 mod shard;
 mod status;
+mod text;
+mod view;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -43,7 +59,7 @@ use connect::Connection;
 use context::Context;
 use exit::Failure;
 
-/// Ask a Playhead cluster, import histories, run local clusters.
+/// Ask and operate a Playhead cluster, import histories, run local clusters.
 #[derive(Debug, Parser)]
 #[command(
     name = "clusterctl",
@@ -82,6 +98,9 @@ struct Global {
     /// How long a call may take, over all its attempts: `500ms`, `10s`, `2m`
     #[arg(long, global = true, value_name = "TIME", default_value = "10s", value_parser = connect::duration, help_heading = "Global options")]
     timeout: Duration,
+    /// Change what is to be changed without asking
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    yes: bool,
 }
 
 /// How answers are written.
@@ -109,6 +128,20 @@ enum Command {
     /// Accounts
     #[command(subcommand)]
     Account(account::Command),
+    /// Views that run
+    #[command(subcommand)]
+    View(view::Command),
+    /// How many streams an account may have
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// The figures that every shard works by
+    #[command(subcommand)]
+    Settings(settings::Command),
+    /// Raft groups, for a close look
+    #[command(subcommand)]
+    Raft(raft::Command),
+    /// Ask every node, find what is wrong, say what to do
+    Doctor,
     /// Import viewing histories
     #[command(subcommand)]
     Import(import::Command),
@@ -117,6 +150,8 @@ enum Command {
     /// Run a cluster of processes on this machine
     #[command(subcommand)]
     Local(local::Command),
+    /// A script that completes commands in a shell
+    Completion(completion::Options),
 }
 
 /// Runs `clusterctl` with these arguments, the program's name first.
@@ -147,7 +182,7 @@ pub fn main(
 }
 
 fn report(failure: &Failure) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "clusterctl: {failure}");
+    let _ = writeln!(std::io::stderr(), "clusterctl: {}", text::harmless(&failure.to_string()));
     failure.exit_code()
 }
 
@@ -159,9 +194,15 @@ async fn run(cli: Cli, clock: Arc<dyn Clock>, seed: u64) -> Result<(), Failure> 
         Command::Shard(command) => shard::run(&context, command).await,
         Command::Ring(command) => ring::run(&context, command).await,
         Command::Account(command) => account::run(&context, command).await,
+        Command::View(command) => view::run(&context, command).await,
+        Command::Policy(command) => policy::run(&context, command).await,
+        Command::Settings(command) => settings::run(&context, command).await,
+        Command::Raft(command) => raft::run(&context, command).await,
+        Command::Doctor => doctor::run(&context).await,
         Command::Import(command) => import::run(&context, command).await,
         Command::Bootstrap(options) => bootstrap::run(&context, options).await,
         Command::Local(command) => local::run(&context, command).await,
+        Command::Completion(options) => completion::run(&context, &options),
     }
 }
 
@@ -177,6 +218,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_typed_is_understood() {
+        for arguments in [
+            &["clusterctl", "status", "--watch"][..],
+            &["clusterctl", "status", "--watch", "500ms", "--count", "3", "--output", "json"],
+            &["clusterctl", "node", "list", "--watch=5s"],
+            &["clusterctl", "shard", "list", "--troubled", "--watch"],
+            &["clusterctl", "shard", "transfer-leader", "3", "--to", "n2", "--yes"],
+            &["clusterctl", "shard", "check", "--all"],
+            &["clusterctl", "ring", "plan", "--add", "n4", "--add", "n5:b:2", "--remove", "n1"],
+            &["clusterctl", "account", "active", "ann", "--read", "any", "--watch"],
+            &["clusterctl", "account", "history", "ann", "--profile", "p", "--title", "t", "--limit", "5000"],
+            &["clusterctl", "account", "resume", "ann", "t1", "t2", "--profile", "p"],
+            &["clusterctl", "-y", "view", "end", "ann", "v"],
+            &["clusterctl", "policy", "set", "ann", "--max-streams", "64"],
+            &["clusterctl", "settings", "set", "interval_ms=15000", "policy.max_streams=4"],
+            &["clusterctl", "raft", "show", "meta"],
+            &["clusterctl", "doctor"],
+            &["clusterctl", "completion", "zsh"],
+        ] {
+            assert!(Cli::try_parse_from(arguments).is_ok(), "{arguments:?}");
+        }
+    }
+
+    #[test]
     fn wrong_usage_is_told_before_anything_is_done() {
         for arguments in [
             &["clusterctl", "stat"][..],
@@ -185,6 +250,26 @@ mod tests {
             &["clusterctl", "shard", "show", "-3"],
             &["clusterctl", "import", "netflix", "file.csv"],
             &["clusterctl", "account", "show", ""],
+            &["clusterctl", "account", "show", "ann", "--read", "sometimes"],
+            &["clusterctl", "account", "active", "ann", "--watch", "often"],
+            &["clusterctl", "account", "active", "ann", "--count", "3"],
+            &["clusterctl", "account", "history", "ann", "--limit", "0"],
+            &["clusterctl", "account", "resume", "ann", "a\u{1b}[2J"],
+            &["clusterctl", "status", "--watch", "--count", "0"],
+            &["clusterctl", "status", "--watch", "--wait"],
+            &["clusterctl", "node", "show", ""],
+            &["clusterctl", "shard", "transfer-leader", "one"],
+            &["clusterctl", "shard", "check"],
+            &["clusterctl", "shard", "check", "3", "--all"],
+            &["clusterctl", "ring", "plan"],
+            &["clusterctl", "ring", "plan", "--add", "n4:zone:0"],
+            &["clusterctl", "view", "end", "ann"],
+            &["clusterctl", "policy", "set", "ann", "--max-streams", "65"],
+            &["clusterctl", "policy", "set", "ann"],
+            &["clusterctl", "settings", "set"],
+            &["clusterctl", "settings", "set", "interval_ms"],
+            &["clusterctl", "raft", "show", "all"],
+            &["clusterctl", "completion", "basic"],
             &["clusterctl", "local", "up", "--nodes", "0"],
             &["clusterctl", "local", "up", "--nodes", "99"],
         ] {

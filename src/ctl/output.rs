@@ -1,6 +1,7 @@
 //! Tables that fit a terminal; times, sizes and numbers as people read them.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
@@ -120,6 +121,37 @@ pub(super) fn span(ms: u64) -> String {
     }
 }
 
+/// A span, from a duration.
+pub(super) fn span_of(duration: Duration) -> String {
+    span(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A time on the calendar, UTC: `2024-03-01 18:04`; `-` for none.
+pub(super) fn date(time: Option<&Timestamp>) -> String {
+    let time = time.and_then(|t| jiff::Timestamp::new(t.seconds, t.nanos).ok());
+    time.map_or_else(|| "-".into(), |t| t.strftime("%Y-%m-%d %H:%M").to_string())
+}
+
+/// The time of day, UTC: `18:04:05`.
+pub(super) fn clock_time(now: WallMs) -> String {
+    let seconds = now.0 / 1_000 % 86_400;
+    format!("{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}
+
+/// Numbers in order as ranges: `0-3, 7, 9-12`; `-` for none.
+pub(super) fn ranges(numbers: impl IntoIterator<Item = u32>) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if number.checked_sub(1) == Some(*last) => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let range = |(first, last): (u32, u32)| if first == last { format!("{first}") } else { format!("{first}-{last}") };
+    let text = ranges.into_iter().map(range).collect::<Vec<_>>().join(", ");
+    if text.is_empty() { "-".into() } else { text }
+}
+
 /// How long ago a time was: `12 s ago`; `-` for none, `now` for less than a second or a clock that is ahead.
 pub(super) fn ago(time: Option<&Timestamp>, now: WallMs) -> String {
     let Some(then) = time.and_then(wall) else { return "-".into() };
@@ -155,6 +187,14 @@ pub(super) fn bar(share: f64, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dates_and_numbers_in_a_row_are_short() {
+        let at = Timestamp { seconds: 1_709_316_245, nanos: 0 };
+        assert_eq!([date(Some(&at)), date(None)], ["2024-03-01 18:04", "-"]);
+        assert_eq!(clock_time(WallMs(1_709_316_245_999)), "18:04:05");
+        assert_eq!([ranges([0, 1, 2, 5, 7, 8]), ranges([]), ranges([u32::MAX])], ["0-2, 5, 7-8", "-", "4294967295"]);
+    }
 
     #[test]
     fn numbers_are_written_as_people_read_them() {

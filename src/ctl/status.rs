@@ -1,20 +1,28 @@
 //! `clusterctl status`.
 
+use std::time::Duration;
+
 use clap::Args;
 use comfy_table::Cell;
 use serde::Serialize;
 
-use super::context::Context;
+use super::context::{Context, Screen};
 use super::exit::Failure;
-use super::node;
 use super::output::{bare_table, judged, number, text};
+use super::text::plain;
+use super::{node, watch};
 use crate::proto::v1;
+
+/// How often it is looked while it is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Wait until every shard is led and every replica follows, at most as long as --timeout
-    #[arg(long)]
+    #[arg(long, conflicts_with = "watch")]
     wait: bool,
+    #[command(flatten)]
+    repeat: watch::Repeat,
 }
 
 /// The cluster in a few numbers.
@@ -41,7 +49,7 @@ impl From<v1::GetClusterStatusResponse> for Status {
     fn from(answer: v1::GetClusterStatusResponse) -> Self {
         let cluster = answer.cluster.unwrap_or_default();
         let mut status = Self {
-            cluster_id: cluster.cluster_id,
+            cluster_id: plain(&cluster.cluster_id),
             epoch: cluster.epoch,
             cluster_version: cluster.cluster_version,
             shards: cluster.shards,
@@ -51,9 +59,9 @@ impl From<v1::GetClusterStatusResponse> for Status {
             replication_factor: cluster.replication_factor,
             active_views: cluster.active_views,
             reports_acknowledged: answer.nodes.iter().map(|n| n.reports_acknowledged).sum(),
-            meta_leader: cluster.meta_leader,
+            meta_leader: plain(&cluster.meta_leader),
             meta_term: cluster.meta_term,
-            answered_by: answer.answered_by,
+            answered_by: plain(&answer.answered_by),
             healthy: false,
             nodes: answer.nodes.into_iter().map(node::Node::from).collect(),
         };
@@ -109,19 +117,24 @@ impl Status {
 }
 
 pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failure> {
+    watch::run(context, &options.repeat, async |context: &Context| look(context, options.wait).await).await
+}
+
+async fn look(context: &Context, wait: bool) -> Result<Screen, Failure> {
     let admin = context.admin()?;
-    let deadline = context.clock.monotonic().plus(u64::try_from(context.timeout.as_millis()).unwrap_or(u64::MAX));
     let status = loop {
-        let status = Status::from(admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?);
-        if status.healthy || !options.wait || context.clock.monotonic() >= deadline {
+        let status = Status::from(context.read(admin.get_cluster_status(v1::GetClusterStatusRequest {})).await?);
+        // What is asked for after the end would be told as nobody's answer.
+        if status.healthy || !wait || context.left() <= LOOK_EVERY * 2 {
             break status;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     };
     let now = context.clock.wall();
-    context.answer(&status, || format!("{}\n\n{}", status.summary(), text(&mut node::table_of(&status.nodes, now))))?;
-    match status.complaints() {
+    let verdict = match status.complaints() {
         none if none.is_empty() => Ok(()),
         complaints => Err(Failure::Degraded(complaints.join("; "))),
-    }
+    };
+    let table = || format!("{}\n\n{}", status.summary(), text(&mut node::table_of(&status.nodes, now)));
+    context.screen(&status, table, verdict)
 }

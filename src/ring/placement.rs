@@ -36,7 +36,7 @@ impl Placement {
     }
 
     /// A placement of these replicas, the first for shard 0.
-    pub(super) fn of(shards: Vec<Replicas>) -> Self {
+    pub fn of(shards: Vec<Replicas>) -> Self {
         Self { shards }
     }
 

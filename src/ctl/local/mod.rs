@@ -2,7 +2,6 @@
 
 mod demo;
 mod env;
-mod live;
 mod process;
 mod status;
 mod up;

@@ -1,8 +1,9 @@
 //! `clusterctl node`.
 
 mod list;
+mod show;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use comfy_table::Table;
 use prost_types::Timestamp;
 use serde::Serialize;
@@ -10,18 +11,36 @@ use serde::Serialize;
 use super::context::Context;
 use super::exit::Failure;
 use super::output::{ago, bytes, judged, number, rfc3339, right, table};
+use super::text::plain;
+use super::watch;
 use crate::proto::v1;
 use crate::time::WallMs;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// All nodes: where they are, what they hold
-    List,
+    List(watch::Repeat),
+    /// One node: where it is, what it leads and holds
+    Show(ShowOptions),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowOptions {
+    /// The node's name
+    #[arg(value_name = "NAME", value_parser = node_name)]
+    node: String,
+}
+
+/// A node's name: 1 to 128 bytes without control characters.
+pub(super) fn node_name(text: &str) -> Result<String, String> {
+    let fits = (1..=128).contains(&text.len()) && !text.chars().any(char::is_control);
+    fits.then(|| text.to_string()).ok_or_else(|| "1 to 128 bytes without control characters are accepted".into())
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
-        Command::List => list::run(context).await,
+        Command::List(repeat) => list::run(context, &repeat).await,
+        Command::Show(options) => show::run(context, options).await,
     }
 }
 
@@ -57,17 +76,17 @@ impl From<v1::NodeStatus> for Node {
     fn from(node: v1::NodeStatus) -> Self {
         let (intent, liveness) = (intent(node.intent()), liveness(node.liveness()));
         Self {
-            node: node.node,
+            node: plain(&node.node),
             node_id: node.node_id,
             intent,
             liveness,
-            client_endpoint: node.client_endpoint,
-            admin_endpoint: node.admin_endpoint,
-            node_endpoint: node.node_endpoint,
-            zone: node.zone,
+            client_endpoint: plain(&node.client_endpoint),
+            admin_endpoint: plain(&node.admin_endpoint),
+            node_endpoint: plain(&node.node_endpoint),
+            zone: plain(&node.zone),
             weight: node.weight,
             generation: node.generation,
-            version: node.version,
+            version: plain(&node.version),
             shards_led: node.shards_led,
             replicas: node.replicas,
             replicas_wanted: node.replicas_wanted,

@@ -1,6 +1,8 @@
 //! `clusterctl ring`.
 
 mod draw;
+mod moves;
+mod plan;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -12,6 +14,8 @@ use super::exit::Failure;
 pub(super) enum Command {
     /// The ring, drawn, with each node's share
     Show(ShowOptions),
+    /// What would move if nodes came or went; nothing is changed
+    Plan(plan::Options),
 }
 
 #[derive(Debug, Args)]
@@ -24,5 +28,6 @@ pub(super) struct ShowOptions {
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Show(options) => show::run(context, options).await,
+        Command::Plan(options) => plan::run(context, options).await,
     }
 }

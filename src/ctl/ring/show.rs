@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::super::context::Context;
 use super::super::exit::Failure;
 use super::super::output::{bar, cell, number, right, table, text};
+use super::super::text::plain;
 use super::{ShowOptions, draw};
 use crate::proto::v1;
 
@@ -36,9 +37,9 @@ struct Point {
 }
 
 pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), Failure> {
-    let mut answer = context.admin()?.get_ring(v1::GetRingRequest { include_points: true }).await?;
+    let mut answer = context.read(context.admin()?.get_ring(v1::GetRingRequest { include_points: true })).await?;
     answer.points.sort_by_key(|point| point.token);
-    let points: Vec<(u64, String)> = answer.points.into_iter().map(|point| (point.token, point.node)).collect();
+    let points: Vec<(u64, String)> = answer.points.into_iter().map(|point| (point.token, plain(&point.node))).collect();
     let shown = points.iter().filter(|_| options.points);
     let ring = Ring {
         epoch: answer.epoch,
@@ -52,9 +53,9 @@ pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), F
 impl From<v1::RingShare> for Share {
     fn from(share: v1::RingShare) -> Self {
         Self {
-            node: share.node,
+            node: plain(&share.node),
             weight: share.weight,
-            zone: share.zone,
+            zone: plain(&share.zone),
             vnodes: share.vnodes,
             token_share: share.token_share,
             weight_share: share.weight_share,

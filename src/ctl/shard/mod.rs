@@ -1,8 +1,12 @@
 //! `clusterctl shard`.
 
+mod check;
 mod list;
 mod replace;
 mod show;
+mod transfer;
+
+use std::collections::BTreeSet;
 
 use clap::{Args, Subcommand};
 use prost_types::Timestamp;
@@ -10,9 +14,12 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::exit::Failure;
+use super::node::Node;
 use super::output::rfc3339;
+use super::text::plain;
+use super::watch;
 use crate::ids::AccountId;
-use crate::proto::v1;
+use crate::proto::v1::{self, get_shard_request::Of};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -22,6 +29,10 @@ pub(super) enum Command {
     Show(ShowOptions),
     /// Replace one replica by a fresh one
     Replace(replace::Options),
+    /// Make another replica the leader, once it has caught up
+    TransferLeader(transfer::Options),
+    /// Compare the replicas' states by their digests after the same entry
+    Check(check::Options),
 }
 
 #[derive(Debug, Args)]
@@ -29,6 +40,8 @@ pub(super) struct ListOptions {
     /// Only shards without a leader, or with replicas that do not follow
     #[arg(long)]
     troubled: bool,
+    #[command(flatten)]
+    repeat: watch::Repeat,
 }
 
 #[derive(Debug, Args)]
@@ -46,67 +59,75 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
         Command::List(options) => list::run(context, options).await,
         Command::Show(options) => show::run(context, options).await,
         Command::Replace(options) => replace::run(context, options).await,
+        Command::TransferLeader(options) => transfer::run(context, options).await,
+        Command::Check(options) => check::run(context, options).await,
     }
 }
 
+/// Those replicas of a shard that were compared have the same state.
+const AGREE: &str = "agree";
 /// Replicas of one shard have different states.
-const DIFFER: &str = "differ";
+pub(super) const DIFFER: &str = "differ";
+
+fn word(check: v1::DigestCheck) -> &'static str {
+    match check {
+        v1::DigestCheck::Unspecified => "not compared",
+        v1::DigestCheck::Agree => AGREE,
+        v1::DigestCheck::Differ => DIFFER,
+    }
+}
 
 /// One shard.
 #[derive(Clone, Debug, Serialize)]
-struct Shard {
-    shard: u32,
-    group: u64,
-    leader: Option<String>,
-    term: u64,
-    applied_index: u64,
-    revision: u64,
-    active_views: u64,
-    placement: Vec<String>,
+pub(super) struct Shard {
+    pub(super) shard: u32,
+    pub(super) group: u64,
+    pub(super) leader: Option<String>,
+    pub(super) term: u64,
+    pub(super) applied_index: u64,
+    pub(super) revision: u64,
+    pub(super) active_views: u64,
+    pub(super) placement: Vec<String>,
     /// Whether the replicas' states are the same: `agree`, `differ`, or `not compared`.
-    digests: &'static str,
-    digest_index: u64,
-    digest_compared: u32,
-    replicas: Vec<Replica>,
+    pub(super) digests: &'static str,
+    pub(super) digest_index: u64,
+    pub(super) digest_compared: u32,
+    pub(super) replicas: Vec<Replica>,
 }
 
 /// One copy of it.
 #[derive(Clone, Debug, Serialize)]
-struct Replica {
-    replica_id: u64,
-    node: String,
-    role: &'static str,
-    voter: bool,
-    last_log_index: u64,
-    applied_index: u64,
-    lag: u64,
-    log_bytes: u64,
-    checkpoint_generation: u64,
-    checkpoint_index: u64,
-    digest: String,
-    leaving: bool,
+pub(super) struct Replica {
+    pub(super) replica_id: u64,
+    pub(super) node: String,
+    pub(super) role: &'static str,
+    pub(super) voter: bool,
+    pub(super) last_log_index: u64,
+    pub(super) applied_index: u64,
+    pub(super) lag: u64,
+    pub(super) log_bytes: u64,
+    pub(super) checkpoint_generation: u64,
+    pub(super) checkpoint_index: u64,
+    pub(super) digest: String,
+    pub(super) leaving: bool,
     #[serde(serialize_with = "rfc3339")]
-    report_time: Option<Timestamp>,
+    pub(super) report_time: Option<Timestamp>,
     /// Why it doesn't run; empty for one that does.
-    why: String,
+    pub(super) why: String,
 }
 
 impl From<v1::ShardStatus> for Shard {
     fn from(shard: v1::ShardStatus) -> Self {
-        let digests = match shard.digest_check() {
-            v1::DigestCheck::Unspecified => "not compared",
-            v1::DigestCheck::Agree => "agree",
-            v1::DigestCheck::Differ => DIFFER,
-        };
+        let digests = word(shard.digest_check());
         Self {
             shard: shard.shard,
             group: shard.group,
-            leader: (!shard.leader.is_empty()).then_some(shard.leader),
+            leader: (!shard.leader.is_empty()).then(|| plain(&shard.leader)),
             term: shard.term,
             applied_index: shard.applied_index,
             revision: shard.revision,
             active_views: shard.active_views,
-            placement: shard.placement,
+            placement: shard.placement.iter().map(|node| plain(node)).collect(),
             digests,
             digest_index: shard.digest_index,
             digest_compared: shard.digest_compared,
@@ -120,7 +141,7 @@ impl From<v1::ReplicaStatus> for Replica {
         let role = role(replica.role());
         Self {
             replica_id: replica.replica_id,
-            node: replica.node,
+            node: plain(&replica.node),
             role,
             voter: replica.voter,
             last_log_index: replica.last_log_index,
@@ -129,29 +150,54 @@ impl From<v1::ReplicaStatus> for Replica {
             log_bytes: replica.log_bytes,
             checkpoint_generation: replica.checkpoint_generation,
             checkpoint_index: replica.checkpoint_index,
-            digest: replica.digest,
+            digest: plain(&replica.digest),
             leaving: replica.leaving,
             report_time: replica.report_time,
-            why: replica.why,
+            why: plain(&replica.why),
         }
     }
 }
 
-impl Replica {
-    /// It leads or follows; anything else is on its way to that, or in trouble.
-    fn is_well(&self) -> bool {
-        matches!(self.role, "leader" | "follower")
-    }
-}
-
 impl Shard {
-    /// Without a leader, with a replica missing or not following, or with replicas that differ.
-    fn is_troubled(&self) -> bool {
+    /// The same while these nodes are silent.
+    fn without(mut self, silent: &BTreeSet<String>) -> Self {
+        self.leader = self.leader.filter(|leader| !silent.contains(leader));
+        for replica in self.replicas.iter_mut().filter(|replica| silent.contains(&replica.node)) {
+            replica.role = SILENT;
+        }
+        self
+    }
+
+    /// Without a leader, with a replica missing, or with replicas that differ.
+    pub(super) fn is_troubled(&self) -> bool {
         self.leader.is_none()
             || self.digests == DIFFER
             || self.replicas.len() < self.placement.len()
-            || !self.replicas.iter().all(Replica::is_well)
+            || self.replicas.iter().any(Replica::is_troubled)
     }
+}
+
+impl Replica {
+    /// It neither leads nor follows: it is on its way to that, or in trouble.
+    pub(super) fn is_troubled(&self) -> bool {
+        !matches!(self.role, "leader" | "follower")
+    }
+}
+
+/// What a replica is whose node is not alive: what it said last holds no longer.
+const SILENT: &str = "silent";
+
+/// The shards, or the one that is asked for, as they are now: of a node that is not alive no replica leads or follows.
+pub(super) async fn shards(context: &Context, of: Option<Of>) -> Result<Vec<Shard>, Failure> {
+    let admin = context.admin()?;
+    let status = context.read(admin.get_cluster_status(v1::GetClusterStatusRequest {})).await?;
+    let silent = status.nodes.into_iter().map(Node::from).filter(|node| node.liveness != "alive");
+    let silent: BTreeSet<String> = silent.map(|node| node.node).collect();
+    let shards = match of {
+        None => context.read(admin.all_shards()).await?,
+        some => context.read(admin.get_shard(v1::GetShardRequest { of: some })).await?.shard.into_iter().collect(),
+    };
+    Ok(shards.into_iter().map(|shard| Shard::from(shard).without(&silent)).collect())
 }
 
 /// A replica's role in a word.

@@ -3,8 +3,10 @@
 use clap::Args;
 use serde::Serialize;
 
+use super::super::ask::permission;
 use super::super::context::Context;
 use super::super::exit::Failure;
+use super::super::text::{plain, wrapped};
 use crate::proto::v1;
 
 /// Which replica, and where its successor shall stand.
@@ -18,9 +20,9 @@ pub(in crate::ctl) struct Options {
     /// The node for the fresh replica; none: the same node
     #[arg(long, value_name = "NODE", default_value = "", hide_default_value = true)]
     to: String,
-    /// Do it; without this it is only said what would be done
+    /// Only say what would be done, or why it is refused
     #[arg(long)]
-    yes: bool,
+    dry_run: bool,
 }
 
 /// What is done, or would be.
@@ -38,20 +40,40 @@ struct Replacement {
 }
 
 impl Replacement {
-    fn text(&self) -> String {
+    fn new(request: &v1::ReplaceReplicaRequest, answer: v1::ReplaceReplicaResponse) -> Self {
+        Self {
+            shard: request.shard,
+            replica_id: request.replica_id,
+            from_node: plain(&answer.from_node),
+            to_node: plain(&answer.node),
+            hands_over: answer.hands_over,
+            voters: answer.voters,
+            voters_alive: answer.voters_alive,
+            fresh_replica_id: (answer.replica_id != 0).then_some(answer.replica_id),
+        }
+    }
+
+    /// What is to be done, without its full stop.
+    fn sentence(&self) -> String {
         let Self { shard, replica_id, from_node, to_node, voters, voters_alive, .. } = self;
         let place = if from_node == to_node { format!("on {from_node}") } else { format!("{from_node} to {to_node}") };
         let first = if self.hands_over { "hands the lead over, then " } else { "" };
-        let votes = format!("{voters_alive} of {voters} voters live");
+        format!(
+            "Replica {replica_id} of shard {shard} ({place}) is replaced by a fresh one: that is copied to, then gets the vote; \
+             {replica_id} {first}goes; {voters_alive} of {voters} voters live"
+        )
+    }
+
+    fn text(&self) -> String {
+        let sentence = wrapped(&self.sentence(), 80).join("\n");
         match self.fresh_replica_id {
-            Some(fresh) => format!(
-                "replica {replica_id} of shard {shard} ({place}) is being replaced by {fresh}: {fresh} is copied to, then gets \
-                 the vote; {replica_id} {first}goes; {votes}\nclusterctl shard show {shard} shows how far it is"
-            ),
-            None => format!(
-                "replica {replica_id} of shard {shard} ({place}) would be replaced by a fresh one: that is copied to, then gets \
-                 the vote; {replica_id} {first}goes; {votes}\nnothing was done; add --yes to do it"
-            ),
+            Some(fresh) => {
+                format!(
+                    "{sentence}\n\nthe fresh one is {fresh}: clusterctl shard show {} shows how far it is",
+                    self.shard
+                )
+            }
+            None => format!("{sentence}\n\nnothing was done: this was a dry run"),
         }
     }
 }
@@ -61,18 +83,14 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
         shard: options.shard,
         replica_id: options.replica,
         to_node: options.to,
-        validate_only: !options.yes,
+        validate_only: true,
     };
-    let answer = context.admin()?.replace_replica(request).await?;
-    let replacement = Replacement {
-        shard: options.shard,
-        replica_id: options.replica,
-        from_node: answer.from_node,
-        to_node: answer.node,
-        hands_over: answer.hands_over,
-        voters: answer.voters,
-        voters_alive: answer.voters_alive,
-        fresh_replica_id: (answer.replica_id != 0).then_some(answer.replica_id),
-    };
-    context.answer(&replacement, || replacement.text())
+    let would = Replacement::new(&request, context.patient_admin()?.replace_replica(request.clone()).await?);
+    if options.dry_run {
+        return context.answer(&would, || would.text());
+    }
+    let context = permission(context, &would.sentence()).await?;
+    let request = v1::ReplaceReplicaRequest { validate_only: false, ..request };
+    let done = Replacement::new(&request, context.patient_admin()?.replace_replica(request.clone()).await?);
+    context.answer(&done, || done.text())
 }
