@@ -248,3 +248,17 @@ async fn a_cluster_that_accepts_and_never_answers_does_not_hang_a_command() {
     }
     drop(listener);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_goes_to_a_node_that_answers_not_to_one_that_hangs() {
+    let serving = solo::serve().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs = listener.local_addr().unwrap();
+    let connection = format!("{};admin={hangs},{}", serving.client_endpoint, serving.admin_endpoint);
+    let timeout = ["--yes", "--timeout", "3s"];
+    let set = json(&connection, &[&["settings", "set", "interval_ms=20000"], &timeout[..]].concat(), 0).await;
+    assert_eq!(set["version"], 1);
+    let moved = [&["shard", "transfer-leader", "3", "--to", "other"], &timeout[..]].concat();
+    assert_eq!(json(&connection, &moved, 0).await["leader"], "other");
+    drop(listener);
+}

@@ -12,6 +12,7 @@ use super::connect::Connection;
 use super::exit::Failure;
 use super::{Global, Output, output, text};
 use crate::client::{self, AdminClient, Builder, Client};
+use crate::proto::v1;
 use crate::time::{Clock, MonotonicMs};
 
 /// The longest that one node may take to answer an operator's call before another one is asked.
@@ -134,10 +135,20 @@ impl Context {
         Ok(builder.attempt(share(self.timeout, self.connection.admin.len())).build_admin()?)
     }
 
-    /// A client of the operators' services for what takes its time and must not be asked twice.
-    pub(super) fn patient_admin(&self) -> Result<AdminClient, Failure> {
+    /// A client of the operators' services for what takes its time and must not be asked twice: of one node that is known to
+    /// answer, because a change that is sent to a node that hangs has an outcome that nobody knows.
+    pub(super) async fn patient_admin(&self) -> Result<AdminClient, Failure> {
+        let endpoints = &self.connection.admin;
+        if endpoints.len() > 1 {
+            for endpoint in endpoints {
+                let one = self.admin_of(endpoint, share(self.left(), endpoints.len()))?;
+                if one.get_cluster_status(v1::GetClusterStatusRequest {}).await.is_ok() {
+                    return self.admin_of(endpoint, self.left());
+                }
+            }
+        }
         let left = self.left();
-        Ok(self.admin_builder(&self.connection.admin)?.deadline(left).attempt(left).build_admin()?)
+        Ok(self.admin_builder(endpoints)?.deadline(left).attempt(left).build_admin()?)
     }
 
     /// A client of one node's services for operators, which answers or fails within `patience`.

@@ -84,7 +84,7 @@ fn tables(shown: &Shown, now: WallMs) -> String {
     line("other nodes", Cell::new(&node.node_endpoint));
     line("disk", Cell::new(format!("log {}, store {}", bytes(node.log_bytes), bytes(node.store_bytes))));
     line("active views", Cell::new(number(node.active_views)));
-    line("reports acknowledged", Cell::new(number(node.reports_acknowledged)));
+    line("commands acknowledged", Cell::new(number(node.reports_acknowledged)));
     let held = format!("{} of {} wanted", node.replicas, node.replicas_wanted);
     line("replicas", judged(held, node.replicas >= node.replicas_wanted));
     let mut roles = table(["ROLE", "REPLICAS", "MOST LAG", "SHARDS"]);

@@ -51,7 +51,7 @@ async fn update(context: &Context, version: u64, changes: &[Change]) -> Result<u
     let figures: HashMap<String, u64> = changes.iter().map(|c| (c.name.clone(), c.after)).collect();
     // Only on what was read: two operators don't undo each other's changes unseen.
     let settings = Some(v1::Settings { version, figures });
-    let answer = context.patient_admin()?.update_settings(v1::UpdateSettingsRequest { settings }).await?;
+    let answer = context.patient_admin().await?.update_settings(v1::UpdateSettingsRequest { settings }).await?;
     Ok(answer.settings.unwrap_or_default().version)
 }
 

@@ -85,12 +85,12 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
         to_node: options.to,
         validate_only: true,
     };
-    let would = Replacement::new(&request, context.patient_admin()?.replace_replica(request.clone()).await?);
+    let would = Replacement::new(&request, context.patient_admin().await?.replace_replica(request.clone()).await?);
     if options.dry_run {
         return context.answer(&would, || would.text());
     }
     let context = permission(context, &would.sentence()).await?;
     let request = v1::ReplaceReplicaRequest { validate_only: false, ..request };
-    let done = Replacement::new(&request, context.patient_admin()?.replace_replica(request.clone()).await?);
+    let done = Replacement::new(&request, context.patient_admin().await?.replace_replica(request.clone()).await?);
     context.answer(&done, || done.text())
 }

@@ -70,7 +70,7 @@ async fn transfer(context: &Context, shard: u32, from: Option<String>, to: Strin
     let what = format!("The leader of shard {shard} becomes {to} instead of {leader}; its writes wait for a moment");
     let context = permission(context, &what).await?;
     let request = v1::TransferLeaderRequest { shard, to_node: to };
-    let answer = context.patient_admin()?.transfer_leader(request).await?;
+    let answer = context.patient_admin().await?.transfer_leader(request).await?;
     let term = Some(answer.term).filter(|term| *term > 0);
     Ok(Transferred { shard, from, leader: plain(&answer.leader), term, unchanged: false })
 }
