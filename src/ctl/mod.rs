@@ -9,11 +9,9 @@
 //! | code | means |
 //! |---|---|
 //! | 0 | done, and all is well |
-//! | 1 | it went wrong: refused, contradicted, or a mistake of this program; an import that stopped half-way, or (without
-//! `--allow-refused`) in which rows were refused |
-//! | 2 | the command line or a value in it is wrong; nothing was done |
-//! | 3 | the cluster is degraded: a shard has no leader, a replica or a node is missing, replicas differ; what was asked is shown where
-//!   it can be, and a change that was not possible for that reason was not made |
+//! | 1 | it went wrong: refused, contradicted, or a mistake of this program; an import that stopped or had refused rows |
+//! | 2 | the command line or a value in it is wrong, or `--yes` is missing; nothing was done |
+//! | 3 | the cluster is degraded: shown is what can be, and a change that was not possible for it was not made |
 //! | 4 | no node could be reached, or none answered in time; nothing was changed, as far as is known |
 //!
 //! **Caveats.** It uses only [`crate::client`], and shows what the node says that it asked; what nodes know of each other
