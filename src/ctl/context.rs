@@ -18,6 +18,9 @@ use crate::time::{Clock, MonotonicMs};
 /// The longest that one node may take to answer an operator's call before another one is asked.
 const ATTEMPT_MAX: Duration = Duration::from_secs(3);
 
+/// How much later than a call's own deadline a reading is ended.
+const GRACE: Duration = Duration::from_millis(250);
+
 /// A command's surroundings.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
@@ -91,7 +94,8 @@ impl Context {
 
     /// Does what only reads, and ends it with what is left of `--timeout`, however many calls it takes.
     pub(super) async fn read<T>(&self, reading: impl Future<Output = Result<T, client::Error>>) -> Result<T, Failure> {
-        match tokio::time::timeout(self.left(), reading).await {
+        // A call ends by itself at that time, and knows more of why: it goes first.
+        match tokio::time::timeout(self.left() + GRACE, reading).await {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(Failure::Unreachable(format!("no answer within {}", output::span_of(self.timeout)))),
         }

@@ -52,10 +52,10 @@ impl fmt::Display for Failure {
 impl From<client::Error> for Failure {
     fn from(e: client::Error) -> Self {
         match &e {
-            client::Error::Unavailable { reason, .. } if is_of_the_cluster(*reason) => {
-                Self::Degraded(format!("{e}; nothing was changed"))
-            }
-            client::Error::Unavailable { .. } => Self::Unreachable(e.to_string()),
+            client::Error::Unavailable { reason, .. } => match of_the_cluster(*reason) {
+                Some(why) => Self::Degraded(format!("{why}: {e}; nothing was changed")),
+                None => Self::Unreachable(e.to_string()),
+            },
             client::Error::Rejected(rejection) if !rejection.violations.is_empty() => {
                 let fields = rejection.violations.iter().map(|v| format!("{} {}", v.field, v.description));
                 Self::Usage(fields.collect::<Vec<_>>().join("; "))
@@ -72,10 +72,10 @@ impl From<Stopped> for Failure {
     fn from(e: Stopped) -> Self {
         let again = "repeat it, nothing is added twice";
         match &e.error {
-            client::Error::Unavailable { reason, .. } if is_of_the_cluster(*reason) => {
-                Self::Degraded(format!("{e}; {again}"))
-            }
-            client::Error::Unavailable { .. } => Self::Unreachable(format!("{e}; {again}")),
+            client::Error::Unavailable { reason, .. } => match of_the_cluster(*reason) {
+                Some(why) => Self::Degraded(format!("{why}: {e}; {again}")),
+                None => Self::Unreachable(format!("{e}; {again}")),
+            },
             // Also where a value is wrong: plays before it may be in the cluster, so this is never "nothing was done".
             client::Error::Rejected(_) => Self::error(e),
             client::Error::Unknown { .. } => Self::Error(anyhow::anyhow!("{e}; {again}")),
@@ -83,10 +83,16 @@ impl From<Stopped> for Failure {
     }
 }
 
-/// Whether a node was reached and said that the cluster can't do it now.
-fn is_of_the_cluster(reason: v1::ErrorReason) -> bool {
+/// Why the cluster can't do it now, if a node was reached that said so; what went wrong last may be another node's silence.
+fn of_the_cluster(reason: v1::ErrorReason) -> Option<&'static str> {
     use v1::ErrorReason as R;
-    matches!(reason, R::NoLeader | R::ShardMoving | R::NoCluster | R::Overloaded)
+    match reason {
+        R::NoLeader => Some("no leader can be reached"),
+        R::ShardMoving => Some("the shard is moving, and has no leader"),
+        R::NoCluster => Some("there is no cluster, or it is not known yet"),
+        R::Overloaded => Some("the cluster has more to do than it can"),
+        _ => None,
+    }
 }
 
 impl From<client::InvalidClient> for Failure {
