@@ -7,7 +7,7 @@ use crate::proto::link::v1 as wire;
 use super::{Endpoints, Lane, Peer};
 
 /// The version of everything that is said on the link. A node speaks one.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 
 /// What a node says of itself.
 #[derive(Debug)]

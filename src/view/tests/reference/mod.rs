@@ -453,12 +453,7 @@ impl Account {
                 false => Answer::Rejected(Rejection::RequestIdReused),
             };
         }
-        let first_sent = match envelope.first_sent {
-            Some(FirstSent::At(at)) => Some(at),
-            Some(FirstSent::AgoMs(_)) => Some(LogicalMs(0)),
-            None => None,
-        };
-        if let (Some(forgotten), Some(first_sent)) = (self.forgotten, first_sent)
+        if let (Some(forgotten), Some(FirstSent::At(first_sent))) = (self.forgotten, envelope.first_sent)
             && first_sent <= forgotten.logical
         {
             let repeated = match command {
@@ -477,8 +472,7 @@ impl Account {
         }
         let answer = self.run(s, stamp, command);
         let traceless = match &answer {
-            Answer::Rejected(Rejection::Invalid { .. }) => true,
-            Answer::Rejected(_) => !self.exists,
+            Answer::Rejected(refused) => !self.exists || matches!(refused, Rejection::Invalid { .. }),
             _ => false,
         };
         if traceless {
