@@ -9,6 +9,12 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+programs="${CARGO_TARGET_DIR:-target}/release"
+quiet=--quiet
+if [ ! -x "$programs/clusterctl" ] || [ ! -x "$programs/playhead" ]; then
+  echo "building the programs, once: this takes some minutes" >&2
+  quiet=
+fi
 # What cargo says goes to standard error, so that `env` can be evaluated.
-cargo build --release --locked --quiet --bins 1>&2
-exec "${CARGO_TARGET_DIR:-target}/release/clusterctl" local "$@"
+cargo build --release --locked $quiet --bins 1>&2
+exec "$programs/clusterctl" local "$@"
