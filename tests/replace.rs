@@ -5,7 +5,7 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use playhead::client::AdminClient;
+use playhead::client::{AdminClient, Client};
 use playhead::proto::v1;
 use support::devices::{Device, Load};
 use support::{Cluster, Result};
@@ -84,12 +84,39 @@ async fn replace(cluster: &Cluster, number: u32, role: v1::ReplicaRole) -> Resul
     Ok((old.replica_id, answer.replica_id))
 }
 
+/// Two views of an account of shard 0, and after them a limit of one for everybody: what was let in stays in, also in a replica
+/// that learns of both from the log's beginning.
+async fn two_views_and_then_a_limit_of_one(cluster: &Cluster, client: &Client) -> Result<String> {
+    let of_shard_0 = |account: &String| Device::new(account.clone(), 8).shard == 0;
+    let account = (0..).map(|n| format!("limited-{n}")).find(of_shard_0).ok_or("no account in shard 0")?;
+    for n in 0..2 {
+        let start = v1::StartViewRequest {
+            account_id: account.clone(),
+            view_id: format!("v{n}"),
+            profile_id: "p".into(),
+            device_id: format!("d{n}"),
+            title_id: "t".into(),
+            ..Default::default()
+        };
+        client.start_view(start).await?;
+    }
+    let figures = [("policy.max_streams".to_string(), 1)].into();
+    let settings = Some(v1::Settings { version: 0, figures });
+    cluster.admin(Duration::from_secs(20))?.update_settings(v1::UpdateSettingsRequest { settings }).await?;
+    let ask = || v1::GetStreamPolicyRequest { account_id: account.clone(), ..Default::default() };
+    while client.get_stream_policy(ask()).await?.policy.unwrap_or_default().max_streams != 1 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(account)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_followers_and_a_leaders_replica_are_replaced_under_writes_and_no_acknowledged_write_is_lost() -> Result<()> {
     let mut cluster = Cluster::start(3, 8, &[]).await?;
     let client = cluster.client(Duration::from_secs(10))?;
     let load = Load::new(cluster.clock.clone(), client.clone(), Duration::from_millis(60));
     let running = load.run(24, 8);
+    let limited = two_views_and_then_a_limit_of_one(&cluster, &client).await?;
 
     let mut gone = Vec::new();
     for (number, role) in [(0, v1::ReplicaRole::Follower), (1, v1::ReplicaRole::Leader), (1, v1::ReplicaRole::Leader)] {
@@ -115,6 +142,8 @@ async fn a_followers_and_a_leaders_replica_are_replaced_under_writes_and_no_ackn
         let status = until(&cluster, number, "three replicas that agree", agree).await?;
         assert!(status.digest_index > 0);
     }
+    let ask = v1::ListActiveViewsRequest { account_id: limited, ..Default::default() };
+    assert_eq!(client.list_active_views(ask).await?.views.len(), 2, "views that were let in before the limit");
 
     load.stop.store(true, Ordering::Relaxed);
     let mut played: Vec<Device> = Vec::new();

@@ -34,6 +34,8 @@ use super::shards::Hosted;
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a command for the meta group may take.
 const META_MS_MAX: u64 = 2000;
+/// How long handing settings to the shards may keep the loop.
+const SETTINGS_MAX: Duration = Duration::from_millis(500);
 /// How long a transfer of the lead may take.
 const TRANSFER_MAX: Duration = Duration::from_secs(2);
 /// For how long everything must have been well before a leader is moved for balance.
@@ -80,7 +82,6 @@ impl Busy {
 pub(super) async fn run(inner: Arc<Inner>) {
     let busy = Arc::new(Mutex::new(Busy::default()));
     let mut calm_since = inner.clock.monotonic();
-    let mut first_settings = 0;
     loop {
         tokio::time::sleep(LOOK).await;
         if inner.is_leaving() {
@@ -105,7 +106,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 None => drop(busy.lock().settled.insert(hosted.group, (view, now))),
             }
         }
-        settings(&inner, &mut first_settings).await;
+        settings(&inner).await;
     }
 }
 
@@ -142,21 +143,24 @@ async fn found(inner: &Inner) {
 }
 
 /// The shards led here get the settings that the cluster has, each through its own log.
-async fn settings(inner: &Inner, given: &mut u64) {
+///
+/// Each is asked what it has, every time: a lead may have come here from a node that died before it gave them.
+async fn settings(inner: &Inner) {
     let wanted = inner.meta.now.load().settings.clone();
-    if wanted.version <= *given {
-        return;
-    }
-    let mut all = true;
-    for (hosted, _) in inner.shards.led() {
-        let Some(group) = hosted.shard() else { continue };
+    let lacks = |hosted: &Arc<Hosted>| {
+        hosted.shard().is_some_and(|group| group.peek(|state| state.settings().version) < wanted.version)
+    };
+    let led = inner.shards.led().into_iter().map(|(hosted, _)| hosted).filter(lacks);
+    let giving = led.map(|hosted| {
         let command = crate::view::Envelope::plain(crate::view::Command::UpdateSettings(wanted.clone()));
-        let ended = group.propose(vec![command], Duration::from_millis(META_MS_MAX)).await;
-        all &= ended.iter().all(|outcome| matches!(outcome, crate::raft::Outcome::Committed(_)));
-    }
-    if all {
-        *given = wanted.version;
-    }
+        async move {
+            if let Some(group) = hosted.shard() {
+                // Whether it came to be is seen the next time.
+                let _ = group.propose(vec![command], SETTINGS_MAX).await;
+            }
+        }
+    });
+    futures::future::join_all(giving).await;
 }
 
 fn decide(inner: &Inner, hosted: &Hosted) -> Option<Step> {

@@ -36,6 +36,7 @@ use crate::raft::{
 };
 use crate::store::StoreHandle;
 use crate::time::{Clock, MonotonicMs};
+use crate::view::Settings;
 use crate::wal::Wal;
 
 use super::gossip::{ReplicaReport, ReplicaRole};
@@ -249,7 +250,7 @@ impl Shards {
         let now = self.parts.clock.monotonic();
         let waits = |replica: &ReplicaId| table.failed.get(replica).is_some_and(|f| f.retired || f.retry > now);
         let missing = wanted.run.iter().filter(|(replica, _)| !running.contains(replica) && !waits(replica));
-        let opening = missing.map(|(replica, group)| self.open_one(*group, *replica, meta));
+        let opening = missing.map(|(replica, group)| self.open_one(*group, *replica));
         // The futures are collected first: opening runs on the groups' thread, a few at a time.
         let opening: Vec<_> = opening.collect();
         futures::stream::iter(opening).buffer_unordered(OPENING_MAX).collect::<Vec<()>>().await;
@@ -289,7 +290,7 @@ impl Shards {
         }
     }
 
-    async fn open_one(&self, group: GroupId, replica: ReplicaId, meta: &MetaState) {
+    async fn open_one(&self, group: GroupId, replica: ReplicaId) {
         let parts = GroupParts {
             group,
             replica,
@@ -313,7 +314,8 @@ impl Shards {
         let started = match group {
             GroupId::META => Group::start(parts, MetaMachine::new(Replicated::default())).await.map(Handle::Meta),
             _ => {
-                let machine = ShardMachine::sharing(meta.settings.clone(), self.rows.clone());
+                // Not what meta says now: the log is replayed from its beginning, and settings come through it.
+                let machine = ShardMachine::sharing(Settings::default(), self.rows.clone());
                 Group::start(parts, machine).await.map(Handle::Shard)
             }
         };

@@ -154,8 +154,12 @@ pub(super) fn open(
     };
     let opened = DiskStore::open(options, clock, &known)?;
     for (replica, verdict) in opened.verdicts {
-        if let Verdict::Retired(why) = verdict {
-            retired.insert(replica, why.to_string());
+        match verdict {
+            Verdict::Retired(why) => drop(retired.insert(replica, why.to_string())),
+            Verdict::Unclear(what) => {
+                tracing::error!(%replica, what, "a replica can't be made sense of: it isn't served, and not given up");
+            }
+            Verdict::Sound { .. } => {}
         }
     }
     let (store, threads) = StoreHandle::spawn(Arc::new(opened.store), Queues::default(), end_process())?;

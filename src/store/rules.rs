@@ -11,8 +11,9 @@ use crate::time::MonotonicMs;
 
 /// The version of [`StoredHeader`].
 ///
-/// 1 (2026-11): the first, its fields 6 to 9 with several meanings one after the other; 2 (2026-11): as below.
-pub(super) const HEADER_VERSION: u8 = 2;
+/// 1 (2026-11): the first, its fields 6 to 9 with several meanings one after the other; 2 (2026-11): as below;
+/// 3 (2026-11): the same, of states that came about by the second version of commands.
+pub(super) const HEADER_VERSION: u8 = 3;
 
 /// Why a header can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -395,12 +396,12 @@ mod tests {
         let images = ImageIndex::default();
         let header = StoredHeader { archive_moves: 2, row_pages: 4, ..images.header(ReplicaId(258), 3, b"abc") };
         let bytes = header.encode();
-        assert_eq!(bytes, [0x8a, 2, 0x19, 1, 2, 3, 0, 0, 0, 0, 4, 2, 0x43, b'a', b'b', b'c']);
+        assert_eq!(bytes, [0x8a, 3, 0x19, 1, 2, 3, 0, 0, 0, 0, 4, 2, 0x43, b'a', b'b', b'c']);
         assert_eq!(StoredHeader::decode(&bytes), Ok(header));
         assert!(matches!(StoredHeader::decode(&bytes[..5]), Err(HeaderError::Damaged { .. })));
         let other = [&[0x8a, 1][..], &bytes[2..]].concat();
-        assert!(matches!(StoredHeader::decode(&other), Err(HeaderError::Version { found: 1, known: 2, .. })));
-        assert_eq!(checksum(&bytes), 0x29a4_a28e_5253_c427);
+        assert!(matches!(StoredHeader::decode(&other), Err(HeaderError::Version { found: 1, known: 3, .. })));
+        assert_eq!(checksum(&bytes), 0xa820_92ff_8e89_af11);
     }
 
     #[test]

@@ -73,6 +73,9 @@ pub enum Verdict {
     },
     /// What the record promises is not here. The replica must not serve or vote again under its id.
     Retired(Retirement),
+    /// It is here and could not be made sense of, for which this build may be at fault: it is not served by this process, and
+    /// not given up either, for all replicas of a group may meet the same.
+    Unclear(String),
 }
 
 /// The newest header of a replica.

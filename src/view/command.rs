@@ -10,7 +10,9 @@ use crate::ids::{AccountId, DeviceId, ProfileId, RequestId, TitleId, ViewId};
 use crate::time::{LogicalMs, WallMs};
 
 /// The version of commands that this build writes and the newest that it reads.
-pub const COMMAND_VERSION: u16 = 1;
+pub const COMMAND_VERSION: u16 = 2;
+/// The oldest that it reads: what earlier ones gave came about by other rules.
+pub const COMMAND_VERSION_MIN: u16 = 2;
 /// The most plays in one [`ImportHistory`].
 pub const IMPORT_PLAYS_MAX: usize = 1000;
 /// The most played ranges in one report.
@@ -128,7 +130,7 @@ impl Envelope {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut decoder = minicbor::Decoder::new(bytes);
         let version = Self::peek_version(bytes);
-        if version.is_some_and(|v| v > COMMAND_VERSION) {
+        if version.is_some_and(|v| !(COMMAND_VERSION_MIN..=COMMAND_VERSION).contains(&v)) {
             return Err(DecodeError::Unknown { version, known: COMMAND_VERSION });
         }
         match decoder.decode() {

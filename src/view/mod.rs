@@ -88,9 +88,9 @@ pub use answer::{
     Stopped, Ticked,
 };
 pub use command::{
-    AccountCommand, COMMAND_VERSION, Caller, Command, DecodeError, EndView, Envelope, FirstSent, IMPORT_PLAYS_MAX,
-    ImportHistory, ImportPlay, MEDIA_MS_MAX, Media, NextView, OnLimit, PLAYED_RANGES_MAX, PlayState, Played,
-    ReportProgress, StartView, StopView, StreamPolicy, TitleType, ViewKind,
+    AccountCommand, COMMAND_VERSION, COMMAND_VERSION_MIN, Caller, Command, DecodeError, EndView, Envelope, FirstSent,
+    IMPORT_PLAYS_MAX, ImportHistory, ImportPlay, MEDIA_MS_MAX, Media, NextView, OnLimit, PLAYED_RANGES_MAX, PlayState,
+    Played, ReportProgress, StartView, StopView, StreamPolicy, TitleType, ViewKind,
 };
 pub use entry::{ENTRY_PLAYS_MAX, HistoryEntry, Play};
 pub use event::{Event, Fact, ViewEnd};

@@ -44,9 +44,9 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Whether anything was reported since the start, as far as can be told.
+    /// Whether anything was reported, under this id: reports are numbered from 1 on.
     pub(super) fn has_reported(&self) -> bool {
-        self.reported != self.started || self.played.total_ms() > 0
+        self.sequence > 0
     }
 
     /// When the view expires unless it reports.

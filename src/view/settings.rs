@@ -82,6 +82,9 @@ pub struct Settings {
     pub jitter_percent: u64,
 }
 
+/// What a shard works by before the first [`UpdateSettings`](super::Command::UpdateSettings) of its log. **These never change**: a
+/// log can be replayed from its beginning, by any later build, and has to give the same state. Better defaults for new clusters
+/// have to come as a command.
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -132,7 +135,8 @@ impl Settings {
     pub fn faults(&self) -> Vec<Rejection> {
         let bounds: [(&str, u64, u64, u64); 19] = [
             ("interval_ms", self.interval_ms, INTERVAL_MS.0, INTERVAL_MS.1),
-            ("silence_percent", self.silence_percent, 150, 1000),
+            // A device that does as it is told is never silent for too long.
+            ("silence_percent", self.silence_percent, 150.max(125 + self.jitter_percent.min(50)), 1000),
             ("comeback_ms", self.comeback_ms, 0, DAY_MS),
             ("pause_holds_ms", self.pause_holds_ms, 0, DAY_MS),
             ("pause_lives_ms", self.pause_lives_ms, self.pause_holds_ms, DAY_MS),

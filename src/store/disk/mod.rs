@@ -101,6 +101,8 @@ struct Inner {
     archive: Database,
     replicas: RwLock<BTreeMap<ReplicaId, Arc<Replica>>>,
     retired: RwLock<BTreeMap<ReplicaId, Retirement>>,
+    /// What could not be made sense of when the store was opened.
+    unclear: RwLock<BTreeMap<ReplicaId, String>>,
     /// Trees of installs that were given up; the next install sweeps them.
     orphans: Mutex<Vec<TreeName>>,
     counters: Counters,
@@ -144,6 +146,9 @@ impl Inner {
     fn sound(&self, id: ReplicaId) -> Result<Arc<Replica>, ReadError> {
         if let Some(reason) = self.retired.read().get(&id) {
             return Err(ReadError::Retired { replica: id, reason: reason.clone() });
+        }
+        if let Some(what) = self.unclear.read().get(&id) {
+            return Err(ReadError::Unclear { replica: id, what: what.clone() });
         }
         self.replicas.read().get(&id).cloned().ok_or(ReadError::UnknownReplica(id))
     }
@@ -240,6 +245,7 @@ impl Store for DiskStore {
     fn replicas(&self) -> Vec<ReplicaId> {
         let mut all: BTreeSet<_> = self.inner.replicas.read().keys().copied().collect();
         all.extend(self.inner.retired.read().keys().copied());
+        all.extend(self.inner.unclear.read().keys().copied());
         all.into_iter().collect()
     }
 
@@ -291,7 +297,8 @@ impl Store for DiskStore {
             dropped.lease.lock().break_off();
             dropped.view.write().gone = true;
         }
-        let known = inner.retired.write().remove(&replica).is_some() || dropped.is_some();
+        let given_up = inner.retired.write().remove(&replica).is_some();
+        let known = inner.unclear.write().remove(&replica).is_some() || given_up || dropped.is_some();
         if known {
             // The pointer first, durably: without it the trees are orphans, whatever becomes of them.
             let pointer = TreeName::pointer_key(replica.0);

@@ -85,6 +85,7 @@ impl DiskStore {
             archive,
             replicas: RwLock::default(),
             retired: RwLock::default(),
+            unclear: RwLock::default(),
             orphans: Mutex::default(),
             counters: Counters::default(),
         };
@@ -100,14 +101,17 @@ impl DiskStore {
                     inner.replicas.write().insert(id, Arc::new(replica));
                     verdict
                 }
-                Some(Err(retirement)) => Verdict::Retired(retirement),
+                Some(Err(NotLoaded::Retired(retirement))) => Verdict::Retired(retirement),
+                Some(Err(NotLoaded::Unclear(what))) => Verdict::Unclear(what),
                 None => match &live_damage {
                     Some(damage) => Verdict::Retired(Retirement::DatabaseUnreadable(damage.clone())),
                     None => rules::judge(None, known.get(&id).copied()),
                 },
             };
-            if let Verdict::Retired(reason) = &verdict {
-                inner.retired.write().insert(id, reason.clone());
+            match &verdict {
+                Verdict::Retired(reason) => drop(inner.retired.write().insert(id, reason.clone())),
+                Verdict::Unclear(what) => drop(inner.unclear.write().insert(id, what.clone())),
+                Verdict::Sound { .. } => {}
             }
             verdicts.push((id, verdict));
         }
@@ -166,7 +170,13 @@ fn open_or_replace(options: &Options, name: &str, cache: u64) -> Result<(Databas
     }
 }
 
-type Loaded = BTreeMap<ReplicaId, Result<Replica, Retirement>>;
+type Loaded = BTreeMap<ReplicaId, Result<Replica, NotLoaded>>;
+
+/// Why a replica is not served.
+enum NotLoaded {
+    Retired(Retirement),
+    Unclear(String),
+}
 
 /// Loads every replica that a pointer names, and sweeps all other trees.
 fn load_all(inner: &Inner, archive_damage: Option<&str>) -> Result<Loaded, Bad> {
@@ -182,15 +192,16 @@ fn load_all(inner: &Inner, archive_damage: Option<&str>) -> Result<Loaded, Bad> 
         let name = match TreeName::from_pointer(&key, &value) {
             Ok(name) => name,
             Err(what) => {
-                loaded.insert(id, Err(Retirement::Corrupt(what)));
+                loaded.insert(id, Err(NotLoaded::Retired(Retirement::Corrupt(what))));
                 continue;
             }
         };
         named.insert(name.text());
         let replica = match inner.live.read(|| load(inner, name, archive_damage)) {
-            Ok(loaded) => loaded,
-            // On damaged files sled may panic as well as say so.
-            Err(Bad::Corrupt(what) | Bad::Unclear(what)) => Err(Retirement::Corrupt(what)),
+            Ok(loaded) => loaded.map_err(NotLoaded::Retired),
+            Err(Bad::Corrupt(what)) => Err(NotLoaded::Retired(Retirement::Corrupt(what))),
+            // On damaged files sled may panic as well as say so, but so may a mistake of ours, on every node alike.
+            Err(Bad::Unclear(what)) => Err(NotLoaded::Unclear(what)),
             Err(failed) => return Err(failed),
         };
         loaded.insert(id, replica);

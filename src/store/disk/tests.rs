@@ -70,7 +70,7 @@ fn trees(store: &DiskStore, replica: ReplicaId) -> (sled::Tree, Option<sled::Tre
 fn retired(verdict: &Verdict) -> &Retirement {
     match verdict {
         Verdict::Retired(reason) => reason,
-        Verdict::Sound { .. } => panic!("expected to be retired"),
+        other => panic!("expected to be retired: {other:?}"),
     }
 }
 
@@ -229,13 +229,13 @@ fn a_damaged_database_is_moved_aside_and_retires_what_was_in_it() {
         }
         fs::write(folder.join("db"), bytes).unwrap();
         let (store, verdicts) = open(&rig, &known);
-        // Whatever sled makes of it, the node runs, and either the replica is whole or it is retired.
+        // Whatever sled makes of it, the node runs, and either the replica is whole or it is not served.
         match &verdicts[&A] {
             Verdict::Sound { .. } => match store.scan(A, b"", b"", 10_000) {
                 Ok(scan) => assert_eq!(scan.rows.len(), 5000),
                 Err(error) => assert!(matches!(error, ReadError::Corrupt { .. }), "{error}"),
             },
-            Verdict::Retired(_) => outcomes += 1,
+            Verdict::Retired(_) | Verdict::Unclear(_) => outcomes += 1,
         }
         store.create(B).unwrap();
         checkpoint(&store, B, 1, 0..3);
@@ -350,7 +350,7 @@ fn a_store_of_another_version_is_refused_as_it_is() {
     live.insert(codec::HEADER, codec::encode(codec::HEADER, 1, Some(&later)).value).unwrap();
     drop((store, live));
     let refused = DiskStore::open(rig.options(), rig.clock.clone(), &known).map(|_| ());
-    assert!(matches!(&refused, Err(OpenError::Version(what)) if what.contains("version 3")), "{refused:?}");
+    assert!(matches!(&refused, Err(OpenError::Version(what)) if what.contains("version 4")), "{refused:?}");
     // The build that knows it finds everything as it was.
     let db = sled::open(rig.options().path.join("live")).unwrap();
     let tree = db.tree_names().into_iter().find(|name| codec::TreeName::parse(name).is_some()).unwrap();
@@ -359,4 +359,27 @@ fn a_store_of_another_version_is_refused_as_it_is() {
     drop(db);
     let (_store, verdicts) = open(&rig, &known);
     assert_eq!(verdicts[&A], Verdict::Sound { generation: Some(1) });
+}
+
+#[test]
+fn what_cannot_be_made_sense_of_at_opening_is_not_served_and_not_given_up() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    store.create(A).unwrap();
+    store.create(B).unwrap();
+    let known = [checkpoint(&store, A, 1, 0..10), checkpoint(&store, B, 1, 0..10)];
+    let inner = &store.inner;
+    inner.unclear.write().insert(A, "a mistake of ours".to_string());
+    assert!(matches!(store.header(A), Err(ReadError::Unclear { replica: A, .. })));
+    assert!(matches!(store.create(A), Err(WriteError::Read(ReadError::Unclear { .. }))));
+    assert!(store.header(B).is_ok() && store.replicas() == [A, B]);
+    drop(store);
+    // Another build, which understands it, has all that was there.
+    let (store, verdicts) = open(&rig, &known);
+    assert!(verdicts.values().all(|verdict| matches!(verdict, Verdict::Sound { generation: Some(1) })), "{verdicts:?}");
+    // And it can be destroyed without being understood.
+    store.inner.unclear.write().insert(A, "a mistake of ours".to_string());
+    store.inner.replicas.write().remove(&A);
+    store.drop_replica(A).unwrap();
+    assert!(matches!(store.header(A), Err(ReadError::UnknownReplica(A))));
 }

@@ -94,17 +94,23 @@ fn rows_images_and_headers_keep_their_bytes() {
 }
 
 #[test]
-fn a_newer_command_is_unknown_and_not_merely_damaged() {
+fn a_command_of_another_version_is_unknown_and_not_merely_damaged() {
     let plain = Envelope::plain(Command::Tick);
     let mut bytes = plain.to_bytes();
     assert_eq!(Envelope::from_bytes(&bytes), Ok(plain.clone()));
     // The version stands first, the command's tag in front of its (empty) fields last.
-    let newer = Envelope { version: 2, ..plain }.to_bytes();
-    assert_eq!(Envelope::from_bytes(&newer), Err(DecodeError::Unknown { version: Some(2), known: 1 }));
+    for version in [COMMAND_VERSION_MIN - 1, COMMAND_VERSION + 1] {
+        let other = Envelope { version, ..plain.clone() }.to_bytes();
+        let unknown = DecodeError::Unknown { version: Some(version), known: COMMAND_VERSION };
+        assert_eq!(Envelope::from_bytes(&other), Err(unknown));
+    }
     let tag = bytes.len() - 2;
     assert_eq!(bytes[tag], 0);
     bytes[tag] = 23;
-    assert_eq!(Envelope::from_bytes(&bytes), Err(DecodeError::Unknown { version: Some(1), known: 1 }));
+    assert_eq!(
+        Envelope::from_bytes(&bytes),
+        Err(DecodeError::Unknown { version: Some(COMMAND_VERSION), known: COMMAND_VERSION })
+    );
     assert!(matches!(Envelope::from_bytes(b"nonsense"), Err(DecodeError::Damaged(_))));
     assert!(matches!(Envelope::from_bytes(&[]), Err(DecodeError::Damaged(_))));
 }

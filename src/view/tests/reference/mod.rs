@@ -176,8 +176,7 @@ impl Account {
         let at = self.views.iter().position(|v| v.id == *id).unwrap();
         let view = self.views.remove(at);
         let mut outcome = Outcome::Nothing;
-        let silent = view.reported == view.started && view.seconds.is_empty();
-        if view.kind != ViewKind::Preview && !(failed && silent) {
+        if view.kind != ViewKind::Preview && !(failed && view.sequence == 0) {
             let (who, title) = (view.profile.clone(), view.media.title.clone());
             let ended = Happening::Ended(view.clone(), stamp.logical);
             self.happenings.push((who.clone(), title.clone(), ended));
