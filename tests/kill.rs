@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use support::devices::{Device, Load};
+use support::devices::Load;
 use support::{Cluster, Result, setting};
 
 /// How long the load goes on between two faults.
@@ -56,17 +56,7 @@ async fn nodes_killed_under_load_lose_no_acknowledged_write() -> Result<()> {
     let gap = wait_for_writes(&cluster, &load, &all, from).await?;
     println!("{:>5}  {:<8} {:>10} {gap:>14}", "all", "all 3", 64);
 
-    load.stop.store(true, Ordering::Relaxed);
-    let mut played: Vec<Device> = Vec::new();
-    for device in running {
-        played.push(device.await?);
-    }
-    let (mut compared, mut wrong) = (0, Vec::new());
-    for device in &played {
-        let (facts, contradictions) = device.check(&client).await?;
-        compared += facts;
-        wrong.extend(contradictions);
-    }
+    let (compared, wrong) = load.end(running).await?;
     gaps.sort_unstable();
     let median = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
     println!(

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use playhead::client::{AdminClient, Client};
@@ -145,17 +144,7 @@ async fn a_followers_and_a_leaders_replica_are_replaced_under_writes_and_no_ackn
     let ask = v1::ListActiveViewsRequest { account_id: limited, ..Default::default() };
     assert_eq!(client.list_active_views(ask).await?.views.len(), 2, "views that were let in before the limit");
 
-    load.stop.store(true, Ordering::Relaxed);
-    let mut played: Vec<Device> = Vec::new();
-    for device in running {
-        played.push(device.await?);
-    }
-    let (mut compared, mut wrong) = (0, Vec::new());
-    for device in &played {
-        let (facts, contradictions) = device.check(&client).await?;
-        compared += facts;
-        wrong.extend(contradictions);
-    }
+    let (compared, wrong) = load.end(running).await?;
     assert!(compared > 24, "nearly nothing was compared: the load did not run");
     assert!(wrong.is_empty(), "acknowledged writes are lost or contradicted:\n{}", wrong.join("\n"));
 

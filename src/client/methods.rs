@@ -114,7 +114,8 @@ impl Client {
             return (None, 0);
         }
         let known = self.core.sent.lock().age_ms(id, self.core.clock.monotonic());
-        (Some(id.clone()), known.unwrap_or(0).max(self.age_ms))
+        // However quickly it comes again, it isn't the first.
+        (Some(id.clone()), known.map_or(0, |age| age.max(1)).max(self.age_ms))
     }
 
     /// Says where a view is, and tells whether an attempt before the answered one may have been taken.

@@ -138,6 +138,23 @@ impl Load {
         (0..devices).map(device).collect()
     }
 
+    /// Has the devices stop, and compares all that they were told by strong reads: how many facts were compared, and what is lost
+    /// or contradicted.
+    pub async fn end(&self, running: Vec<tokio::task::JoinHandle<Device>>) -> super::Result<(u64, Vec<String>)> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut played: Vec<Device> = Vec::new();
+        for device in running {
+            played.push(device.await?);
+        }
+        let (mut compared, mut wrong) = (0, Vec::new());
+        for device in &played {
+            let (facts, contradictions) = device.check(&self.client).await?;
+            compared += facts;
+            wrong.extend(contradictions);
+        }
+        Ok((compared, wrong))
+    }
+
     fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
