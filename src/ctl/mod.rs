@@ -40,6 +40,7 @@ mod settings;
 mod shard;
 mod status;
 mod text;
+mod top;
 mod view;
 mod watch;
 
@@ -114,6 +115,8 @@ enum Output {
 enum Command {
     /// How the cluster is: shards led, replicas, nodes
     Status(status::Options),
+    /// The cluster, live: what nodes and shards do, what has happened, what is moving
+    Top(top::Options),
     /// Nodes
     #[command(subcommand)]
     Node(node::Command),
@@ -188,6 +191,7 @@ async fn run(cli: Cli, clock: Arc<dyn Clock>, seed: u64) -> Result<(), Failure> 
     let context = Context::new(cli.global, clock, seed)?;
     match cli.command {
         Command::Status(options) => status::run(&context, options).await,
+        Command::Top(options) => top::run(&context, options).await,
         Command::Node(command) => node::run(&context, command).await,
         Command::Shard(command) => shard::run(&context, command).await,
         Command::Ring(command) => ring::run(&context, command).await,

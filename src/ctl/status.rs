@@ -38,6 +38,7 @@ pub(super) struct Status {
     pub(super) replication_factor: u32,
     pub(super) active_views: u64,
     pub(super) reports_acknowledged: u64,
+    pub(super) commands_acknowledged: u64,
     pub(super) meta_leader: String,
     pub(super) meta_term: u64,
     pub(super) answered_by: String,
@@ -59,6 +60,7 @@ impl From<v1::GetClusterStatusResponse> for Status {
             replication_factor: cluster.replication_factor,
             active_views: cluster.active_views,
             reports_acknowledged: answer.nodes.iter().map(|n| n.reports_acknowledged).sum(),
+            commands_acknowledged: answer.nodes.iter().map(|n| n.commands_acknowledged).sum(),
             meta_leader: plain(&cluster.meta_leader),
             meta_term: cluster.meta_term,
             answered_by: plain(&answer.answered_by),
@@ -111,7 +113,7 @@ impl Status {
         let leader = if self.meta_leader.is_empty() { "none" } else { &self.meta_leader };
         lines.add_row([Cell::new("meta leader"), judged(leader, !self.meta_leader.is_empty())]);
         lines.add_row([Cell::new("active views"), Cell::new(number(self.active_views))]);
-        lines.add_row([Cell::new("commands acknowledged"), Cell::new(number(self.reports_acknowledged))]);
+        lines.add_row([Cell::new("commands acknowledged"), Cell::new(number(self.commands_acknowledged))]);
         text(&mut lines)
     }
 }

@@ -378,8 +378,9 @@ impl Node {
 
     /// What this node tells the others of itself; its sizes on disk may be a second old.
     pub fn report(&self) -> Report {
-        let sizes = self.inner.last_report.load();
-        Report { replicas: self.inner.shards.reports(), ..(**sizes).clone() }
+        let (sizes, router) = (self.inner.last_report.load(), &self.inner.router);
+        let (acknowledged, reports) = (router.acknowledged(), router.reports_acknowledged());
+        Report { replicas: self.inner.shards.reports(), acknowledged, reports, ..(**sizes).clone() }
     }
 
     /// Whether the node can serve: it belongs to a cluster that has begun, and is not stopping.

@@ -162,6 +162,15 @@ pub struct Report {
     /// Whether its reserve of disk space is touched, so that what adds data is refused.
     #[cbor(n(6), default)]
     pub disk_full: bool,
+    /// Half of the commands that came in at it in the last 10 s ended within this time, microseconds.
+    #[cbor(n(7), default)]
+    pub p50_us: u64,
+    /// 99 of 100 of them ended within this time, microseconds.
+    #[cbor(n(8), default)]
+    pub p99_us: u64,
+    /// Of the commands that it has acknowledged, how many were progress reports.
+    #[cbor(n(9), default)]
+    pub reports: u64,
 }
 
 /// What was heard of a node.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::health::{Change, Liveness};
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::raft::{Role, RoomLevel};
+use crate::telemetry::Times;
 
 use super::core::Inner;
 use super::gossip::{Gossip, Pulse, Report};
@@ -75,8 +76,12 @@ pub(super) async fn run(inner: Arc<Inner>) {
     }
 }
 
-/// This node's own report.
+/// This node's own report, once in every [`REPORT`].
 async fn own_report(inner: &Inner) -> Report {
+    let Times { p50_us, p99_us, .. } = inner.metrics.commands.turn();
+    let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
+    inner.metrics.command_p50_seconds.set(seconds(p50_us));
+    inner.metrics.command_p99_seconds.set(seconds(p99_us));
     let store_bytes = inner.store.usage().await.map_or(0, |usage| usage.live_bytes + usage.archive_bytes);
     Report {
         replicas: inner.shards.reports(),
@@ -86,6 +91,9 @@ async fn own_report(inner: &Inner) -> Report {
         store_bytes,
         acknowledged: inner.router.acknowledged(),
         disk_full: inner.room.level() != RoomLevel::Ample,
+        p50_us,
+        p99_us,
+        reports: inner.router.reports_acknowledged(),
     }
 }
 

@@ -259,8 +259,11 @@ impl Operator {
             store_bytes: about.map_or(0, |r| r.store_bytes),
             pulse_time: pulse.map(timestamp),
             start_time: about.map(|r| timestamp(r.started)),
-            reports_acknowledged: about.map_or(0, |r| r.acknowledged),
+            reports_acknowledged: about.map_or(0, |r| r.reports),
+            commands_acknowledged: about.map_or(0, |r| r.acknowledged),
             disk_full: about.is_some_and(|r| r.disk_full),
+            command_p50_us: about.map_or(0, |r| r.p50_us),
+            command_p99_us: about.map_or(0, |r| r.p99_us),
         }
     }
 

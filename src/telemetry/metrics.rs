@@ -8,6 +8,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use super::lately::Lately;
+
 /// A call's name: `StartView`, `ReportProgress`, ...
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CallLabels {
@@ -76,10 +78,17 @@ impl Builder {
         self.add(Gauge::default(), "gauge", name, "", help)
     }
 
+    fn seconds(&mut self, name: &str, help: &'static str) -> Seconds {
+        self.add(Seconds::default(), "gauge", name, "", help)
+    }
+
     fn histogram(&mut self, name: &str, help: &'static str) -> Histogram {
         self.add(seconds(), "histogram", name, "", help)
     }
 }
+
+/// A gauge of a duration in seconds.
+type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 
 /// A family of counters by one kind of labels.
 type Counters<L> = Family<L, Counter>;
@@ -125,6 +134,10 @@ pub struct Metrics {
     pub store_bytes: Gauge,
     pub store_checkpoints: Gauge,
     pub active_views: Gauge,
+    pub command_p50_seconds: Seconds,
+    pub command_p99_seconds: Seconds,
+    /// What the last two are made of.
+    pub commands: Lately,
 }
 
 impl Metrics {
@@ -242,6 +255,12 @@ impl Metrics {
             store_bytes: b.gauge("store_bytes", "Bytes of the store's files on disk."),
             store_checkpoints: b.gauge("store_checkpoints", "Checkpoints of shards since the process began."),
             active_views: b.gauge("active_views", "Active views in the shards that this node leads."),
+            command_p50_seconds: b.seconds(
+                "command_p50_seconds",
+                "Half of the commands that came in here in the last 10 seconds, each of a stream's too, ended within this time.",
+            ),
+            command_p99_seconds: b.seconds("command_p99_seconds", "99 of 100 of them ended within this time."),
+            commands: Lately::new(),
             registry: b.registry,
             table: b.table,
         }

@@ -10,11 +10,13 @@
 //! **Panics**: [`install_panic_hook`] logs a panic at ERROR; on a thread whose loss would leave a node that looks alive but isn't
 //! (the log's writer, the groups' runtime), it ends the process, so that the other nodes take over at once.
 
+mod lately;
 mod logging;
 mod metrics;
 mod panics;
 pub mod trace;
 
+pub use lately::{Lately, Times};
 pub use logging::{InitError, init};
 pub use metrics::{CallLabels, Described, LaneLabels, Metrics, OutcomeLabels};
 pub use panics::install_panic_hook;

@@ -65,7 +65,10 @@ pub(super) struct Node {
     pub(super) log_bytes: u64,
     pub(super) store_bytes: u64,
     pub(super) reports_acknowledged: u64,
+    pub(super) commands_acknowledged: u64,
     pub(super) disk_full: bool,
+    pub(super) command_p50_us: u64,
+    pub(super) command_p99_us: u64,
     #[serde(serialize_with = "rfc3339")]
     pub(super) pulse_time: Option<Timestamp>,
     #[serde(serialize_with = "rfc3339")]
@@ -94,7 +97,10 @@ impl From<v1::NodeStatus> for Node {
             log_bytes: node.log_bytes,
             store_bytes: node.store_bytes,
             reports_acknowledged: node.reports_acknowledged,
+            commands_acknowledged: node.commands_acknowledged,
             disk_full: node.disk_full,
+            command_p50_us: node.command_p50_us,
+            command_p99_us: node.command_p99_us,
             pulse_time: node.pulse_time,
             start_time: node.start_time,
         }

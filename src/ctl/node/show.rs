@@ -84,7 +84,11 @@ fn tables(shown: &Shown, now: WallMs) -> String {
     line("other nodes", Cell::new(&node.node_endpoint));
     line("disk", Cell::new(format!("log {}, store {}", bytes(node.log_bytes), bytes(node.store_bytes))));
     line("active views", Cell::new(number(node.active_views)));
-    line("commands acknowledged", Cell::new(number(node.reports_acknowledged)));
+    let acknowledged = (number(node.commands_acknowledged), number(node.reports_acknowledged));
+    line("commands acknowledged", Cell::new(format!("{}, {} of them reports", acknowledged.0, acknowledged.1)));
+    let ms = |us: u64| format!("{:.1} ms", us as f64 / 1_000.0);
+    let times = (node.command_p50_us, node.command_p99_us);
+    line("commands took", Cell::new(format!("p50 {}, p99 {}, in the last 10 s", ms(times.0), ms(times.1))));
     let held = format!("{} of {} wanted", node.replicas, node.replicas_wanted);
     line("replicas", judged(held, node.replicas >= node.replicas_wanted));
     let mut roles = table(["ROLE", "REPLICAS", "MOST LAG", "SHARDS"]);

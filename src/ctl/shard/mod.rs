@@ -160,7 +160,7 @@ impl From<v1::ReplicaStatus> for Replica {
 
 impl Shard {
     /// The same while these nodes are silent.
-    fn without(mut self, silent: &BTreeSet<String>) -> Self {
+    pub(super) fn without(mut self, silent: &BTreeSet<String>) -> Self {
         self.leader = self.leader.filter(|leader| !silent.contains(leader));
         for replica in self.replicas.iter_mut().filter(|replica| silent.contains(&replica.node)) {
             replica.role = SILENT;
@@ -185,14 +185,19 @@ impl Replica {
 }
 
 /// What a replica is whose node is not alive: what it said last holds no longer.
-const SILENT: &str = "silent";
+pub(super) const SILENT: &str = "silent";
+
+/// The nodes that are not alive, by name.
+pub(super) fn silent(nodes: &[Node]) -> BTreeSet<String> {
+    nodes.iter().filter(|node| node.liveness != "alive").map(|node| node.node.clone()).collect()
+}
 
 /// The shards, or the one that is asked for, as they are now: of a node that is not alive no replica leads or follows.
 pub(super) async fn shards(context: &Context, of: Option<Of>) -> Result<Vec<Shard>, Failure> {
     let admin = context.admin()?;
     let status = context.read(admin.get_cluster_status(v1::GetClusterStatusRequest {})).await?;
-    let silent = status.nodes.into_iter().map(Node::from).filter(|node| node.liveness != "alive");
-    let silent: BTreeSet<String> = silent.map(|node| node.node).collect();
+    let nodes: Vec<Node> = status.nodes.into_iter().map(Node::from).collect();
+    let silent = silent(&nodes);
     let shards = match of {
         None => context.read(admin.all_shards()).await?,
         some => context.read(admin.get_shard(v1::GetShardRequest { of: some })).await?.shard.into_iter().collect(),

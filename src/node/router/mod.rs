@@ -187,6 +187,7 @@ struct Inner {
     parts: RouterParts,
     made: AtomicU64,
     acknowledged: AtomicU64,
+    reports: AtomicU64,
 }
 
 /// The router. Cheap to clone.
@@ -204,7 +205,8 @@ enum Target {
 impl Router {
     /// A router over these parts.
     pub fn new(parts: RouterParts) -> Self {
-        Self { inner: Arc::new(Inner { parts, made: AtomicU64::new(0), acknowledged: AtomicU64::new(0) }) }
+        let (made, acknowledged, reports) = Default::default();
+        Self { inner: Arc::new(Inner { parts, made, acknowledged, reports }) }
     }
 
     fn parts(&self) -> &RouterParts {
@@ -237,6 +239,11 @@ impl Router {
     /// How many commands this node has acknowledged as committed since it started.
     pub fn acknowledged(&self) -> u64 {
         self.inner.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Of these, how many were progress reports.
+    pub fn reports_acknowledged(&self) -> u64 {
+        self.inner.reports.load(Ordering::Relaxed)
     }
 
     /// The shard of an account.

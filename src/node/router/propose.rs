@@ -33,6 +33,10 @@ enum Step {
     Unknown,
 }
 
+fn is_report(envelope: &Envelope) -> bool {
+    matches!(envelope.command, Command::Account(_, AccountCommand::ReportProgress(_)))
+}
+
 /// Who was asked in vain, and who leads instead, as that node says.
 type Corrected = (Lead, Option<Lead>);
 
@@ -196,11 +200,12 @@ impl Router {
         };
         self.make_repeatable(&mut envelope);
         let mut asked = Asked::new(shard, envelope);
-        let began = self.parts().clock.monotonic();
+        let (came, began) = (tokio::time::Instant::now(), self.parts().clock.monotonic());
         self.go_on(&mut asked, Attempts::new(self.parts(), call), began, call).await;
         let unknown = asked.unknown.contains(&true);
         let ended = finish(asked.ended.pop().flatten(), unknown, || self.no_leader(shard));
-        self.count_proposed(std::slice::from_ref(&ended));
+        let is_report = asked.envelopes.iter().map(is_report);
+        self.count_proposed(std::slice::from_ref(&ended), is_report, came.elapsed());
         ended
     }
 
@@ -216,7 +221,7 @@ impl Router {
             })
             .collect();
         let mut attempts = Attempts::new(self.parts(), call);
-        let began = self.parts().clock.monotonic();
+        let (came, began) = (tokio::time::Instant::now(), self.parts().clock.monotonic());
         if let Some(timeout) = attempts.next().await {
             let stale = self.ask_all(&shares, &mut board, &attempts, timeout, call).await;
             let mut rest: Vec<(Asked, Attempts<'_>)> = Vec::new();
@@ -235,7 +240,8 @@ impl Router {
             }
         }
         let ended = board.finish(&shares, |shard| self.no_leader(shard));
-        self.count_proposed(&ended);
+        let are_reports = shares.iter().flat_map(|portion| portion.envelopes.iter().map(is_report));
+        self.count_proposed(&ended, are_reports, came.elapsed());
         ended
     }
 
@@ -363,7 +369,9 @@ impl Router {
         Head { epoch, timeout_ms, trace: call.trace.clone() }
     }
 
-    fn count_proposed(&self, all: &[Proposed]) {
+    /// Counts how commands ended, of which those are progress reports.
+    fn count_proposed(&self, all: &[Proposed], are_reports: impl Iterator<Item = bool>, took: Duration) {
+        self.parts().metrics.commands.note(took, all.len());
         let committed = all.iter().filter(|how| matches!(how, Proposed::Committed(_))).count() as u64;
         let label = |how: &Proposed| match how {
             Proposed::Committed(_) => "committed",
@@ -372,7 +380,10 @@ impl Router {
             Proposed::Unknown => "unknown",
         };
         let count = |outcome, by| self.parts().metrics.proposals.get_or_create(&OutcomeLabels { outcome }).inc_by(by);
+        let reports =
+            all.iter().zip(are_reports).filter(|(how, is)| *is && matches!(how, Proposed::Committed(_))).count();
         if committed > 0 {
+            self.inner.reports.fetch_add(reports as u64, Ordering::Relaxed);
             self.inner.acknowledged.fetch_add(committed, Ordering::Relaxed);
             count("committed", committed);
         }
@@ -386,7 +397,7 @@ impl Router {
 
     /// Gives a request id to a command that isn't idempotent and has none.
     fn make_repeatable(&self, envelope: &mut Envelope) {
-        let idempotent = !matches!(&envelope.command, Command::Account(_, command) if !matches!(command, AccountCommand::ReportProgress(_)));
+        let idempotent = is_report(envelope) || !matches!(&envelope.command, Command::Account(..));
         if idempotent || envelope.request_id.is_some() {
             return;
         }
