@@ -9,7 +9,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 ground: pure, no IO, no clock, no random numbers | [`ids`], [`time`], [`ring`], [`view`] |
+//! | 0 ground: pure, no IO, no clock, no random numbers | [`ids`], [`time`], [`ring`], [`versions`], [`view`] |
 //! | 1 decisions: pure | [`plan`], [`health`] |
 //! | 2 edges | [`fs`], [`wal`], [`store`], [`proto`], [`formats`], [`telemetry`], [`ambient`] |
 //! | 3 replication | [`raft`] |
@@ -35,5 +35,6 @@ pub mod rpc;
 pub mod store;
 pub mod telemetry;
 pub mod time;
+pub mod versions;
 pub mod view;
 pub mod wal;

@@ -79,10 +79,10 @@ fn run(config: Config) -> anyhow::Result<()> {
     let workers = cores.saturating_sub(1).max(1);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(workers).enable_all().thread_name("grpc").build()?;
-    runtime.block_on(serve(config))?;
+    let served = runtime.block_on(serve(config));
     // Whatever still hangs has had its time.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    Ok(())
+    served
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
@@ -92,5 +92,5 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let faces = serve_node(node.clone(), client, admin, random_u64());
     node.announce().context("endpoints.json")?;
     playhead::node::run_until_signal(&node, faces).await?;
-    Ok(())
+    node.why_halted().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
 }

@@ -17,6 +17,7 @@ use crate::raft::{GroupConfig, InvalidConfig, RaftThread, Room};
 use crate::store::StoreThreads;
 use crate::telemetry::Metrics;
 use crate::time::{Clock, MonotonicMs, WallMs};
+use crate::versions::Spoken;
 
 use super::config::{Address, Config};
 use super::folder::{Charter, DataFolder, FolderError, RecordError};
@@ -27,6 +28,7 @@ use super::meta::MetaState;
 use super::router::{Router, RouterParts};
 use super::shards::{Parts, Shards};
 use super::storage::{self, StorageError};
+use super::versions::Versions;
 
 /// Why a node doesn't start.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +112,8 @@ pub(super) struct Inner {
     pub(super) ready: watch::Sender<bool>,
     /// The node is about to stop.
     pub(super) leaving: std::sync::atomic::AtomicBool,
+    /// Why the node can't go on, once it can't.
+    pub(super) halted: watch::Sender<Option<String>>,
     /// Said first: no new calls. Faces stop accepting when it is cancelled.
     pub(super) closing: CancellationToken,
     /// Said last: every task of the node ends.
@@ -187,7 +191,8 @@ impl Node {
     /// are served by the caller, who then says so by [`Node::announce`].
     pub async fn start(config: Config, clock: Arc<dyn Clock>, seeds: Seeds) -> Result<Started, StartError> {
         let started_at = clock.monotonic();
-        let folder = DataFolder::open(&config.data_dir, seeds.node)?;
+        let spoken = Spoken::BUILD.at_most(config.compat_version_max);
+        let folder = DataFolder::open(&config.data_dir, seeds.node, spoken)?;
         let identity = folder.identity().clone();
         let meta_replicas = folder.meta_replicas()?;
         let groups = group_config(&config);
@@ -213,6 +218,7 @@ impl Node {
             weight: config.node_weight,
             endpoints: bound.endpoints.clone(),
             cluster: Default::default(),
+            versions: Versions::new(spoken, identity.newest_version()),
         });
         if let Some(charter) = &identity.charter {
             let _ = me.cluster.set(charter.cluster.clone());
@@ -243,6 +249,7 @@ impl Node {
             clock: clock.clone(),
             room: room.clone(),
             rows_bytes: config.memory_rows_mib << 20,
+            spoken,
             started: started_at,
             retired: storage.retired,
             lost: storage.lost,
@@ -286,6 +293,7 @@ impl Node {
             last_report: ArcSwap::default(),
             ready: watch::Sender::new(false),
             leaving: false.into(),
+            halted: watch::Sender::new(None),
             closing: CancellationToken::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -297,7 +305,7 @@ impl Node {
 
     /// Starts every loop.
     fn begin(&self, link: TcpListener, metrics: TcpListener) -> Result<(), StartError> {
-        use super::{host, log_budget, pulse, reconciler, reserve, server};
+        use super::{host, log_budget, pulse, reconciler, reserve, server, versions};
         let inner = &self.inner;
         server::serve_link(inner, link).map_err(|source| StartError::Io { what: "link.tls", source })?;
         server::serve_metrics(inner, metrics);
@@ -305,6 +313,7 @@ impl Node {
         inner.spawn(host::follow_meta(inner.clone()));
         inner.spawn(host::run(inner.clone()));
         inner.spawn(host::seek(inner.clone()));
+        inner.spawn(versions::run(inner.clone()));
         inner.spawn(pulse::run(inner.clone()));
         inner.spawn(pulse::report(inner.clone()));
         inner.spawn(reconciler::run(inner.clone()));
@@ -510,7 +519,7 @@ impl Inner {
     }
 
     /// Changes the folder where that may block.
-    async fn change_folder<T: Send + 'static>(
+    pub(super) async fn change_folder<T: Send + 'static>(
         &self,
         change: impl FnOnce(&mut DataFolder) -> Result<T, FolderError> + Send + 'static,
     ) -> Result<T, String> {
@@ -524,6 +533,10 @@ impl Inner {
         if charter.meta_replica_of(self.me.node).is_none() {
             return Err(format!("the founding record doesn't name this node, {}", self.me.node));
         }
+        if !self.me.versions.spoken().speaks(charter.version()) {
+            let (version, spoken) = (charter.version(), self.me.versions.spoken());
+            return Err(format!("the cluster would begin with version {version}, and this node speaks {spoken}"));
+        }
         self.change_folder(move |folder| folder.offer(charter)).await
     }
 
@@ -532,6 +545,7 @@ impl Inner {
         let begun = charter.clone();
         self.change_folder(move |folder| folder.begin(&begun)).await?;
         learn_founders(self.link.book(), &charter);
+        self.me.versions.hear(charter.version());
         let _ = self.me.cluster.set(charter.cluster);
         self.look.notify_one();
         Ok(())

@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::health::{self, Change, Health, Liveness};
 use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
 use crate::time::{Clock, MonotonicMs, WallMs};
+use crate::versions::{ClusterVersion, Spoken};
 
 use super::leaders::Leaders;
 use super::link::{Book, Endpoints, Peer};
@@ -38,6 +39,9 @@ pub struct Pulse {
     /// What it leads: group, term, replica. `None`: as it said before.
     #[n(2)]
     pub led: Option<Vec<(GroupId, u64, ReplicaId)>>,
+    /// The cluster versions that it speaks; `None`: only the first, as builds of before say.
+    #[n(3)]
+    pub spoken: Option<Spoken>,
 }
 
 /// How a replica is.
@@ -112,6 +116,9 @@ pub struct ReplicaReport {
     /// Why it doesn't run, if it should.
     #[n(13)]
     pub why: Option<String>,
+    /// The cluster version that its state has adopted; `None`: the first, or it is none of a shard.
+    #[n(16)]
+    pub adopted: Option<ClusterVersion>,
 }
 
 impl ReplicaReport {
@@ -134,6 +141,7 @@ impl ReplicaReport {
             checkpoint_generation,
             digests,
             why: None,
+            adopted: None,
         }
     }
 }
@@ -180,6 +188,8 @@ pub struct Heard {
     pub at: WallMs,
     /// The epoch in it.
     pub epoch: Epoch,
+    /// The cluster versions that it speaks.
+    pub spoken: Spoken,
     /// Its last report, and when it came.
     pub report: Option<(WallMs, Report)>,
 }
@@ -225,8 +235,11 @@ impl Ear {
             Gossip::Pulse(pulse) => {
                 book.learn(from.node, from.generation, &pulse.endpoints);
                 let mut heard = self.heard.write();
-                let known = heard.entry(from.node).or_insert(Heard { at: wall, epoch: pulse.epoch, report: None });
+                let spoken = pulse.spoken.unwrap_or(Spoken::FIRST);
+                let fresh = Heard { at: wall, epoch: pulse.epoch, spoken, report: None };
+                let known = heard.entry(from.node).or_insert(fresh);
                 known.at = wall;
+                known.spoken = spoken;
                 known.epoch = pulse.epoch;
                 drop(heard);
                 if let Some(led) = pulse.led {

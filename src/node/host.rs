@@ -23,6 +23,11 @@ const SEEK: Duration = Duration::from_secs(1);
 impl Inner {
     /// Shows a newer meta state to everybody on this node.
     fn show_meta(&self, state: Arc<MetaState>) {
+        self.me.versions.hear(state.cluster_version);
+        if !self.me.versions.spoken().speaks(state.cluster_version) {
+            // The node is about to stop; it does nothing by what it may not understand.
+            return;
+        }
         let begun = state.cluster.is_some() && !self.is_leaving();
         self.meta.now.store(state);
         self.meta.changes.send_replace(());

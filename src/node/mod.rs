@@ -30,6 +30,7 @@
 //! Nodes are not yet let in after the founding: the meta state knows how (`AddNode`), no call does it. A link without TLS
 //! believes whoever knows the cluster's id.
 
+mod adoption;
 pub mod bootstrap;
 pub mod config;
 mod core;
@@ -51,6 +52,7 @@ mod signals;
 mod storage;
 #[cfg(test)]
 mod tests;
+pub mod versions;
 
 pub use self::core::{Node, Seeds, StartError, Started};
 pub use signals::run_until_signal;

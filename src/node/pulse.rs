@@ -9,6 +9,7 @@ use crate::health::{Change, Liveness};
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::raft::{Role, RoomLevel};
 use crate::telemetry::Times;
+use crate::versions::Spoken;
 
 use super::core::Inner;
 use super::gossip::{Gossip, Pulse, Report};
@@ -65,6 +66,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             epoch: inner.meta.now.load().epoch,
             endpoints: inner.me.endpoints.clone(),
             led: news.then(|| led.clone()),
+            spoken: Some(inner.me.versions.spoken()).filter(|spoken| *spoken != Spoken::FIRST),
         };
         last = led;
         let frame = encode(&Gossip::Pulse(pulse));
@@ -86,7 +88,7 @@ async fn own_report(inner: &Inner) -> Report {
     Report {
         replicas: inner.shards.reports(),
         started: inner.started,
-        version: env!("CARGO_PKG_VERSION").to_string(),
+        version: super::versions::build(),
         log_bytes: inner.wal.stats().log_bytes,
         store_bytes,
         acknowledged: inner.router.acknowledged(),

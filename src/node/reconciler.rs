@@ -107,6 +107,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             }
         }
         settings(&inner).await;
+        super::adoption::run(&inner).await;
     }
 }
 

@@ -36,6 +36,7 @@ use crate::raft::{
 };
 use crate::store::StoreHandle;
 use crate::time::{Clock, MonotonicMs};
+use crate::versions::Spoken;
 use crate::view::Settings;
 use crate::wal::Wal;
 
@@ -108,6 +109,8 @@ pub struct Parts {
     pub room: Arc<Room>,
     /// Memory for unchanged rows, of all shards together, in bytes.
     pub rows_bytes: u64,
+    /// The cluster versions that this node speaks.
+    pub spoken: Spoken,
     /// When the process began.
     pub started: MonotonicMs,
     /// Replicas that log or store have lost something of, and why.
@@ -315,7 +318,7 @@ impl Shards {
             GroupId::META => Group::start(parts, MetaMachine::new(Replicated::default())).await.map(Handle::Meta),
             _ => {
                 // Not what meta says now: the log is replayed from its beginning, and settings come through it.
-                let machine = ShardMachine::sharing(Settings::default(), self.rows.clone());
+                let machine = ShardMachine::sharing(Settings::default(), self.rows.clone(), self.parts.spoken.newest);
                 Group::start(parts, machine).await.map(Handle::Shard)
             }
         };

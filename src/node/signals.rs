@@ -9,7 +9,7 @@ use super::core::Node;
 
 /// Runs until SIGTERM or SIGINT, then stops: no new calls, leaders handed over, calls at work drained, everything closed. A
 /// second signal ends the process at once. `faces` end when [`Node::closing`] is cancelled and their calls are done; if they
-/// end before, that is an error.
+/// end before, that is an error. A node that can't go on is stopped in the same way: [`Node::why_halted`] says why.
 pub async fn run_until_signal<E>(node: &Node, faces: impl Future<Output = Result<(), E>>) -> Result<(), E> {
     let asked = async {
         let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
@@ -19,6 +19,7 @@ pub async fn run_until_signal<E>(node: &Node, faces: impl Future<Output = Result
         let which = tokio::select! {
             _ = term.recv() => "SIGTERM",
             _ = int.recv() => "SIGINT",
+            _ = node.halted() => "none: the node can't go on",
         };
         tokio::spawn(async move {
             tokio::select! {

@@ -59,6 +59,9 @@ pub enum Rejected {
     /// It would add data, and the node's disk has no room to spare.
     #[error("the disk of the shard's leader has no room to spare")]
     NoRoom,
+    /// It belongs to a version that the group has not adopted yet.
+    #[error("the group has not adopted the version that the command belongs to")]
+    NotYet,
     /// The replica has stopped.
     #[error("this replica has stopped")]
     Stopped,

@@ -106,7 +106,9 @@ impl Front {
         let cluster = self.cluster()?;
         let account = match &envelope.command {
             Command::Account(account, _) => account.clone(),
-            Command::Tick | Command::UpdateSettings(_) => return Err(Fault::internal("no account's command").into()),
+            Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) => {
+                return Err(Fault::internal("no account's command").into());
+            }
         };
         let outcomes = self.backend.propose(vec![envelope], within).await;
         let outcome = outcomes.into_iter().next().unwrap_or(Err(Failure::Unknown));

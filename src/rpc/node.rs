@@ -52,6 +52,7 @@ fn fault(error: BootstrapError) -> Fault {
         | BootstrapError::Taken(_)
         | BootstrapError::Differ { .. }
         | BootstrapError::HalfWay(_)
+        | BootstrapError::Versions(_)
         | BootstrapError::Slow => Fault::cluster_state(told),
     }
 }

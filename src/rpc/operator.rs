@@ -296,7 +296,7 @@ impl Operator {
         v1::ClusterStatus {
             cluster_id: meta.cluster.as_ref().map(|c| c.as_str().to_string()).unwrap_or_default(),
             epoch: meta.epoch.0,
-            cluster_version: meta.cluster_version,
+            cluster_version: meta.cluster_version.0,
             shards: count(shards.len()),
             shards_led: count(shards.iter().filter(led).count()),
             replicas: count(standing.count()),

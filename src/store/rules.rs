@@ -8,12 +8,15 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use super::{Checkpoint, CheckpointRecord, Key, Limits, Pair, ReadError, Retirement, Value, Verdict, WriteError};
 use crate::ids::ReplicaId;
 use crate::time::MonotonicMs;
+use crate::versions::Spoken;
 
 /// The version of [`StoredHeader`].
 ///
 /// 1 (2026-11): the first, its fields 6 to 9 with several meanings one after the other; 2 (2026-11): as below;
 /// 3 (2026-11): the same, of states that came about by the second version of commands.
 pub(super) const HEADER_VERSION: u8 = 3;
+// Whoever changes it has to write by the version that the replica or its cluster has come to, not by the newest.
+const _: () = assert!(HEADER_VERSION == Spoken::BUILD.newest.formats().store_header);
 
 /// Why a header can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,6 +5,7 @@ use minicbor::{Decode, Encode};
 use super::{ActiveView, StreamPolicy};
 use crate::ids::{DeviceId, Revision, ViewId};
 use crate::time::{LogicalMs, WallMs};
+use crate::versions::ClusterVersion;
 
 /// What [`State::apply`](super::State::apply) did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,9 @@ pub enum Answer {
     /// The command changed nothing, because of this.
     #[n(8)]
     Rejected(#[n(0)] Rejection),
+    /// To the adoption of a version: the shard works by this one now, which may be a newer one.
+    #[n(9)]
+    Adopted(#[n(0)] ClusterVersion),
 }
 
 /// To a tick.

@@ -8,9 +8,12 @@ use minicbor::{Decode, Encode};
 use super::Settings;
 use crate::ids::{AccountId, DeviceId, ProfileId, RequestId, TitleId, ViewId};
 use crate::time::{LogicalMs, WallMs};
+use crate::versions::{ClusterVersion, Feature, Spoken};
 
-/// The version of commands that this build writes and the newest that it reads.
-pub const COMMAND_VERSION: u16 = 2;
+/// The newest version of commands that this build reads. Each command is written as the version that brought it.
+///
+/// 2 (2026-11): the oldest that is read. 3 (2026-11): [`Command::Adopt`].
+pub const COMMAND_VERSION: u16 = Spoken::BUILD.newest.formats().commands;
 /// The oldest that it reads: what earlier ones gave came about by other rules.
 pub const COMMAND_VERSION_MIN: u16 = 2;
 /// The most plays in one [`ImportHistory`].
@@ -32,7 +35,7 @@ pub enum Caller {
 /// A command with all that the log must know about it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Envelope {
-    /// The version of commands that its writer spoke: [`COMMAND_VERSION`].
+    /// The version of commands that brought this one, up to [`COMMAND_VERSION`].
     #[n(0)]
     pub version: u16,
     /// The same over all retries of one request; `None` for what is idempotent by itself (progress, ticks).
@@ -99,7 +102,7 @@ impl Envelope {
     /// A command without a request id: progress, ticks, settings.
     pub fn plain(command: Command) -> Self {
         Self {
-            version: COMMAND_VERSION,
+            version: command.needs().formats().commands,
             request_id: None,
             caller: Caller::Anonymous,
             origin: None,
@@ -112,7 +115,26 @@ impl Envelope {
     pub fn account(&self) -> Option<&AccountId> {
         match &self.command {
             Command::Account(account, _) => Some(account),
-            Command::Tick | Command::UpdateSettings(_) => None,
+            Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) => None,
+        }
+    }
+
+    /// Whether it may stand in the log of a shard that has adopted `shard`: what the shard's leader asks before it proposes, and what
+    /// every replica asks when it applies. To adopt is how a shard gets on, so that is always permitted.
+    pub fn is_permitted_at(&self, shard: ClusterVersion) -> bool {
+        let newer = self.version > shard.formats().commands || self.command.needs() > shard;
+        matches!(self.command, Command::Adopt(_)) || !newer
+    }
+
+    /// Whether a build that speaks up to `known` can apply it; else it must stop, as at any command that it doesn't know.
+    pub(super) fn understood_by(&self, known: ClusterVersion) -> Result<(), DecodeError> {
+        let commands = known.formats().commands;
+        if self.version > commands {
+            return Err(DecodeError::Unknown { version: Some(self.version), known: commands });
+        }
+        match self.command {
+            Command::Adopt(version) if version > known => Err(DecodeError::Rules { version, known }),
+            _ => Ok(()),
         }
     }
 
@@ -158,6 +180,14 @@ pub enum DecodeError {
         /// The newest version that this build knows.
         known: u16,
     },
+    /// The shard goes on by rules that this build doesn't have. The replica must stop and be upgraded.
+    #[error("the shard adopts version {version}, and this build speaks up to {known}: the replica needs a newer build")]
+    Rules {
+        /// The adopted version.
+        version: ClusterVersion,
+        /// The newest that is spoken.
+        known: ClusterVersion,
+    },
     /// Not a command at all.
     #[error("damaged command: {0}")]
     Damaged(String),
@@ -175,6 +205,20 @@ pub enum Command {
     /// Something about one account.
     #[n(2)]
     Account(#[n(0)] AccountId, #[n(1)] AccountCommand),
+    /// From here on the shard works by this version's rules and formats, if it doesn't yet by a newer one's. Proposed by the
+    /// shard's leader when the cluster's version is above the shard's.
+    #[n(3)]
+    Adopt(#[n(0)] ClusterVersion),
+}
+
+impl Command {
+    /// The cluster version that brought it: the one place where commands are gated.
+    pub const fn needs(&self) -> ClusterVersion {
+        match self {
+            Self::Tick | Self::UpdateSettings(_) | Self::Account(..) => ClusterVersion::FIRST,
+            Self::Adopt(_) => Feature::ShardVersions.since(),
+        }
+    }
 }
 
 /// What can be told about one account.

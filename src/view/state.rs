@@ -10,17 +10,15 @@ use super::live::Live;
 use super::rows::Rows;
 use super::txn::{Bail, Effects, Txn};
 use super::{
-    AccountCommand, Answer, Applied, Command, Directive, Envelope, Progressed, Query, Reply, ReportProgress, RowKey,
-    Settings, decide, read,
+    AccountCommand, Answer, Applied, Command, DecodeError, Directive, Envelope, Progressed, Query, Reply,
+    ReportProgress, RowKey, Settings, decide, read,
 };
 use crate::ids::{AccountId, Revision};
 use crate::time::{LogicalMs, Stamp};
+use crate::versions::{ClusterVersion, Feature, Spoken};
 
 /// The most views that one tick expires.
 pub const TICK_EXPIRIES_MAX: usize = 64;
-
-/// The version of the header.
-const HEADER_VERSION: u8 = 1;
 
 /// The state of one shard. See the [module](super) for its contract.
 #[derive(Clone, Debug)]
@@ -28,6 +26,8 @@ pub struct State {
     head: Head,
     live: Live,
     rows: Rows,
+    /// The newest version that is spoken here. Not part of the state: what is above it isn't applied.
+    known: ClusterVersion,
     /// Room for what is digested.
     scratch: Vec<u8>,
 }
@@ -35,6 +35,7 @@ pub struct State {
 /// What of the state is neither a view nor a row.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 struct Head {
+    /// As the adopted version has it: 1, or with field 6 2.
     #[n(0)]
     version: u8,
     #[n(1)]
@@ -47,6 +48,40 @@ struct Head {
     counts: Counts,
     #[n(5)]
     digest: u64,
+    /// The version that the shard has adopted; `None`, and not written: the first.
+    #[n(6)]
+    adopted: Option<ClusterVersion>,
+}
+
+impl Head {
+    fn adopted(&self) -> ClusterVersion {
+        self.adopted.unwrap_or(ClusterVersion::FIRST)
+    }
+
+    fn adopt(&mut self, version: ClusterVersion) {
+        self.version = version.formats().state_header;
+        self.adopted = Some(version).filter(|version| version.has(Feature::ShardVersions));
+    }
+
+    /// Reads a header as a build does that speaks up to `known`. Of another version only that is looked at.
+    fn read(bytes: &[u8], known: ClusterVersion) -> Result<Self, RestoreError> {
+        let unreadable = |e: minicbor::decode::Error| RestoreError::Header(e.to_string());
+        let mut decoder = minicbor::Decoder::new(bytes);
+        decoder.array().map_err(unreadable)?;
+        let (found, newest) = (decoder.u8().map_err(unreadable)?, known.formats().state_header);
+        if !(1..=newest).contains(&found) {
+            return Err(RestoreError::Version { found, known: newest });
+        }
+        let head: Self = minicbor::decode(bytes).map_err(unreadable)?;
+        if head.adopted() > known {
+            return Err(RestoreError::Rules { found: head.adopted(), known });
+        }
+        if found != head.adopted().formats().state_header {
+            let adopted = head.adopted();
+            return Err(RestoreError::Header(format!("version {found} doesn't go with adopted version {adopted}")));
+        }
+        Ok(head)
+    }
 }
 
 /// A moment between two checkpoints. What was read from the store under one is worthless under another.
@@ -76,6 +111,9 @@ pub enum Stop {
         /// What is wrong.
         why: String,
     },
+    /// A newer build's command: the replica must be upgraded.
+    #[error(transparent)]
+    NotUnderstood(#[from] DecodeError),
 }
 
 /// What came of a query.
@@ -135,6 +173,22 @@ pub enum RestoreError {
     /// The header cannot be read.
     #[error("the header cannot be read: {0}")]
     Header(String),
+    /// The header was written by another build.
+    #[error("the state's header has version {found}, this build knows up to {known}: the replica needs a newer build")]
+    Version {
+        /// Its version.
+        found: u8,
+        /// The newest that is known.
+        known: u8,
+    },
+    /// The state came about by rules that this build doesn't have.
+    #[error("the shard has adopted version {found}, this build speaks up to {known}: the replica needs a newer build")]
+    Rules {
+        /// The adopted version.
+        found: ClusterVersion,
+        /// The newest that is spoken.
+        known: ClusterVersion,
+    },
     /// An image cannot be read.
     #[error("image {key:02x?} cannot be read: {why}")]
     Image {
@@ -166,23 +220,32 @@ impl State {
     /// An empty shard.
     pub fn new(settings: Settings) -> Self {
         let head = Head {
-            version: HEADER_VERSION,
+            version: ClusterVersion::FIRST.formats().state_header,
             logical: LogicalMs(0),
             settings,
             revision: Revision(0),
             counts: Counts::default(),
             digest: 0,
+            adopted: None,
         };
-        Self { head, live: Live::default(), rows: Rows::default(), scratch: Vec::new() }
+        let known = Spoken::BUILD.newest;
+        Self { head, live: Live::default(), rows: Rows::default(), known, scratch: Vec::new() }
     }
 
-    /// A shard as it was frozen: the header, and all images that stand in the store, in any order. Rows are not needed.
-    pub fn restore(header: &[u8], images: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<Self, RestoreError> {
-        let head: Head = minicbor::decode(header).map_err(|e| RestoreError::Header(e.to_string()))?;
-        if head.version != HEADER_VERSION {
-            return Err(RestoreError::Header(format!("version {} is unknown", head.version)));
-        }
-        let mut state = Self::new(head.settings.clone());
+    /// The same, in a build that speaks versions up to `known`.
+    pub fn knowing(self, known: ClusterVersion) -> Self {
+        Self { known, ..self }
+    }
+
+    /// A shard as it was frozen: the header, and all images that stand in the store, in any order. Rows are not needed. A build that
+    /// speaks versions up to `known` restores no later one's.
+    pub fn restore(
+        header: &[u8],
+        images: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
+        known: ClusterVersion,
+    ) -> Result<Self, RestoreError> {
+        let head = Head::read(header, known)?;
+        let mut state = Self::new(head.settings.clone()).knowing(known);
         for (key, image) in images {
             state.live.restore(&key, &image).map_err(|why| RestoreError::Image { key, why })?;
         }
@@ -198,6 +261,7 @@ impl State {
     /// Rows that must be resident before `envelope` may be applied under `stamp`; `None`: none, apply it. Ask again after
     /// admitting: what a row says can make others needed. Cheap and `None` for progress of an active view.
     pub fn missing(&self, stamp: Stamp, envelope: &Envelope) -> Result<Option<Missing>, Stop> {
+        envelope.understood_by(self.known)?;
         let stamp = self.stamp(stamp);
         if let Command::Account(account, AccountCommand::ReportProgress(report)) = &envelope.command
             && let Some(progress) = self.live.progress(account, &report.view)
@@ -231,6 +295,7 @@ impl State {
     /// Applies a command. Pure: the result depends only on the state's content, the stamp and the command, never on what else
     /// is resident. A [`Stop`] changes nothing.
     pub fn apply(&mut self, stamp: Stamp, envelope: &Envelope) -> Result<Applied, Stop> {
+        envelope.understood_by(self.known)?;
         let stamp = self.stamp(stamp);
         if let Command::Account(account, AccountCommand::ReportProgress(report)) = &envelope.command
             && let Some(answer) = self.report(stamp, account, report)
@@ -266,7 +331,7 @@ impl State {
     }
 
     pub(super) fn txn(&self, stamp: Stamp) -> Txn<'_> {
-        Txn::new(&self.head.settings, &self.live, &self.rows, self.stamp(stamp))
+        Txn::new(&self.head.settings, self.head.adopted(), &self.live, &self.rows, self.stamp(stamp))
     }
 
     pub(super) fn rows(&self) -> &Rows {
@@ -291,6 +356,9 @@ impl State {
         if let Some(settings) = effects.settings {
             self.head.settings = settings;
             self.live.forget_due();
+        }
+        if let Some(version) = effects.version {
+            self.head.adopt(version);
         }
         effects.events
     }
@@ -374,6 +442,16 @@ impl State {
     /// The rules' figures.
     pub fn settings(&self) -> &Settings {
         &self.head.settings
+    }
+
+    /// The version that it works by.
+    pub fn version(&self) -> ClusterVersion {
+        self.head.adopted()
+    }
+
+    /// Whether its leader may propose `envelope` now: it is switched on here, and understood.
+    pub fn permits(&self, envelope: &Envelope) -> bool {
+        envelope.is_permitted_at(self.version()) && envelope.understood_by(self.known).is_ok()
     }
 
     /// How much there is.

@@ -18,6 +18,7 @@ use super::title::{Page, TitleRow};
 use super::{Event, Fact, ResumePoint, RowKey, Settings, Stop, TitleType, rules};
 use crate::ids::{AccountId, DeviceId, ProfileId, TitleId, ViewId};
 use crate::time::{Stamp, WallMs};
+use crate::versions::ClusterVersion;
 
 /// The version that each row's value begins with.
 const ROW_VERSION: u8 = 1;
@@ -67,6 +68,7 @@ pub(super) struct Effects {
     pub(super) views: Vec<((AccountId, ViewId), Option<LiveView>)>,
     pub(super) events: Vec<Event>,
     pub(super) settings: Option<Settings>,
+    pub(super) version: Option<ClusterVersion>,
     pub(super) accounts: u64,
     pub(super) entries: i64,
     pub(super) plays: i64,
@@ -77,6 +79,8 @@ pub(super) struct Effects {
 pub(super) struct Txn<'a> {
     pub(super) settings: &'a Settings,
     pub(super) stamp: Stamp,
+    /// What the shard has adopted: rules that came later ask it.
+    pub(super) version: ClusterVersion,
     live: &'a Live,
     rows: &'a Rows,
     missing: Vec<RowKey>,
@@ -87,6 +91,7 @@ pub(super) struct Txn<'a> {
     views: BTreeMap<(AccountId, ViewId), Option<LiveView>>,
     events: Vec<Event>,
     new_settings: Option<Settings>,
+    new_version: Option<ClusterVersion>,
 }
 
 /// A row's bytes.
@@ -107,10 +112,17 @@ pub(super) fn decode_row<'b, T: Decode<'b, ()>>(key: &RowKey, bytes: &'b [u8]) -
 }
 
 impl<'a> Txn<'a> {
-    pub(super) fn new(settings: &'a Settings, live: &'a Live, rows: &'a Rows, stamp: Stamp) -> Self {
+    pub(super) fn new(
+        settings: &'a Settings,
+        version: ClusterVersion,
+        live: &'a Live,
+        rows: &'a Rows,
+        stamp: Stamp,
+    ) -> Self {
         Self {
             settings,
             stamp,
+            version,
             live,
             rows,
             missing: Vec::new(),
@@ -121,12 +133,13 @@ impl<'a> Txn<'a> {
             views: BTreeMap::new(),
             events: Vec::new(),
             new_settings: None,
+            new_version: None,
         }
     }
 
     /// The same moment, with nothing collected.
     pub(super) fn fresh(&self) -> Self {
-        Self::new(self.settings, self.live, self.rows, self.stamp)
+        Self::new(self.settings, self.version, self.live, self.rows, self.stamp)
     }
 
     /// The rows that were asked for in vain.
@@ -264,6 +277,14 @@ impl<'a> Txn<'a> {
         self.new_settings = Some(settings);
     }
 
+    /// The shard works by `version` from now on, unless it works by a newer one; the one that it works by.
+    pub(super) fn adopt(&mut self, version: ClusterVersion) -> ClusterVersion {
+        if version > self.version {
+            self.new_version = Some(version);
+        }
+        version.max(self.version)
+    }
+
     /// Notes a fact.
     pub(super) fn tell(&mut self, account: &AccountId, fact: Fact) {
         self.events.push(Event { account: Some(account.clone()), fact });
@@ -305,6 +326,7 @@ impl<'a> Txn<'a> {
         }
         effects.views = self.views.into_iter().collect();
         effects.settings = self.new_settings;
+        effects.version = self.new_version;
         effects
     }
 

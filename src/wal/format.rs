@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{CheckpointRecord, LogId, Place, ReplicaState};
 use crate::ids::ReplicaId;
+use crate::versions::Spoken;
 
 /// What batches are aligned to: a sector, so that no write touches one that holds durable bytes.
 pub(super) const BLOCK_BYTES: u64 = 512;
@@ -18,6 +19,8 @@ pub(super) const BATCH_HEADER_BYTES: usize = 64;
 pub(super) const RECORD_HEADER_BYTES: usize = 48;
 /// The format that this program writes.
 pub(super) const VERSION: u32 = 1;
+// Whoever changes it has to write by the version that the node's cluster has come to, not by the newest.
+const _: () = assert!(VERSION == Spoken::BUILD.newest.formats().log);
 /// More than the State record of a replica can take.
 pub(super) const STATE_BYTES_MAX: usize = 1024;
 

@@ -8,6 +8,7 @@ use crate::ids::NodeId;
 use crate::node::folder::{Charter, ClusterId, Founder};
 use crate::node::link::{Introduction, Me};
 use crate::ring::{Replication, Rules, ShardCount};
+use crate::versions::Spoken;
 
 use super::{BootstrapError, Bootstrapped, Wishes};
 
@@ -96,7 +97,14 @@ pub(super) fn proposal(wishes: &Wishes, met: &[Introduction]) -> Result<Charter,
     };
     let cluster = ClusterId::from_random(wishes.random.0, wishes.random.1);
     let rules = Rules { replication, ..Rules::default() };
-    Ok(Charter::new(cluster, shards, rules, met.iter().map(founder).collect())?)
+    // Builds of before name none: then the cluster begins with what they know.
+    let version = Spoken::newest_of_all(met.iter().map(|other| other.spoken));
+    let version = version.ok_or_else(|| BootstrapError::Versions(spoken_by(met)))?;
+    Ok(Charter::new(cluster, shards, rules, met.iter().map(founder).collect())?.at(version))
+}
+
+fn spoken_by(met: &[Introduction]) -> String {
+    met.iter().map(|other| format!("{} speaks {}", other.name, other.spoken)).collect::<Vec<_>>().join(", ")
 }
 
 /// The charter to go on with: of a cluster that has begun, else the arbiter's, else any that was offered to these nodes.

@@ -84,6 +84,9 @@ pub enum BootstrapError {
     /// Some can't be reached. Nothing was changed.
     #[error("not every node answers: {}", .0.join("; "))]
     Unreachable(Vec<String>),
+    /// There is no cluster version that all of them speak.
+    #[error("node_endpoints: there is no cluster version that all of them speak: {0}")]
+    Versions(String),
     /// Some belong to a cluster already.
     #[error("{0}")]
     Taken(String),

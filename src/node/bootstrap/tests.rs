@@ -15,6 +15,7 @@ use crate::ids::{Generation, NodeId};
 use crate::node::folder::Identity;
 use crate::node::link::{Endpoints, Me};
 use crate::ring::{Weight, Zone};
+use crate::versions::{ClusterVersion, Spoken};
 
 /// The nodes as they are on disk, and a network that does what it likes.
 struct World {
@@ -59,12 +60,15 @@ fn introduction(identity: &Identity) -> Introduction {
         endpoints: Endpoints { link: address(identity.node), ..Endpoints::default() },
         cluster: identity.charter.as_ref().map(|charter| charter.cluster.clone()),
         founding: identity.held().cloned(),
+        spoken: Spoken::BUILD,
     }
 }
 
 impl World {
     fn new(seed: u64, nodes: u64, lost_percent: u32) -> Self {
-        let identity = |node| Identity { node, generation: Generation(1), charter: None, offered: None };
+        let (generation, charter, offered, cluster_version) = (Generation(1), None, None, None);
+        let identity =
+            |node| Identity { node, generation, charter: charter.clone(), offered: offered.clone(), cluster_version };
         Self {
             nodes: Mutex::new((1..=nodes).map(NodeId).map(|node| (node, identity(node))).collect()),
             random: Mutex::new(SmallRng::seed_from_u64(seed)),
@@ -184,6 +188,7 @@ fn me(node: NodeId) -> Me {
         weight: 100,
         endpoints: Endpoints { link: address(node), ..Endpoints::default() },
         cluster: Default::default(),
+        versions: Default::default(),
     }
 }
 
@@ -325,4 +330,24 @@ fn a_record_is_let_go_of_only_when_one_of_its_founders_has_begun_elsewhere() {
     run_alone(&world, &[2, 3], 2).unwrap();
     block_on(world.settle(NodeId(1)));
     assert_eq!(world.nodes.lock()[&NodeId(1)].held(), None);
+}
+
+#[test]
+fn a_cluster_begins_with_the_newest_version_that_all_its_founders_speak() {
+    let identity = |node| Identity {
+        node: NodeId(node),
+        generation: Generation(1),
+        charter: None,
+        offered: None,
+        cluster_version: None,
+    };
+    let version_of = |spoken: [Spoken; 3]| {
+        let met = (1..).zip(spoken).map(|(node, spoken)| Introduction { spoken, ..introduction(&identity(node)) });
+        super::agree::proposal(&Wishes::default(), &met.collect::<Vec<_>>()).map(|charter| charter.version())
+    };
+    let (now, before) = (Spoken::told(1, 2), Spoken::told(0, 0));
+    assert_eq!(version_of([now, now, now]).unwrap(), ClusterVersion(2));
+    assert_eq!(version_of([now, before, now]).unwrap(), ClusterVersion(1));
+    let refused = version_of([now, before, Spoken::told(2, 3)]).unwrap_err();
+    assert!(matches!(&refused, BootstrapError::Versions(told) if told.contains("n3 speaks 2 to 3")), "{refused}");
 }

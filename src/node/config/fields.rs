@@ -337,6 +337,14 @@ pub const FIELDS: &[Field] = &[
         600000,
         "How long a graceful stop may take, handing over leaders included."
     ),
+    number!(
+        "compat.version_max",
+        compat_version_max,
+        "0",
+        0,
+        1000000,
+        "A brake for upgrades: speak at most this cluster version, as a build that knows no newer one; 0 for all that this build knows."
+    ),
     plain!(
         "leaders.balance",
         leaders_balance,
@@ -385,6 +393,7 @@ impl Default for Config {
             client_tls_certificate: None,
             client_tls_key: None,
             shutdown_drain_ms: 0,
+            compat_version_max: 0,
             leaders_balance: false,
         };
         for field in FIELDS {

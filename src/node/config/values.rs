@@ -44,6 +44,7 @@ pub struct Config {
     pub client_tls_certificate: Option<PathBuf>,
     pub client_tls_key: Option<PathBuf>,
     pub shutdown_drain_ms: u64,
+    pub compat_version_max: u32,
     pub leaders_balance: bool,
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::ids::{NodeId, ReplicaId};
 use crate::ring::{Member, Rules, ShardCount, Weight, Zone};
+use crate::versions::ClusterVersion;
 
 /// A cluster's name for ever: random, so that nodes of two clusters never mix.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, minicbor::Encode, minicbor::Decode)]
@@ -79,6 +80,9 @@ pub struct Charter {
     /// The first nodes, by node id.
     #[n(3)]
     pub founders: Vec<Founder>,
+    /// The cluster version to begin with; `None`: the first, so that builds which know no other take the record for the same.
+    #[n(4)]
+    version: Option<ClusterVersion>,
 }
 
 /// Why nodes can't found a cluster.
@@ -134,7 +138,17 @@ impl Charter {
             let (a, b) = (pair[0].link.clone(), pair[1].link.clone());
             return Err(CharterError::SameNode { node: pair[0].node, a, b });
         }
-        Ok(Self { cluster, shards, rules, founders })
+        Ok(Self { cluster, shards, rules, founders, version: None })
+    }
+
+    /// The same, beginning with this cluster version.
+    pub fn at(self, version: ClusterVersion) -> Self {
+        Self { version: Some(version).filter(|version| *version > ClusterVersion::FIRST), ..self }
+    }
+
+    /// The cluster version to begin with.
+    pub fn version(&self) -> ClusterVersion {
+        self.version.unwrap_or_default()
     }
 
     /// Every founder's replica of the meta group: ids from 1, in the order of the nodes.

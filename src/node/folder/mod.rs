@@ -3,7 +3,7 @@
 //! ```text
 //! DATA_DIR/
 //!   LOCK             held by the process (flock), never deleted
-//!   identity         node id, generation, founding record
+//!   identity         node id, generation, founding record, the newest cluster version that was heard of
 //!   meta             this node's replicas of the meta group
 //!   peers            where the other nodes were last reached
 //!   log-lost         only after the log was lost: which replicas must not go on
@@ -28,11 +28,13 @@ use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use crate::ids::{Generation, NodeId, ReplicaId};
+use crate::versions::{ClusterVersion, Spoken};
 
 pub(crate) use charter::FOUNDERS_MAX;
 pub use charter::{Charter, CharterError, ClusterId, Founder};
 pub(crate) use record::replace;
 pub use record::{RecordError, read_record, write_record};
+use record::{read_up_to, write_as};
 
 /// Why the folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,23 @@ pub enum FolderError {
     /// One of our own files is not sound.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// It was last in a cluster of a version that this build doesn't speak. Nothing was changed.
+    #[error(
+        "the data folder {} was last in a cluster of version {found}, and this build ({build}) speaks {spoken}: {advice}. Nothing was changed",
+        path.display()
+    )]
+    Version {
+        /// The folder.
+        path: PathBuf,
+        /// The cluster's version.
+        found: ClusterVersion,
+        /// What this node speaks.
+        spoken: Spoken,
+        /// The build.
+        build: String,
+        /// What to do.
+        advice: &'static str,
+    },
     /// The node belongs to a cluster already.
     #[error("this node belongs to the cluster {have} and can't take part in founding {new}")]
     OtherCluster {
@@ -88,12 +107,34 @@ pub struct Identity {
     /// A founding record that it holds for a cluster that is not known to have begun: not all founders may hold it yet.
     #[n(3)]
     pub offered: Option<Charter>,
+    /// The newest version of its cluster that it has heard of; `None`: the first, or as its founding record says.
+    #[n(4)]
+    pub cluster_version: Option<ClusterVersion>,
 }
 
 impl Identity {
     /// The founding record that this node holds, of a cluster that has begun or not.
     pub fn held(&self) -> Option<&Charter> {
         self.charter.as_ref().or(self.offered.as_ref())
+    }
+
+    /// The newest cluster version that the folder has to do with.
+    pub fn newest_version(&self) -> ClusterVersion {
+        let charters = [&self.charter, &self.offered].into_iter().flatten().map(Charter::version);
+        charters.chain(self.cluster_version).max().unwrap_or_default()
+    }
+
+    /// Whether a build that speaks these versions may go on with the folder.
+    fn check(&self, spoken: Spoken) -> Result<(), (ClusterVersion, &'static str)> {
+        let found = self.newest_version();
+        if found > spoken.newest {
+            return Err((found, "start a build that speaks it, or lift compat.version_max if that is set"));
+        }
+        // What stands in its log may be as old.
+        if self.charter.is_some() && found < spoken.oldest {
+            return Err((found, "first start the build before, and finish the upgrade with it"));
+        }
+        Ok(())
     }
 
     /// Takes an offered record, if it holds none; answers the one that it holds then.
@@ -142,6 +183,12 @@ const IDENTITY_MAGIC: &[u8; 8] = b"PLAYHDID";
 const META: &str = "meta";
 const META_MAGIC: &[u8; 8] = b"PLAYHDMR";
 
+/// The file's format follows the cluster's version, so that a build of before can still read it as long as it may.
+fn write_identity(folder: &Path, identity: &Identity) -> Result<(), RecordError> {
+    let format = identity.newest_version().formats().identity;
+    write_as(&folder.join(IDENTITY), IDENTITY_MAGIC, format, identity)
+}
+
 /// Node ids are made of 32 random bits: two nodes of one cluster with the same one are refused when they meet.
 fn node_id(random: u64) -> NodeId {
     NodeId((random >> 32).max(1))
@@ -149,7 +196,8 @@ fn node_id(random: u64) -> NodeId {
 
 impl DataFolder {
     /// Takes the folder, making it if needed, and begins a new generation. `random` makes the node id of a new folder.
-    pub fn open(path: &Path, random: u64) -> Result<Self, FolderError> {
+    /// A folder that was last in a cluster of a version that isn't `spoken` is refused as it is.
+    pub fn open(path: &Path, random: u64, spoken: Spoken) -> Result<Self, FolderError> {
         let io = |what| move |source| FolderError::Io { path: path.to_path_buf(), what, source };
         std::fs::create_dir_all(path).map_err(io("can't be made"))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("LOCK"));
@@ -159,15 +207,21 @@ impl DataFolder {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(FolderError::InUse { path: path.to_path_buf() }),
             Err(errno) => return Err(io("its LOCK can't be taken")(errno.into())),
         }
-        let found: Option<Identity> = read_record(&path.join(IDENTITY), IDENTITY_MAGIC)?;
+        let known = Spoken::BUILD.newest.formats().identity;
+        let found: Option<Identity> = read_up_to(&path.join(IDENTITY), IDENTITY_MAGIC, known)?;
         let mut identity = found.unwrap_or_else(|| Identity {
             node: node_id(random),
             generation: Generation(0),
             charter: None,
             offered: None,
+            cluster_version: None,
         });
+        identity.check(spoken).map_err(|(found, advice)| {
+            let (path, build) = (path.to_path_buf(), crate::node::versions::build());
+            FolderError::Version { path, found, spoken, build, advice }
+        })?;
         identity.generation.0 += 1;
-        write_record(&path.join(IDENTITY), IDENTITY_MAGIC, &identity)?;
+        write_identity(path, &identity)?;
         Ok(Self { path: path.to_path_buf(), identity, _lock: lock })
     }
 
@@ -214,9 +268,18 @@ impl DataFolder {
         self.keep(identity)
     }
 
+    /// Remembers the newest cluster version that was heard of, durably: builds that don't speak it refuse the folder.
+    pub fn keep_version(&mut self, version: ClusterVersion) -> Result<(), FolderError> {
+        let mut identity = self.identity.clone();
+        if version > identity.newest_version() {
+            identity.cluster_version = Some(version);
+        }
+        self.keep(identity)
+    }
+
     fn keep(&mut self, identity: Identity) -> Result<(), FolderError> {
         if identity != self.identity {
-            write_record(&self.path.join(IDENTITY), IDENTITY_MAGIC, &identity)?;
+            write_identity(&self.path, &identity)?;
             self.identity = identity;
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 8 bytes  which file this is
-//! 4 bytes  format version, big-endian: 1
+//! 4 bytes  format version, big-endian: 1; of `identity` 1 or 2
 //! 4 bytes  CRC-32C of the rest, big-endian
 //! n bytes  the value, CBOR
 //! ```
@@ -22,6 +22,19 @@ pub enum RecordError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// It is whole, and of a version that this build doesn't know.
+    #[error(
+        "{} has format version {found}, this build knows up to {known}: a newer build wrote it. Nothing was changed; start that build again",
+        path.display()
+    )]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest that is known.
+        known: u32,
+    },
     /// What is there is not what was written.
     #[error("{} is damaged: {reason}", path.display())]
     Damaged {
@@ -32,6 +45,7 @@ pub enum RecordError {
     },
 }
 
+/// The version of all files but `identity`.
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 16;
 /// The most bytes that such a file may have.
@@ -39,6 +53,14 @@ const RECORD_BYTES_MAX: u64 = 16 << 20;
 
 /// Reads a file; `None` when there is none.
 pub fn read_record<T>(path: &Path, magic: &[u8; 8]) -> Result<Option<T>, RecordError>
+where
+    T: for<'b> minicbor::Decode<'b, ()>,
+{
+    read_up_to(path, magic, VERSION)
+}
+
+/// Reads a file of a version up to `known`; `None` when there is none.
+pub(super) fn read_up_to<T>(path: &Path, magic: &[u8; 8], known: u32) -> Result<Option<T>, RecordError>
 where
     T: for<'b> minicbor::Decode<'b, ()>,
 {
@@ -55,8 +77,10 @@ where
     if header[..8] != magic[..] {
         return Err(damaged("it is another kind of file"));
     }
-    if word(8) != VERSION {
-        return Err(damaged(&format!("its format version is {}, this program reads {VERSION}", word(8))));
+    match word(8) {
+        0 => return Err(damaged("its format version is 0")),
+        found if found > known => return Err(RecordError::TooNew { path: path.to_path_buf(), found, known }),
+        _ => {}
     }
     if word(12) != crc32c::crc32c(body) {
         return Err(damaged("its checksum doesn't match"));
@@ -66,10 +90,20 @@ where
 
 /// Replaces a file, durably.
 pub fn write_record<T: minicbor::Encode<()>>(path: &Path, magic: &[u8; 8], value: &T) -> Result<(), RecordError> {
+    write_as(path, magic, VERSION, value)
+}
+
+/// Replaces a file by one of this version, durably.
+pub(super) fn write_as<T: minicbor::Encode<()>>(
+    path: &Path,
+    magic: &[u8; 8],
+    version: u32,
+    value: &T,
+) -> Result<(), RecordError> {
     let body = minicbor::to_vec(value).expect("writing to a vector doesn't fail");
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
     bytes.extend_from_slice(magic);
-    bytes.extend_from_slice(&VERSION.to_be_bytes());
+    bytes.extend_from_slice(&version.to_be_bytes());
     bytes.extend_from_slice(&crc32c::crc32c(&body).to_be_bytes());
     bytes.extend_from_slice(&body);
     replace(path, &bytes).map_err(|source| RecordError::Io { path: path.to_path_buf(), source })

@@ -17,6 +17,7 @@ use crate::ids::{Generation, NodeId};
 use crate::proto::link::v1 as wire;
 use crate::raft::LinkError;
 use crate::telemetry::Metrics;
+use crate::versions::ClusterVersion;
 
 use super::transport::{CONNECT_TIMEOUT, chain, connect};
 use super::{Book, Lane, LinkConfig};
@@ -150,6 +151,8 @@ impl Dialer {
         let (answers, first) = answered.map_err(|status| format!("{address}: {}", chain(&status)))?;
         let first = first.unwrap_or_default();
         if let Some(refusal) = first.refusal {
+            // One of the cluster says what version that has: a node that can't go on with it stops.
+            self.config.me.versions.hear(ClusterVersion(refusal.cluster_version));
             return Err(format!("{address} refused: {}", refusal.detail.chars().take(300).collect::<String>()));
         }
         let welcome = first.welcome.ok_or_else(|| format!("{address} didn't answer the handshake"))?;
@@ -158,6 +161,11 @@ impl Dialer {
         }
         if self.book.generation(self.node).is_some_and(|known| known > Generation(welcome.generation)) {
             return Err(format!("{address} is an older process of node {}", self.node));
+        }
+        let (cluster, spoken) = (ClusterVersion(welcome.cluster_version), self.config.me.versions.spoken());
+        if cluster > ClusterVersion(0) && !spoken.speaks(cluster) {
+            self.config.me.versions.hear(cluster);
+            return Err(format!("{address} is in a cluster of version {cluster}, and this node speaks {spoken}"));
         }
         Ok(Open { sender, answers })
     }

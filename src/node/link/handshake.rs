@@ -2,12 +2,16 @@
 
 use crate::ids::{Generation, NodeId};
 use crate::node::folder::ClusterId;
+use crate::node::versions::{Versions, build};
 use crate::proto::link::v1 as wire;
+use crate::versions::{ClusterVersion, Spoken};
 
 use super::{Endpoints, Lane, Peer};
 
-/// The version of everything that is said on the link. A node speaks one.
+/// The version of everything that is said on the link. A node speaks one; what may only be said from a cluster version on is gated
+/// by that.
 pub const WIRE_VERSION: u32 = 2;
+const _: () = assert!(WIRE_VERSION == Spoken::BUILD.newest.formats().wire);
 
 /// What a node says of itself.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub struct Me {
     pub endpoints: Endpoints,
     /// Its cluster, once it has one.
     pub cluster: std::sync::OnceLock<ClusterId>,
+    /// The versions that it speaks, and its cluster's.
+    pub versions: Versions,
 }
 
 impl Me {
@@ -43,6 +49,8 @@ impl Me {
             lane: lane as i32,
             to_node_id: to.0,
             addresses: Some(addresses(&self.endpoints)),
+            cluster_version_oldest: self.versions.spoken().oldest.0,
+            cluster_version_newest: self.versions.spoken().newest.0,
         }
     }
 
@@ -55,6 +63,9 @@ impl Me {
             zone: self.zone.clone(),
             weight: self.weight,
             addresses: Some(addresses(&self.endpoints)),
+            cluster_version_oldest: self.versions.spoken().oldest.0,
+            cluster_version_newest: self.versions.spoken().newest.0,
+            build: build(),
         }
     }
 }
@@ -67,6 +78,10 @@ fn addresses(endpoints: &Endpoints) -> wire::Addresses {
 pub(super) fn endpoints(addresses: Option<wire::Addresses>) -> Endpoints {
     let wire::Addresses { link, client, admin } = addresses.unwrap_or_default();
     Endpoints { link, client, admin }
+}
+
+fn spoken(hello: &wire::Hello) -> Spoken {
+    Spoken::told(hello.cluster_version_oldest, hello.cluster_version_newest)
 }
 
 /// Why a lane was refused.
@@ -104,6 +119,14 @@ pub enum Refused {
         /// The newest that was heard.
         seen: Generation,
     },
+    /// The caller doesn't speak the version that the cluster has.
+    #[error("the cluster has version {cluster}, and the caller speaks {spoken}: it needs another build")]
+    ClusterVersion {
+        /// What the caller speaks.
+        spoken: Spoken,
+        /// The cluster's version.
+        cluster: ClusterVersion,
+    },
     /// The first message makes no sense.
     #[error("the first message is not a sound hello: {what}")]
     BadHello {
@@ -120,6 +143,7 @@ impl Refused {
             Self::WrongCluster { .. } => "wrong_cluster",
             Self::WrongNode { .. } => "wrong_node",
             Self::OldGeneration { .. } => "old_generation",
+            Self::ClusterVersion { .. } => "cluster_version",
             Self::BadHello { .. } => "bad_hello",
         }
     }
@@ -131,9 +155,14 @@ impl Refused {
             Self::WrongCluster { .. } => Reason::WrongCluster,
             Self::WrongNode { .. } => Reason::WrongNode,
             Self::OldGeneration { .. } => Reason::OldGeneration,
+            Self::ClusterVersion { .. } => Reason::ClusterVersion,
             Self::BadHello { .. } => Reason::BadHello,
         };
-        wire::Refusal { reason: reason.into(), detail: self.to_string() }
+        let cluster_version = match self {
+            Self::ClusterVersion { cluster, .. } => cluster.0,
+            _ => 0,
+        };
+        wire::Refusal { reason: reason.into(), detail: self.to_string(), cluster_version }
     }
 }
 
@@ -167,6 +196,10 @@ pub fn judge(
     if peer.node == me.node {
         return Err(Refused::BadHello { what: "it carries this node's own id" });
     }
+    let (spoken, cluster) = (spoken(hello), me.versions.cluster());
+    if !spoken.speaks(cluster) {
+        return Err(Refused::ClusterVersion { spoken, cluster });
+    }
     match seen(peer.node) {
         Some(seen) if seen > peer.generation => Err(Refused::OldGeneration { theirs: peer.generation, seen }),
         _ => Ok((peer, lane, endpoints)),
@@ -187,6 +220,7 @@ mod tests {
             weight: 1,
             endpoints: Endpoints { link: at("1"), client: at("2"), admin: at("3") },
             cluster: std::sync::OnceLock::new(),
+            versions: Versions::default(),
         };
         if let Some(cluster) = cluster {
             me.cluster.set(ClusterId::from_random(cluster, 0)).unwrap();
@@ -219,5 +253,21 @@ mod tests {
         assert_eq!(refuse(&one, None, &wire::Hello { lane: 0, ..hello.clone() }), "bad_hello");
         assert_eq!(refuse(&one, None, &wire::Hello { addresses: None, ..hello.clone() }), "bad_hello");
         assert_eq!(refuse(&one, None, &wire::Hello { node_id: 1, ..hello.clone() }), "bad_hello");
+    }
+
+    #[test]
+    fn a_node_that_does_not_speak_the_clusters_version_is_refused_with_that_as_the_reason() {
+        let (of_now, one) = (me(2, Some(9)).hello(NodeId(1), Lane::Append), me(1, Some(9)));
+        // A build of before there was a second version says nothing of versions.
+        let (cluster_version_oldest, cluster_version_newest) = (0, 0);
+        let of_before = wire::Hello { cluster_version_oldest, cluster_version_newest, ..of_now.clone() };
+        let later = wire::Hello { cluster_version_oldest: 2, cluster_version_newest: 3, ..of_now.clone() };
+        let welcome = |hello: &wire::Hello| judge(&one, |_| None, hello).is_ok();
+        assert!(welcome(&of_now) && welcome(&of_before) && !welcome(&later), "the cluster has version 1");
+        one.versions.hear(ClusterVersion(2));
+        assert!(welcome(&of_now) && !welcome(&of_before) && welcome(&later), "the cluster has version 2");
+        let refused = judge(&one, |_| None, &of_before).unwrap_err();
+        assert_eq!(refused, Refused::ClusterVersion { spoken: Spoken::FIRST, cluster: ClusterVersion(2) });
+        assert_eq!(refused.to_wire().cluster_version, 2);
     }
 }

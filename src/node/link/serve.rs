@@ -109,7 +109,11 @@ impl<R: Receive> LinkService for Service<R> {
         match judged {
             Ok((peer, lane, endpoints)) => {
                 self.book.learn(peer.node, peer.generation, &endpoints);
-                let welcome = wire::Welcome { node_id: self.me.node.0, generation: self.me.generation.0 };
+                let welcome = wire::Welcome {
+                    node_id: self.me.node.0,
+                    generation: self.me.generation.0,
+                    cluster_version: self.me.versions.cluster().0,
+                };
                 let message = wire::LaneMessage { welcome: Some(welcome), ..Default::default() };
                 let _ = sender.try_send(Ok(message));
                 let serving = Serving {

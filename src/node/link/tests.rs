@@ -66,6 +66,7 @@ async fn end(node: u64, generation: u64, cluster: u64, silent_on: Option<u8>) ->
         weight: 1,
         endpoints: Endpoints { link: address, ..Endpoints::default() },
         cluster: Default::default(),
+        versions: Default::default(),
     });
     me.cluster.set(ClusterId::from_random(cluster, 0)).unwrap();
     let folder = tempfile::tempdir().unwrap();

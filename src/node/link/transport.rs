@@ -10,6 +10,7 @@ use crate::node::folder::{Charter, ClusterId};
 use crate::proto::link::v1 as wire;
 use crate::proto::link::v1::link_service_client::LinkServiceClient;
 use crate::ring::{Weight, Zone};
+use crate::versions::Spoken;
 
 use super::handshake::endpoints;
 use super::{Endpoints, WIRE_VERSION};
@@ -99,6 +100,8 @@ pub struct Introduction {
     pub cluster: Option<ClusterId>,
     /// The founding record that it holds, if any; without a `cluster` it was only offered.
     pub founding: Option<Charter>,
+    /// The cluster versions that it speaks.
+    pub spoken: Spoken,
 }
 
 /// Asks who listens at `address`. An error says what is wrong, for people.
@@ -125,6 +128,7 @@ pub async fn introduce(address: &str, tls: Option<&TlsFiles>) -> Result<Introduc
         endpoints: endpoints(card.addresses),
         cluster: ClusterId::parse(&answer.cluster_id),
         founding,
+        spoken: Spoken::told(card.cluster_version_oldest, card.cluster_version_newest),
     })
 }
 

@@ -6,6 +6,7 @@ use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
 use crate::node::folder::Charter;
 use crate::plan::{Allotted, Founding, Membership, MembershipId, NotReplaced, Recorded};
 use crate::ring::{Placement, Replicas, ShardCount};
+use crate::versions::ClusterVersion;
 
 use super::{Answer, Command, GroupRecord, Intent, MetaState, NodeRecord, Refusal};
 
@@ -100,6 +101,7 @@ impl MetaState {
             self.groups.insert(shard.into(), first_set(&allotted, &allotted, founder));
         }
         self.shard_count = Some(charter.shards);
+        self.cluster_version = charter.version();
         self.rules = charter.rules;
         self.cluster = Some(charter.cluster);
         self.placement = Some(placement);
@@ -246,7 +248,7 @@ impl MetaState {
         Ok(Change::Something)
     }
 
-    fn raise_version(&mut self, version: u32) -> Change {
+    fn raise_version(&mut self, version: ClusterVersion) -> Change {
         if version <= self.cluster_version {
             return Change::Nothing;
         }

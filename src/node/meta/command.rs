@@ -4,6 +4,7 @@ use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
 use crate::node::folder::Charter;
 use crate::plan::{Membership, MembershipId};
 use crate::ring::{Placement, Weight, Zone};
+use crate::versions::ClusterVersion;
 use crate::view::Settings;
 
 use super::Intent;
@@ -111,7 +112,7 @@ pub enum Command {
     RaiseVersion {
         /// The version.
         #[n(0)]
-        version: u32,
+        version: ClusterVersion,
     },
     /// The shards should have other settings.
     #[n(9)]

@@ -34,6 +34,7 @@ use std::collections::BTreeMap;
 use crate::ids::{Epoch, GroupId, NodeId, ReplicaId, ShardId};
 use crate::plan::Recorded;
 use crate::ring::{Member, Placement, Replicas, Rules, ShardCount, Weight, Zone};
+use crate::versions::ClusterVersion;
 use crate::view::Settings;
 
 use super::folder::ClusterId;
@@ -115,7 +116,7 @@ pub struct MetaState {
     pub epoch: Epoch,
     /// The version of commands and rules that all nodes have agreed on.
     #[n(2)]
-    pub cluster_version: u32,
+    pub cluster_version: ClusterVersion,
     /// The next replica id to be given out.
     #[n(3)]
     pub next_replica: ReplicaId,
@@ -150,7 +151,7 @@ impl Default for MetaState {
         Self {
             cluster: None,
             epoch: Epoch(0),
-            cluster_version: 1,
+            cluster_version: ClusterVersion::FIRST,
             next_replica: ReplicaId(1),
             rules: Rules::default(),
             nodes: BTreeMap::new(),

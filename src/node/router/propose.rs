@@ -450,7 +450,8 @@ fn from_outcome(outcome: Outcome<crate::view::Applied>, by: Server) -> Step {
         Outcome::Committed(applied) => {
             Step::Ended(Proposed::Committed(Committed { answer: applied.answer, revision: applied.revision, by }))
         }
-        Outcome::Rejected(Rejected::NotLeader { .. } | Rejected::Stopped) => Step::Again,
+        // What isn't switched on yet soon will be.
+        Outcome::Rejected(Rejected::NotLeader { .. } | Rejected::NotYet | Rejected::Stopped) => Step::Again,
         Outcome::Rejected(Rejected::Overloaded) => rejected(RouteError::Overloaded { retry_after_ms: RETRY_AFTER_MS }),
         Outcome::Rejected(Rejected::NoRoom) => rejected(RouteError::DiskFull),
         // The time of this attempt, not of the call: the next one sees whether there is more.

@@ -182,7 +182,7 @@ fn ended(outcome: Outcome<Applied>) -> Ended {
 
 fn rejected(why: &Rejected) -> Ended {
     match why {
-        Rejected::NotLeader { .. } | Rejected::Stopped => Ended::NotLeader,
+        Rejected::NotLeader { .. } | Rejected::NotYet | Rejected::Stopped => Ended::NotLeader,
         Rejected::Overloaded => Ended::Overloaded,
         Rejected::DeadlineExceeded => Ended::DeadlineExceeded,
         Rejected::NoRoom => Ended::NoRoom,

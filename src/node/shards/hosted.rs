@@ -170,6 +170,7 @@ impl Hosted {
             checkpoint_generation: status.checkpoint_generation,
             digests: status.digests,
             why: None,
+            adopted: self.shard().map(|shard| shard.peek(|state| state.version())),
         }
     }
 }

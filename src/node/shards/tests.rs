@@ -10,6 +10,7 @@ use crate::node::log_budget::LogBudget;
 use crate::raft::MemoryNet;
 use crate::store::{Fault, MemDisk, MemStore, Queues};
 use crate::time::WallMs;
+use crate::versions::Spoken;
 use crate::view::{AccountCommand, Envelope, Media, OnLimit, StartView, TitleType, ViewKind};
 use crate::wal;
 
@@ -77,6 +78,7 @@ impl Rig {
             clock: clock.clone(),
             room: Arc::default(),
             rows_bytes: 16 << 20,
+            spoken: Spoken::BUILD,
             started: clock.monotonic(),
             retired: BTreeMap::new(),
             lost: None,

@@ -135,7 +135,8 @@ impl<M: Machine> Group<M> {
         let commands = Arc::new(decode::<M>(&body, count)?);
         let (config, room) = (&self.inner.parts.config, self.inner.parts.room.level());
         let fits = commands.len() <= config.entry_commands_max && body.len() <= config.entry_bytes_max;
-        let as_it_is = |command: &M::Command| room.admits(M::growth(command)) && !M::has_age(command);
+        let as_it_is =
+            |command: &M::Command| room.admits(M::growth(command)) && !M::has_age(command) && !M::is_gated(command);
         if commands.is_empty() || !fits || !commands.iter().all(as_it_is) {
             return Ok(self.submit(commands));
         }
@@ -173,9 +174,13 @@ impl<M: Machine> Group<M> {
         let mut cutter = Cutter { queue, call: commands, from: 0, body: Vec::new(), parts: Vec::new() };
         let room = self.inner.parts.room.level();
         for (at, command) in commands.iter().enumerate() {
-            match room.admits(M::growth(command)) {
-                true => cutter.add(at, config.entry_commands_max, config.entry_bytes_max),
-                false => cutter.refuse(at, Rejected::NoRoom),
+            // Invariant raft/13: by the state as it is applied here, so that whoever applies the command has come as far.
+            if M::is_gated(command) && !self.inner.core.look(|machine, _| machine.permits(command)) {
+                cutter.refuse(at, Rejected::NotYet);
+            } else if room.admits(M::growth(command)) {
+                cutter.add(at, config.entry_commands_max, config.entry_bytes_max);
+            } else {
+                cutter.refuse(at, Rejected::NoRoom);
             }
         }
         cutter.submit(commands.len());

@@ -106,6 +106,18 @@ pub trait Machine: Send + Sync + Sized + 'static {
         Growth::None
     }
 
+    /// Whether [`Machine::permits`] has to be asked before `command` is proposed.
+    fn is_gated(_: &Self::Command) -> bool {
+        false
+    }
+
+    /// Whether `command` may be proposed by the rules that this state has come to. What a leader's state permits, every replica's
+    /// permits when it comes there.
+    fn permits(&self, command: &Self::Command) -> bool {
+        let _ = command;
+        true
+    }
+
     /// The greatest logical time that was applied.
     fn logical(&self) -> LogicalMs;
 

@@ -8,6 +8,7 @@ use crate::ids::Revision;
 use crate::raft::room::Growth;
 use crate::store::Pair;
 use crate::time::{LogicalMs, Stamp};
+use crate::versions::{ClusterVersion, Spoken};
 use crate::view::{self, AccountCommand, Applied, Command, Envelope, Fence, Frozen, RowKey, Settings, State};
 
 /// About how many bytes of clean rows a shard keeps in memory when nobody says otherwise.
@@ -40,17 +41,19 @@ pub struct ShardMachine {
     state: State,
     settings: Settings,
     rows: Arc<RowsShare>,
+    /// The newest version that this node speaks.
+    known: ClusterVersion,
 }
 
 impl ShardMachine {
     /// An empty shard under these settings.
     pub fn new(settings: Settings) -> Self {
-        Self::sharing(settings, Arc::default())
+        Self::sharing(settings, Arc::default(), Spoken::BUILD.newest)
     }
 
-    /// As [`ShardMachine::new`], with a share of the node's memory for rows.
-    pub fn sharing(settings: Settings, rows: Arc<RowsShare>) -> Self {
-        Self { state: State::new(settings.clone()), settings, rows }
+    /// As [`ShardMachine::new`], with a share of the node's memory for rows, on a node that speaks versions up to `known`.
+    pub fn sharing(settings: Settings, rows: Arc<RowsShare>, known: ClusterVersion) -> Self {
+        Self { state: State::new(settings.clone()).knowing(known), settings, rows, known }
     }
 
     /// The state, to be asked.
@@ -107,7 +110,7 @@ impl Machine for ShardMachine {
 
     fn growth(command: &Envelope) -> Growth {
         match &command.command {
-            Command::Tick | Command::UpdateSettings(_) => Growth::None,
+            Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) => Growth::None,
             Command::Account(_, command) => match command {
                 AccountCommand::StopView(_) | AccountCommand::EndView(_) => Growth::None,
                 AccountCommand::ReportProgress(_) => Growth::Little,
@@ -116,6 +119,14 @@ impl Machine for ShardMachine {
                 | AccountCommand::UpdateStreamPolicy(_) => Growth::Much,
             },
         }
+    }
+
+    fn is_gated(command: &Envelope) -> bool {
+        !command.is_permitted_at(ClusterVersion::FIRST) || matches!(command.command, Command::Adopt(_))
+    }
+
+    fn permits(&self, command: &Envelope) -> bool {
+        self.state.permits(command)
     }
 
     fn logical(&self) -> LogicalMs {
@@ -174,7 +185,7 @@ impl Machine for ShardMachine {
     }
 
     fn empty(&self) -> Self {
-        Self::sharing(self.settings.clone(), Arc::clone(&self.rows))
+        Self::sharing(self.settings.clone(), Arc::clone(&self.rows), self.known)
     }
 
     fn follow(&mut self, before: &Self) {
@@ -182,7 +193,7 @@ impl Machine for ShardMachine {
     }
 
     fn restore(&self, header: &[u8], images: Vec<Pair>) -> Result<Self, Stop> {
-        let state = State::restore(header, images).map_err(|e| Stop(e.to_string()))?;
-        Ok(Self { state, settings: self.settings.clone(), rows: Arc::clone(&self.rows) })
+        let state = State::restore(header, images, self.known).map_err(|e| Stop(e.to_string()))?;
+        Ok(Self { state, settings: self.settings.clone(), rows: Arc::clone(&self.rows), known: self.known })
     }
 }

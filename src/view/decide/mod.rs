@@ -33,8 +33,13 @@ use accept;
 
 /// Decides a command. On [`Bail::Missing`] the transaction knows which rows are missing.
 pub(super) fn decide(txn: &mut Txn<'_>, envelope: &Envelope) -> Result<Answer, Bail> {
+    if !envelope.is_permitted_at(txn.version) {
+        // No leader proposes it. Told by every replica alike, which a mistake of a leader shall not stop.
+        return Ok(Answer::Rejected(Rejection::invalid("command", "is not switched on yet")));
+    }
     match &envelope.command {
         Command::Tick => tick(txn),
+        Command::Adopt(version) => Ok(Answer::Adopted(txn.adopt(*version))),
         Command::UpdateSettings(settings) => Ok(update_settings(txn, settings)),
         Command::Account(account, command) => {
             let request =

@@ -57,6 +57,7 @@ fn all_commands() -> Vec<Command> {
         own(AccountCommand::EndView(EndView { view: view("v1"), by: Some(device("pad")) })),
         own(AccountCommand::ImportHistory(ImportHistory { plays: vec![play] })),
         own(AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 3 })),
+        Command::Adopt(ClusterVersion(2)),
     ]
 }
 
@@ -97,7 +98,7 @@ fn rows_images_and_headers_keep_their_bytes() {
 fn a_command_of_another_version_is_unknown_and_not_merely_damaged() {
     let plain = Envelope::plain(Command::Tick);
     let mut bytes = plain.to_bytes();
-    assert_eq!(Envelope::from_bytes(&bytes), Ok(plain.clone()));
+    assert_eq!((plain.version, Envelope::from_bytes(&bytes)), (COMMAND_VERSION_MIN, Ok(plain.clone())));
     // The version stands first, the command's tag in front of its (empty) fields last.
     for version in [COMMAND_VERSION_MIN - 1, COMMAND_VERSION + 1] {
         let other = Envelope { version, ..plain.clone() }.to_bytes();
@@ -109,7 +110,7 @@ fn a_command_of_another_version_is_unknown_and_not_merely_damaged() {
     bytes[tag] = 23;
     assert_eq!(
         Envelope::from_bytes(&bytes),
-        Err(DecodeError::Unknown { version: Some(COMMAND_VERSION), known: COMMAND_VERSION })
+        Err(DecodeError::Unknown { version: Some(plain.version), known: COMMAND_VERSION })
     );
     assert!(matches!(Envelope::from_bytes(b"nonsense"), Err(DecodeError::Damaged(_))));
     assert!(matches!(Envelope::from_bytes(&[]), Err(DecodeError::Damaged(_))));
@@ -152,7 +153,7 @@ proptest! {
         let at = (at_share * bytes.len() as f64) as usize;
         if cut { bytes.truncate(at) } else { bytes[at] = value }
         let (header, image) = if in_header { (bytes, image) } else { (shard.header.clone(), bytes) };
-        if let Ok(state) = State::restore(&header, [(key, image)]) {
+        if let Ok(state) = State::restore(&header, [(key, image)], Spoken::BUILD.newest) {
             state.query(&Query::ListActiveViews(account("a")), super::at(0));
         }
     }
@@ -166,7 +167,9 @@ proptest! {
             bytes[at] = value;
             if let Ok(envelope) = Envelope::from_bytes(&bytes) {
                 let mut shard = sample();
-                shard.apply(super::at(0), &envelope);
+                if !matches!(shard.state.missing(super::at(0), &envelope), Err(Stop::NotUnderstood(_))) {
+                    shard.apply(super::at(0), &envelope);
+                }
             }
         }
     }

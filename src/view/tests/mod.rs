@@ -10,6 +10,7 @@ mod reference;
 mod requests;
 mod starting;
 mod titles;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use super::*;
 use crate::ids::{AccountId, DeviceId, ProfileId, RequestId, TitleId, ViewId};
 use crate::time::{LogicalMs, Stamp, WallMs};
+use crate::versions::{ClusterVersion, Spoken};
 
 /// 2023-06-21T00:00:00Z.
 pub(super) const WALL: u64 = 1_687_305_600_000;
@@ -293,7 +295,7 @@ impl Shard {
     pub(super) fn restart(&mut self) {
         self.checkpoint();
         let (revision, digest, counts) = (self.state.revision(), self.state.digest(), self.state.counts());
-        self.state = State::restore(&self.header, self.images.clone()).unwrap();
+        self.state = State::restore(&self.header, self.images.clone(), Spoken::BUILD.newest).unwrap();
         assert_eq!((self.state.revision(), self.state.digest(), self.state.counts()), (revision, digest, counts));
     }
 }

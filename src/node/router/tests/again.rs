@@ -88,6 +88,7 @@ async fn linked(folder: &Path) -> (Node, Arc<Scripted>, CancellationToken) {
         weight: 100,
         endpoints: Endpoints { link: link.clone(), ..Endpoints::default() },
         cluster: cluster.clone().into(),
+        versions: Default::default(),
     });
     let leader = Arc::new(Scripted::default());
     let book = Arc::new(Book::open(folder.join("peers-of-leader")).unwrap());

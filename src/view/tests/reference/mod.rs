@@ -96,6 +96,7 @@ pub(super) struct Account {
 pub(super) struct Reference {
     pub(super) settings: Settings,
     pub(super) logical: LogicalMs,
+    pub(super) version: ClusterVersion,
     pub(super) accounts: Vec<Account>,
 }
 
@@ -493,7 +494,7 @@ impl Account {
 
 impl Reference {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, logical: LogicalMs(0), accounts: Vec::new() }
+        Self { settings, logical: LogicalMs(0), version: ClusterVersion::FIRST, accounts: Vec::new() }
     }
 
     fn account(&mut self, id: &AccountId) -> &mut Account {
@@ -510,6 +511,10 @@ impl Reference {
         let s = self.settings.clone();
         match &envelope.command {
             Command::Tick => self.tick(stamp),
+            Command::Adopt(version) => {
+                self.version = self.version.max(*version);
+                Answer::Adopted(self.version)
+            }
             Command::UpdateSettings(new) if new.version <= s.version => {
                 Answer::Rejected(Rejection::SettingsOlder { version: s.version })
             }
