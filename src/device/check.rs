@@ -20,7 +20,7 @@ impl Household {
         if let Err(error) = self.check(&client, HISTORIES_WHILE_PLAYING).await {
             match error {
                 Error::Rejected(_) => self.mismatch(format!("a strong read was refused: {error}")),
-                Error::Unavailable { .. } | Error::Unknown { .. } => drop(self.around.stats.failed(&error)),
+                Error::Unavailable { .. } | Error::Unknown { .. } => self.around.stats.unavailable(),
             }
         }
     }
@@ -46,6 +46,22 @@ impl Household {
         Ok(())
     }
 
+    /// Ends the views that are active in this account; returns how many.
+    pub(super) async fn end_views(&self, client: &Client) -> Result<u64, Error> {
+        let request = v1::ListActiveViewsRequest { account_id: self.account.clone(), read_options: None };
+        let mut ended = 0;
+        for view in client.list_active_views(request).await?.views {
+            let (account_id, view_id) = (self.account.clone(), view.view_id);
+            let stop = v1::StopViewRequest { account_id, view_id, ..Default::default() };
+            match client.stop_view(stop).await {
+                Ok(_) => ended += 1,
+                Err(error) if error.reason() == Some(v1::ErrorReason::ViewExpired) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ended)
+    }
+
     /// Nothing is under way with this title.
     fn is_still(&self, profile: Profile, title: Title) -> bool {
         !self.views_uncertain && !self.ledger.running.values().any(|r| (r.profile, r.title) == (profile, title))
@@ -54,6 +70,7 @@ impl Household {
     async fn check_active_views(&self, client: &Client) -> Result<(), Error> {
         let request = v1::ListActiveViewsRequest { account_id: self.account.clone(), read_options: None };
         let views = client.list_active_views(request).await?.views;
+        self.around.stats.compared(views.len() + self.ledger.running.len());
         for view in &views {
             let Some(running) = self.ledger.running.get(&view.view_id) else {
                 if !self.views_uncertain {
@@ -86,6 +103,7 @@ impl Household {
             read_options: None,
         };
         let points = client.batch_get_resume_points(request).await?.resume_points;
+        self.around.stats.compared(titles.len());
         for (at, title) in titles.iter().enumerate() {
             let (Some(point), Some(place)) = (points.get(at), self.ledger.places.get(&(profile, *title))) else {
                 self.mismatch(format!("no answer for {} of {} titles", titles.len() - at, titles.len()));
@@ -114,6 +132,7 @@ impl Household {
             ..Default::default()
         };
         let page = client.list_history(request).await?;
+        self.around.stats.compared(1);
         let what = || format!("the history of {} of {}", title.id(), profile_id(profile));
         let Some(entry) = page.entries.first() else {
             self.mismatch(format!("{} is empty", what()));

@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use serde::Serialize;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::gateway::Reporter;
 use super::household::{Household, Surroundings};
+use super::pace::Dues;
 use super::stats::{Snapshot, Stats};
 use super::{Plan, Way};
 use crate::client::Client;
@@ -56,24 +60,38 @@ impl Report {
     }
 }
 
+/// The ways to the cluster, which the households take in turn.
+fn reporters(client: &Client, way: Way) -> Vec<Reporter> {
+    let calls = || Reporter::Calls(client.clone());
+    let stream = |window| Reporter::stream(client, window);
+    match way {
+        Way::Calls => vec![calls()],
+        Way::Streams { streams, window } => (0..streams.clamp(1, 256)).map(|_| stream(window)).collect(),
+        Way::Both { streams, window } => (0..streams.clamp(1, 256)).flat_map(|_| [calls(), stream(window)]).collect(),
+    }
+}
+
 impl Fleet {
     /// Starts to play; the client's deadline is the patience of the devices.
     pub fn start(client: Client, clock: Arc<dyn Clock>, plan: Plan) -> Self {
-        let (streams, window) = match plan.way {
-            Way::Calls => (0, 0),
-            Way::Streams { streams, window } => (streams.clamp(1, 256), window),
-        };
-        let reporters: Vec<Reporter> = match streams {
-            0 => vec![Reporter::Calls(client.clone())],
-            _ => (0..streams).map(|_| Reporter::stream(&client, window)).collect(),
-        };
+        let reporters = reporters(&client, plan.way);
         let count = plan.households.clamp(1, HOUSEHOLDS_MAX);
+        let (plan, begun) = (Plan { households: count, ..plan }, Instant::now());
         let (stats, stop) = (Arc::new(Stats::new()), CancellationToken::new());
         let around = Arc::new(Surroundings { client, clock, plan, stats, stop });
         let mut households = JoinSet::new();
         for number in 0..count {
             let reporter = reporters[number % reporters.len()].clone();
-            households.spawn(Household::new(number, around.clone(), reporter).live());
+            let household = Household::new(number, around.clone(), reporter);
+            match around.plan.pace {
+                None => households.spawn(household.live()),
+                Some(pace) => {
+                    // Other random numbers than those by which the household plays.
+                    let rng = StdRng::seed_from_u64(!around.plan.seed ^ number as u64);
+                    around.stats.timing.is_busy(true);
+                    households.spawn(household.live_by_the_clock(Dues::new(&pace, count, rng), pace, begun))
+                }
+            };
         }
         Self { around, households }
     }
@@ -117,7 +135,7 @@ impl Played {
                 let Some(client) = clients.get((number + attempt) % clients.len().max(1)) else { return false };
                 match household.check(client, usize::MAX).await {
                     Ok(()) => return true,
-                    Err(error) => drop(household.around.stats.failed(&error)),
+                    Err(_) => household.around.stats.unavailable(),
                 }
             }
             household.mismatch("could not be read at the end".into());
@@ -129,5 +147,13 @@ impl Played {
             households_checked: checked.into_iter().filter(|checked| *checked).count(),
             counters: self.around.stats.snapshot(),
         }
+    }
+
+    /// Ends every view that is still active: (how many were ended, how many households could not be asked).
+    pub async fn end_views(&self, client: &Client) -> (u64, u64) {
+        let ends = self.households.iter().map(|household| household.end_views(client));
+        let ended: Vec<_> = stream::iter(ends).buffer_unordered(CHECKS).collect().await;
+        let failed = ended.iter().filter(|ended| ended.is_err()).count();
+        (ended.into_iter().flatten().sum(), failed as u64)
     }
 }

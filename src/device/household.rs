@@ -58,6 +58,8 @@ pub(super) struct Household {
     /// Known from the first answer on.
     shard: u32,
     views_started: u64,
+    /// When the report that is under way was due, where reports go by the clock.
+    pub(super) due: Option<Instant>,
     /// A write stayed unknown, so that the active views cannot be told.
     pub(super) views_uncertain: bool,
 }
@@ -68,7 +70,7 @@ impl Household {
         let mut rng = StdRng::seed_from_u64(seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let taste = Taste::draw(&mut rng);
         Self {
-            account: format!("home-{seed:x}-{number}"),
+            account: format!("{}-{seed:x}-{number}", around.plan.name),
             ledger: Ledger::default(),
             around,
             reporter,
@@ -77,6 +79,7 @@ impl Household {
             playing: [const { None }; DEVICES],
             shard: 0,
             views_started: 0,
+            due: None,
             views_uncertain: false,
         }
     }
@@ -104,18 +107,28 @@ impl Household {
             let pause = self.rng.random_range(0.5..3.0);
             idle = self.around.plan.interval.mul_f64(pause).max(Duration::from_millis(1));
         }
-        self.playing.iter().flatten().for_each(|_| self.around.stats.now_playing(false));
+        self.leave();
         self
     }
 
+    /// Nobody plays on.
+    pub(super) fn leave(&self) {
+        self.playing.iter().flatten().for_each(|_| self.around.stats.now_playing(false));
+    }
+
+    /// A device whose play is over.
+    pub(super) fn over(&self) -> Option<usize> {
+        self.playing.iter().position(|playing| playing.as_ref().is_some_and(|playing| playing.left_ms == 0))
+    }
+
     /// The device whose report is due first.
-    fn next_device(&self) -> Option<usize> {
+    pub(super) fn next_device(&self) -> Option<usize> {
         let due = self.playing.iter().enumerate().filter_map(|(n, playing)| Some((playing.as_ref()?.due, n)));
         due.min().map(|(_, device)| device)
     }
 
     /// Somebody begins to watch; others may join on other devices.
-    async fn begin(&mut self) {
+    pub(super) async fn begin(&mut self) {
         let first = self.rng.random_range(0..DEVICES);
         for nth in 0..=joined_by(&mut self.rng) {
             let device = (first + nth) % DEVICES;
@@ -230,7 +243,7 @@ impl Household {
     }
 
     /// One report of a device, or the end of its play.
-    async fn step(&mut self, device: usize) {
+    pub(super) async fn step(&mut self, device: usize) {
         let Some(mut playing) = self.playing[device].take() else { return };
         let Some(running) = self.ledger.running.get(&playing.view_id).cloned() else {
             self.around.stats.now_playing(false);
@@ -287,6 +300,9 @@ impl Household {
                 reporter.report(report.clone())
             })
             .await;
+        if let Some(due) = self.due.take() {
+            self.around.stats.timing.answered(matches!(outcome, Outcome::Done(_)), due);
+        }
         let expired = matches!(&outcome, Outcome::Refused(error) if self.has_expired(running, error));
         // A position of 0 without a seek says nothing.
         let says_something = position_ms > 0 || seeked;
@@ -427,14 +443,29 @@ impl Household {
     where
         F: Future<Output = Result<T, Error>>,
     {
+        let stats = &self.around.stats;
         let mut may_be_done = false;
         for _ in 0..ATTEMPTS_MAX {
-            let error = match ask().await {
-                Ok(answer) => return Outcome::Done(answer),
-                Err(error @ Error::Rejected(_)) => return Outcome::Refused(error),
-                Err(error) => error,
+            let ended = match ask().await {
+                Ok(answer) => Some(Outcome::Done(answer)),
+                Err(error @ Error::Rejected(_)) => Some(Outcome::Refused(error)),
+                Err(Error::Unavailable { .. }) => {
+                    stats.unavailable();
+                    None
+                }
+                Err(Error::Unknown { .. }) if may_be_done => None,
+                Err(Error::Unknown { .. }) => {
+                    may_be_done = true;
+                    stats.unknown();
+                    None
+                }
             };
-            may_be_done |= self.around.stats.failed(&error);
+            if let Some(outcome) = ended {
+                if may_be_done {
+                    stats.no_longer_asked(true);
+                }
+                return outcome;
+            }
             if self.around.stop.is_cancelled() {
                 break;
             }
@@ -442,7 +473,7 @@ impl Household {
         }
         match may_be_done {
             true => {
-                self.around.stats.unresolved();
+                stats.no_longer_asked(false);
                 Outcome::Unresolved
             }
             false => Outcome::Undone,

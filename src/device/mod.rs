@@ -11,13 +11,20 @@
 //! drawn by Zipf's law, with slope 1.1 among a household's favourites and 0.58 over the whole catalogue. Time is compressed: between two
 //! reports of a device pass [`Plan::interval`] of real time and [`Plan::step`] of the title.
 //!
+//! **By the clock.** With a [`Pace`] the fleet offers reports at a rate, whatever the cluster answers (an open loop): each
+//! household has moments of its own, drawn by the seed, at which a report is due, and the latency of a report counts from then.
+//! A household still makes one call at a time, which bounds what is under way to one call a household; what waits behind it is
+//! late, counts with its whole wait, and is given up once it is later than [`Pace::late_max`]. Starts and stops go between two
+//! reports, in the time that they leave. Without a pace a household waits for each answer, and is asked less by a slow cluster.
+//!
 //! **Outcomes.** A write that was acknowledged must be there for ever. One whose outcome is unknown is asked again under the
 //! same request id or sequence until it is known, for a bounded number of times; what stays unknown is counted apart, and both
 //! outcomes are right from then on. One that was unavailable has changed nothing. A view of which the cluster has not heard for nearly
 //! as long as its settings allow (its device has vanished, or could reach nobody) may have expired: from then on it may run or not.
 //!
 //! **Caveats.** Accounts and views are named by the seed: two fleets with one seed on one cluster disturb each other, and the
-//! second finds what the first has left. Where the rules of the domain look at the time really watched (watched or completed by
+//! second finds what the first has left; [`Plan::name`] tells them apart. A timer wakes up to a millisecond late, which
+//! is in the latencies of reports by the clock. Where the rules of the domain look at the time really watched (watched or completed by
 //! seeking), compressed time would decide otherwise than real time, so there the check takes either. A household makes one
 //! call at a time.
 
@@ -27,9 +34,11 @@ mod gateway;
 mod habits;
 mod household;
 mod ledger;
+mod pace;
 mod stats;
 
 pub use fleet::{Fleet, Played, Report};
+pub use pace::{Due, Pace, latencies};
 pub use stats::{Snapshot, Stats};
 
 use std::time::Duration;
@@ -46,6 +55,13 @@ pub enum Way {
         /// Batches unanswered on each, 1 to 1,024.
         window: usize,
     },
+    /// Every other household in the one way, and the others in the other.
+    Both {
+        /// Streams, 1 to 256.
+        streams: usize,
+        /// Batches unanswered on each, 1 to 1,024.
+        window: usize,
+    },
 }
 
 /// What a fleet does.
@@ -55,6 +71,8 @@ pub struct Plan {
     pub households: usize,
     /// Decides everything that is left to chance.
     pub seed: u64,
+    /// What the accounts' names begin with, 1 to 64 letters, digits and `-`; the seed and a number follow.
+    pub name: String,
     /// Real time between two reports of a device; zero: the next as soon as the last is answered.
     pub interval: Duration,
     /// How much of the title passes between two reports.
@@ -65,6 +83,8 @@ pub struct Plan {
     pub silence: Duration,
     /// The part of the plays, 0 to 1, after which the household is checked by strong reads.
     pub check_share: f64,
+    /// Offers reports by the clock; none: a household sends the next one an `interval` after the last was answered.
+    pub pace: Option<Pace>,
 }
 
 impl Plan {
@@ -76,11 +96,13 @@ impl Plan {
         Self {
             households,
             seed,
+            name: "home".into(),
             interval: Duration::from_millis(500),
             step: Duration::from_secs(60),
             way: Way::Calls,
             silence: Self::SILENCE,
             check_share: 0.25,
+            pace: None,
         }
     }
 }

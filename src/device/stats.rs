@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::client::Error;
+use super::pace::{Due, Timing};
 use crate::time::MonotonicMs;
 
 /// The most mismatches that are described.
@@ -21,15 +21,18 @@ pub struct Stats {
     writes_acknowledged: AtomicU64,
     refused_by_limit: AtomicU64,
     unknown: AtomicU64,
+    resolved: AtomicU64,
     unresolved: AtomicU64,
     unavailable: AtomicU64,
     checks: AtomicU64,
     reads: AtomicU64,
+    facts: AtomicU64,
     mismatches: AtomicU64,
     playing: AtomicU64,
     described: Mutex<Vec<String>>,
     latency_us: Mutex<Histogram<u64>>,
     shards: Mutex<BTreeMap<u32, Acks>>,
+    pub(super) timing: Timing,
 }
 
 /// When writes of a shard were acknowledged.
@@ -50,6 +53,8 @@ pub struct Snapshot {
     pub refused_by_limit: u64,
     /// Writes whose outcome was unknown at first.
     pub unknown: u64,
+    /// Of those, how many the cluster decided when they were asked again.
+    pub resolved: u64,
     /// Of those, how many stayed unknown after all attempts.
     pub unresolved: u64,
     /// Calls that nobody decided in time.
@@ -58,6 +63,8 @@ pub struct Snapshot {
     pub checks: u64,
     /// Strong reads that they made.
     pub reads: u64,
+    /// Single facts that they compared with what was acknowledged.
+    pub facts: u64,
     /// Answers that contradict what was acknowledged.
     pub mismatches: u64,
     /// Devices that play now.
@@ -79,15 +86,18 @@ impl Stats {
             writes_acknowledged: AtomicU64::new(0),
             refused_by_limit: AtomicU64::new(0),
             unknown: AtomicU64::new(0),
+            resolved: AtomicU64::new(0),
             unresolved: AtomicU64::new(0),
             unavailable: AtomicU64::new(0),
             checks: AtomicU64::new(0),
             reads: AtomicU64::new(0),
+            facts: AtomicU64::new(0),
             mismatches: AtomicU64::new(0),
             playing: AtomicU64::new(0),
             described: Mutex::new(Vec::new()),
             latency_us: Mutex::new(latency),
             shards: Mutex::new(BTreeMap::new()),
+            timing: Timing::new(),
         }
     }
 
@@ -101,16 +111,28 @@ impl Stats {
             writes_acknowledged: self.writes_acknowledged.load(Relaxed),
             refused_by_limit: self.refused_by_limit.load(Relaxed),
             unknown: self.unknown.load(Relaxed),
+            resolved: self.resolved.load(Relaxed),
             unresolved: self.unresolved.load(Relaxed),
             unavailable: self.unavailable.load(Relaxed),
             checks: self.checks.load(Relaxed),
             reads: self.reads.load(Relaxed),
+            facts: self.facts.load(Relaxed),
             mismatches: self.mismatches.load(Relaxed),
             playing: self.playing.load(Relaxed),
             p50_us,
             p99_us,
             described: self.described.lock().clone(),
         }
+    }
+
+    /// What became of the reports that were due by the clock; all zero in a fleet without a [`Pace`](super::Pace).
+    pub fn due(&self) -> Due {
+        self.timing.counts()
+    }
+
+    /// How long the reports that were due took since then, microseconds: those that ended since the last call.
+    pub fn take_latencies(&self) -> Histogram<u64> {
+        self.timing.take()
     }
 
     /// The longest time between two acknowledged writes of each shard since the last call, milliseconds. A gap that is still
@@ -123,6 +145,12 @@ impl Stats {
             (*shard, gap_ms)
         });
         taken.collect()
+    }
+
+    /// The shards that have acknowledged writes, and none since this moment.
+    pub fn silent_since(&self, moment: MonotonicMs) -> Vec<u32> {
+        let shards = self.shards.lock();
+        shards.iter().filter(|(_, acks)| acks.last <= moment).map(|(shard, _)| *shard).collect()
     }
 
     pub(super) fn report_acknowledged(&self, shard: u32, took: Duration, now: MonotonicMs) {
@@ -147,16 +175,23 @@ impl Stats {
         self.refused_by_limit.fetch_add(1, Relaxed);
     }
 
-    /// Counts a call that did not end well and that is no contradiction; returns whether it may have been done.
-    pub(super) fn failed(&self, error: &Error) -> bool {
-        let unknown = matches!(error, Error::Unknown { .. });
-        let counter = if unknown { &self.unknown } else { &self.unavailable };
-        counter.fetch_add(1, Relaxed);
-        unknown
+    /// Counts a call that nobody decided.
+    pub(super) fn unavailable(&self) {
+        self.unavailable.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn unresolved(&self) {
-        self.unresolved.fetch_add(1, Relaxed);
+    /// Counts a write whose outcome is unknown, once.
+    pub(super) fn unknown(&self) {
+        self.unknown.fetch_add(1, Relaxed);
+    }
+
+    /// Such a write has come to its end: whether it was learned what became of it.
+    pub(super) fn no_longer_asked(&self, learned: bool) {
+        if learned { &self.resolved } else { &self.unresolved }.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn compared(&self, facts: usize) {
+        self.facts.fetch_add(facts as u64, Relaxed);
     }
 
     pub(super) fn checked(&self, reads: u64) {
@@ -192,7 +227,9 @@ mod tests {
         }
         stats.write_acknowledged(8, MonotonicMs(1_000));
         assert_eq!(stats.take_gaps(MonotonicMs(3_000)), BTreeMap::from([(7, 2_000), (8, 2_000)]));
+        assert_eq!(stats.silent_since(MonotonicMs(3_000)), [7, 8]);
         stats.write_acknowledged(7, MonotonicMs(3_100));
+        assert_eq!(stats.silent_since(MonotonicMs(3_000)), [8]);
         assert_eq!(stats.take_gaps(MonotonicMs(3_150)), BTreeMap::from([(7, 100), (8, 150)]));
     }
 }
