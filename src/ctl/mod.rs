@@ -20,6 +20,7 @@
 mod account;
 mod ask;
 mod bootstrap;
+mod chaos;
 mod completion;
 mod connect;
 mod context;
@@ -27,6 +28,7 @@ mod doctor;
 mod each;
 mod exit;
 pub mod import;
+mod interrupts;
 mod live;
 mod local;
 #[cfg(test)]
@@ -151,6 +153,8 @@ enum Command {
     /// Run a cluster of processes on this machine
     #[command(subcommand)]
     Local(local::Command),
+    /// Disturb a local cluster while households play, and check that nothing acknowledged is lost
+    Chaos(chaos::Options),
     /// A script that completes commands in a shell
     Completion(completion::Options),
 }
@@ -204,6 +208,7 @@ async fn run(cli: Cli, clock: Arc<dyn Clock>, seed: u64) -> Result<(), Failure> 
         Command::Import(command) => import::run(&context, command).await,
         Command::Bootstrap(options) => bootstrap::run(&context, options).await,
         Command::Local(command) => local::run(&context, command).await,
+        Command::Chaos(options) => chaos::run(&context, options).await,
         Command::Completion(options) => completion::run(&context, &options),
     }
 }
@@ -237,6 +242,8 @@ mod tests {
             &["clusterctl", "settings", "set", "interval_ms=15000", "policy.max_streams=4"],
             &["clusterctl", "raft", "show", "meta"],
             &["clusterctl", "doctor"],
+            &["clusterctl", "chaos", "--faults", "kill,pause-kill", "--replicas", "5", "--nodes", "5", "--seed", "7"],
+            &["clusterctl", "chaos", "--existing", "--rounds", "3", "--every", "2s"],
             &["clusterctl", "completion", "zsh"],
         ] {
             assert!(Cli::try_parse_from(arguments).is_ok(), "{arguments:?}");
@@ -272,6 +279,17 @@ mod tests {
             &["clusterctl", "settings", "set", "interval_ms"],
             &["clusterctl", "raft", "show", "all"],
             &["clusterctl", "completion", "basic"],
+            &["clusterctl", "chaos", "--faults", "flood"],
+            &["clusterctl", "chaos", "--nodes", "17"],
+            &["clusterctl", "chaos", "--shards", "3"],
+            &["clusterctl", "chaos", "--replicas", "2"],
+            &["clusterctl", "chaos", "--rounds", "0"],
+            &["clusterctl", "chaos", "--rounds", "2", "--for", "1m"],
+            &["clusterctl", "chaos", "--every", "100ms"],
+            &["clusterctl", "chaos", "--households", "0"],
+            &["clusterctl", "chaos", "--existing", "--nodes", "3"],
+            &["clusterctl", "chaos", "--existing", "--sabotage"],
+            &["clusterctl", "chaos", "--seed", "-1"],
             &["clusterctl", "local", "up", "--nodes", "0"],
             &["clusterctl", "local", "up", "--nodes", "99"],
         ] {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::super::context::Context;
 use super::super::exit::Failure;
 use super::super::import::{Expected, Verification, import_file, read_file, verify};
+use super::super::interrupts::Interrupts;
 use super::super::live::Live;
 use super::super::output::{bare_table, clock, judged, number, paint, text};
 use super::super::status::Status;
@@ -136,7 +137,7 @@ async fn begin(context: &Context, options: &Options, root: &Path) -> Result<(Loc
     let plan = Plan { nodes: options.nodes.into(), ..Plan::new(root, node_binary()?) };
     let cluster = LocalCluster::start(plan).await?;
     say(context, "making a cluster of them ...");
-    bootstrapped(context, &cluster, 64).await?;
+    bootstrapped(context, &cluster, 64, 0).await?;
     let sample = import_sample(&context_of(context, &cluster), options.sample.as_deref()).await?;
     let verification = &sample.verification;
     let (added, entries) = (number(sample.added), number(verification.entries as u64));
@@ -361,31 +362,5 @@ impl Summary {
             out.push_str(&format!("\n  {mismatch}"));
         }
         out
-    }
-}
-
-/// What asks a program to end: ctrl-C, a terminal that goes away, a polite kill.
-struct Interrupts {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-}
-
-impl Interrupts {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
-        }
     }
 }

@@ -73,16 +73,22 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
 }
 
 /// The same context, asking this cluster.
-fn context_of(context: &Context, cluster: &LocalCluster) -> Context {
+pub(super) fn context_of(context: &Context, cluster: &LocalCluster) -> Context {
     context.at(Connection::new(cluster.client_endpoints(), cluster.admin_endpoints()))
 }
 
-/// Makes a cluster of the processes, unless they are one already, and waits until every shard is led and every replica
-/// follows.
-async fn bootstrapped(context: &Context, cluster: &LocalCluster, shards: u32) -> Result<Status, Failure> {
+/// Makes a cluster of the processes, unless they are one already, with so many replicas of each shard (0: as many as a cluster
+/// has by itself), and waits until every shard is led and every replica follows.
+pub(super) async fn bootstrapped(
+    context: &Context,
+    cluster: &LocalCluster,
+    shards: u32,
+    replicas: u32,
+) -> Result<Status, Failure> {
     let here = context_of(context, cluster);
     let admin = here.admin()?;
-    let wishes = v1::BootstrapRequest { shards, replication_factor: 0, node_endpoints: cluster.link_endpoints() };
+    let node_endpoints = cluster.link_endpoints();
+    let wishes = v1::BootstrapRequest { shards, replication_factor: replicas, node_endpoints };
     match admin.bootstrap(wishes).await {
         // One that was made before with other wishes stays as it is.
         Err(e) if e.reason() == Some(v1::ErrorReason::ClusterState) => {}
@@ -92,7 +98,7 @@ async fn bootstrapped(context: &Context, cluster: &LocalCluster, shards: u32) ->
 }
 
 /// Waits until all is well; fails with what is not.
-async fn healthy(context: &Context, patience: Duration) -> Result<Status, Failure> {
+pub(super) async fn healthy(context: &Context, patience: Duration) -> Result<Status, Failure> {
     let admin = context.admin()?;
     let deadline = context.clock.monotonic().plus(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
     loop {

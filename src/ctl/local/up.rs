@@ -36,7 +36,7 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
     };
     // From here on a failure leaves the nodes for a look at them; `down` stops them.
     cluster.detach();
-    let status = bootstrapped(context, &cluster, options.shards).await?;
+    let status = bootstrapped(context, &cluster, options.shards, 0).await?;
     let connection = context_of(context, &cluster).connection.to_string();
     context.answer(&serde_json::json!({ "endpoints": connection, "nodes": cluster.states() }), || {
         format!(

@@ -4,6 +4,7 @@ mod get;
 mod set;
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -63,6 +64,15 @@ fn read(name: &str, value: u64) -> String {
         Some("percent") => format!("{value} %"),
         Some("permille") => format!("{}.{} %", value / 10, value % 10),
         _ => number(value),
+    }
+}
+
+/// How long a view may be silent by the cluster's settings.
+pub(super) async fn silence(context: &Context) -> Result<Duration, Failure> {
+    let figures = get::settings(context, &context.admin()?).await?.figures;
+    match (figures.get("interval_ms"), figures.get("silence_percent")) {
+        (Some(interval_ms), Some(percent)) => Ok(Duration::from_millis(interval_ms.saturating_mul(*percent) / 100)),
+        _ => Err(Failure::error("the cluster does not say how long a view may be silent")),
     }
 }
 

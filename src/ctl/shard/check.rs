@@ -62,9 +62,37 @@ struct Told {
 }
 
 pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failure> {
+    let checked = check(context, options.shard).await?;
+    let verdict = verdict(&checked);
+    context.show(context.screen(&checked, || text_of(&checked), verdict)?)
+}
+
+/// The shards by how their replicas' states compare.
+#[derive(Debug, Default, Serialize)]
+pub(in super::super) struct Compared {
+    pub(in super::super) equal: Vec<u32>,
+    pub(in super::super) differ: Vec<u32>,
+    pub(in super::super) not_compared: Vec<u32>,
+}
+
+/// Compares all shards, within `--timeout`.
+pub(in super::super) async fn compare_all(context: &Context) -> Result<Compared, Failure> {
+    let mut compared = Compared::default();
+    for Checked { shard, verdict, .. } in check(context, None).await? {
+        match verdict {
+            Verdict::Equal => compared.equal.push(shard),
+            Verdict::Differ => compared.differ.push(shard),
+            Verdict::NotCompared => compared.not_compared.push(shard),
+        }
+    }
+    Ok(compared)
+}
+
+/// Looks at this shard, or at all, until nothing more is to be learned or the time is over.
+async fn check(context: &Context, shard: Option<u32>) -> Result<Vec<Checked>, Failure> {
     let mut looked: BTreeMap<u32, Looked> = BTreeMap::new();
     loop {
-        for shard in shards(context, options.shard.map(Of::Shard)).await? {
+        for shard in shards(context, shard.map(Of::Shard)).await? {
             looked.entry(shard.shard).or_default().take(shard);
         }
         let over = context.left() <= LOOK_EVERY * 2;
@@ -73,9 +101,7 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    let checked: Vec<Checked> = looked.iter().map(|(shard, looked)| looked.checked(*shard)).collect();
-    let verdict = verdict(&checked);
-    context.show(context.screen(&checked, || text_of(&checked), verdict)?)
+    Ok(looked.iter().map(|(shard, looked)| looked.checked(*shard)).collect())
 }
 
 /// What was told of a shard over several looks.

@@ -6,6 +6,8 @@ mod replace;
 mod show;
 mod transfer;
 
+pub(super) use check::{Compared, compare_all};
+
 use std::collections::BTreeSet;
 
 use clap::{Args, Subcommand};
