@@ -2,12 +2,15 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/matrix.rs"]
+mod matrix;
 #[path = "support/program.rs"]
 mod program;
 mod support;
 
 use std::time::Duration;
 
+use matrix::Lack;
 use playhead::proto::v1;
 use program::{Run, json, run};
 use serde_json::Value;
@@ -24,9 +27,10 @@ fn connection(cluster: &Cluster) -> String {
 
 async fn watching(cluster: &Cluster) -> Result<()> {
     let client = cluster.client(Duration::from_secs(20))?;
-    for account in ["ann", "bob", "cid", "dan", "eve"] {
+    let accounts = ["ann", "bob", "cid", "dan", "eve"].map(String::from).into_iter().chain(matrix::accounts());
+    for account in accounts {
         let request = v1::StartViewRequest {
-            account_id: account.into(),
+            account_id: account,
             view_id: "v1".into(),
             profile_id: "p".into(),
             device_id: "tv".into(),
@@ -70,15 +74,24 @@ async fn an_operator_sees_a_cluster_lose_one_node_after_the_other() -> Result<()
     all_well(&at).await;
     cluster.local.kill("n3").await?;
     one_down(&at).await;
+    assert_none(matrix::contradictions(&at, Lack::OneNode).await);
     led_by(&at, "ann", "n2").await;
     cluster.local.kill("n2").await?;
     no_quorum(&at).await;
+    assert_none(matrix::contradictions(&at, Lack::Quorum).await);
     cluster.local.kill("n1").await?;
-    for arguments in [&["status"][..], &["doctor"], &["account", "active", "ann"], &["shard", "check", "--all"]] {
-        let nobody = run(&at, &[arguments, &["--timeout", "1s"]].concat()).await;
-        assert_eq!((nobody.code, nobody.out.as_str()), (4, ""), "{arguments:?}: {}", nobody.err);
-    }
+    assert_none(matrix::contradictions(&at, Lack::Everything).await);
     Ok(())
+}
+
+#[track_caller]
+fn assert_none(wrong: Vec<String>) {
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn every_command_of_the_manual_is_tried_while_something_is_missing() {
+    assert_none(matrix::forgotten(include_str!("../docs/clusterctl.md")));
 }
 
 async fn all_well(at: &str) {

@@ -16,7 +16,13 @@ async fn look(context: &Context) -> Result<Screen, Failure> {
     let admin = context.admin()?;
     let answer = context.read(admin.get_cluster_status(v1::GetClusterStatusRequest {})).await?;
     let nodes: Vec<Node> = answer.nodes.into_iter().map(Node::from).collect();
-    context.screen(&nodes, || tables(&nodes, context.clock.wall()), Ok(()))
+    let missed = |node: &&Node| node.intent != "removed" && node.liveness != "alive";
+    let missed: Vec<&str> = nodes.iter().filter(missed).map(|node| node.node.as_str()).collect();
+    let verdict = match missed[..] {
+        [] => Ok(()),
+        _ => Err(Failure::Degraded(format!("not alive: {}", missed.join(", ")))),
+    };
+    context.screen(&nodes, || tables(&nodes, context.clock.wall()), verdict)
 }
 
 /// Who they are, where they are, what they do.
