@@ -19,6 +19,7 @@
 
 mod account;
 mod ask;
+mod bench;
 mod bootstrap;
 mod chaos;
 mod completion;
@@ -153,6 +154,8 @@ enum Command {
     /// Run a cluster of processes on this machine
     #[command(subcommand)]
     Local(local::Command),
+    /// Offer reports to a cluster at a rate, whatever it answers, and tell how long they took
+    Bench(bench::Options),
     /// Disturb a local cluster while households play, and check that nothing acknowledged is lost
     Chaos(chaos::Options),
     /// A script that completes commands in a shell
@@ -208,6 +211,7 @@ async fn run(cli: Cli, clock: Arc<dyn Clock>, seed: u64) -> Result<(), Failure> 
         Command::Import(command) => import::run(&context, command).await,
         Command::Bootstrap(options) => bootstrap::run(&context, options).await,
         Command::Local(command) => local::run(&context, command).await,
+        Command::Bench(options) => bench::run(&context, options).await,
         Command::Chaos(options) => chaos::run(&context, options).await,
         Command::Completion(options) => completion::run(&context, &options),
     }
@@ -243,6 +247,7 @@ mod tests {
             &["clusterctl", "raft", "show", "meta"],
             &["clusterctl", "doctor"],
             &["clusterctl", "chaos", "--faults", "kill,pause-kill", "--replicas", "5", "--nodes", "5", "--seed", "7"],
+            &["clusterctl", "bench", "--rate", "5000", "--for", "30s", "--way", "streams", "--seed", "7"],
             &["clusterctl", "chaos", "--existing", "--rounds", "3", "--every", "2s"],
             &["clusterctl", "completion", "zsh"],
         ] {
@@ -279,6 +284,11 @@ mod tests {
             &["clusterctl", "settings", "set", "interval_ms"],
             &["clusterctl", "raft", "show", "all"],
             &["clusterctl", "completion", "basic"],
+            &["clusterctl", "bench", "--rate", "0"],
+            &["clusterctl", "bench", "--rate", "1000001"],
+            &["clusterctl", "bench", "--households", "100001"],
+            &["clusterctl", "bench", "--way", "pigeons"],
+            &["clusterctl", "bench", "--for", "0s"],
             &["clusterctl", "chaos", "--faults", "flood"],
             &["clusterctl", "chaos", "--nodes", "17"],
             &["clusterctl", "chaos", "--shards", "3"],

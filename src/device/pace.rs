@@ -77,7 +77,7 @@ impl Iterator for Dues {
 /// What became of the reports that were due.
 #[derive(Debug)]
 pub(super) struct Timing {
-    due: AtomicU64,
+    offered: AtomicU64,
     acknowledged: AtomicU64,
     given_up: AtomicU64,
     unanswered: AtomicU64,
@@ -111,12 +111,12 @@ impl Timing {
     pub(super) fn new() -> Self {
         let zero = || AtomicU64::new(0);
         let latest_us = Mutex::new(latencies());
-        Self { due: zero(), acknowledged: zero(), given_up: zero(), unanswered: zero(), busy: zero(), latest_us }
+        Self { offered: zero(), acknowledged: zero(), given_up: zero(), unanswered: zero(), busy: zero(), latest_us }
     }
 
     pub(super) fn counts(&self) -> Due {
         Due {
-            offered: self.due.load(Relaxed),
+            offered: self.offered.load(Relaxed),
             acknowledged: self.acknowledged.load(Relaxed),
             given_up: self.given_up.load(Relaxed),
             unanswered: self.unanswered.load(Relaxed),
@@ -138,9 +138,13 @@ impl Timing {
         };
     }
 
+    /// A report is due.
+    fn offer(&self) {
+        self.offered.fetch_add(1, Relaxed);
+    }
+
     /// Every report that was due leaves one latency, also one that was not acknowledged: otherwise the worst would be left out.
     fn record(&self, which: &AtomicU64, since_due: Duration) {
-        self.due.fetch_add(1, Relaxed);
         which.fetch_add(1, Relaxed);
         let us = u64::try_from(since_due.as_micros()).unwrap_or(u64::MAX).max(1);
         self.latest_us.lock().saturating_record(us);
@@ -174,12 +178,14 @@ impl Household {
                 biased;
                 () = stop.cancelled() => {
                     if due <= Instant::now() {
+                        stats.timing.offer();
                         stats.timing.gave_up(due);
                     }
                     break;
                 }
                 () = tokio::time::sleep_until(due) => {}
             }
+            stats.timing.offer();
             if due.elapsed() > pace.late_max {
                 stats.timing.gave_up(due);
                 continue;
@@ -197,7 +203,10 @@ impl Household {
             self.have_something_to_report().await;
         }
         let now = Instant::now();
-        dues.take_while(|due| *due <= now).for_each(|due| stats.timing.gave_up(due));
+        for due in dues.take_while(|due| *due <= now) {
+            stats.timing.offer();
+            stats.timing.gave_up(due);
+        }
         self.leave();
         stats.timing.is_busy(false);
         self
@@ -242,6 +251,7 @@ mod tests {
     fn every_report_that_was_due_leaves_a_latency_from_when_it_was() {
         let timing = Timing::new();
         let due = Instant::now();
+        (0..3).for_each(|_| timing.offer());
         timing.answered(true, due);
         timing.answered(false, due);
         timing.gave_up(due);
