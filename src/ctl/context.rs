@@ -116,6 +116,11 @@ impl Context {
         Ok(self.builder(&self.connection.client)?.attempt(self.attempt()).build()?)
     }
 
+    /// A client of the cluster for devices with this patience, of which one node that hangs takes no more than `attempt`.
+    pub(super) fn device(&self, patience: Duration, attempt: Duration) -> Result<Client, Failure> {
+        Ok(self.builder(&self.connection.client)?.deadline(patience).attempt(attempt).build()?)
+    }
+
     /// A client of the cluster for short questions: what is left of `--timeout` is shared out among the nodes, so that one that
     /// hangs does not eat it up.
     pub(super) fn asking(&self) -> Result<Client, Failure> {

@@ -46,6 +46,8 @@ use view::View;
 const DURATION: Duration = Duration::from_secs(120);
 /// How long a device waits for an answer before it takes the outcome for unknown, and asks again.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it waits for one node before it asks another: what a node that stands still costs is to be the cluster's time.
+const ATTEMPT: Duration = Duration::from_millis(500);
 /// Between the reports of a device.
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -226,7 +228,7 @@ impl Run<'_> {
             name: format!("chaos-{:x}", self.context.seed() & 0xffff_ffff),
             ..Playing::new(households, self.seed)
         };
-        Ok(Fleet::start(here.client()?.with_deadline(PATIENCE), here.clock.clone(), plan))
+        Ok(Fleet::start(here.device(PATIENCE, ATTEMPT)?, here.clock.clone(), plan))
     }
 
     /// Does the faults of the schedule until the time is over, they are as many as were asked for, or somebody interrupts.
