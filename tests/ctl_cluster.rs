@@ -134,6 +134,7 @@ async fn all_well(at: &str) {
     let to = to.as_str().unwrap();
     let moved = json(at, &["shard", "transfer-leader", "0", "--to", to, "--yes"], 0).await;
     assert_eq!(moved["leader"], to);
+    assert!(moved["term"].as_u64() > raft["term"].as_u64(), "{moved}, {raft}");
     until(at, &["raft", "show", "0", "-o", "json"], "led by another", |run| run.json()["leader"] == to).await;
     changes(at).await;
 }
@@ -203,6 +204,13 @@ async fn no_quorum(at: &str) {
     let first = &diagnosis["findings"][0];
     assert_eq!(first["severity"], "critical", "{diagnosis}");
     until(at, &["status"], "without leaders", |run| run.code == 3 && run.err.contains("have no leader")).await;
+    // The last node led some of them, and hears of no quorum: it leads no more, by its own word too.
+    let none = |run: &Run| run.json()["shards_led"] == 0 && run.json()["meta_leader"] == "";
+    let status = until(at, &["status", "-o", "json"], "without any leader", none).await.json();
+    let alone = status["nodes"].as_array().unwrap().iter().find(|node| node["node"] == "n1").unwrap();
+    assert_eq!(alone["shards_led"], 0, "{status}");
+    let shards = run(at, &["shard", "list", "-o", "json"]).await.json();
+    assert!(shards.as_array().unwrap().iter().all(|shard| shard["leader"].is_null()), "{shards}");
     let short = ["--timeout", "2s"];
     for arguments in [
         &["account", "show", "ann"][..],

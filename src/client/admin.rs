@@ -53,6 +53,8 @@ methods! {
     Once transfer_leader(TransferLeaderRequest) -> TransferLeaderResponse;
     /// Replaces one replica of a shard.
     Once replace_replica(ReplaceReplicaRequest) -> ReplaceReplicaResponse;
+    /// Hands over all leads of the node that is asked: ask a client that knows that node only.
+    Write hand_over(HandOverRequest) -> HandOverResponse;
     /// The rules' settings.
     Read get_settings(GetSettingsRequest) -> GetSettingsResponse;
     /// Changes settings. Safe to repeat: it says what the settings shall be.

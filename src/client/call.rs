@@ -177,8 +177,9 @@ impl Core {
         now: MonotonicMs,
         progress: &Progress,
     ) -> Result<(), Error> {
-        // Another node is asked at once, as long as there may be one that was not asked yet.
-        if sick && after.is_none() && (progress.attempts as usize) < self.endpoints.len() {
+        // Another node is asked at once, as long as there may be one that was not asked yet: what this one asks to wait for, e.g.
+        // that it knows the cluster, is its own affair.
+        if sick && (progress.attempts as usize) < self.endpoints.len() {
             return Ok(());
         }
         let wait_ms = self.wait_ms(after, progress.attempts);

@@ -114,6 +114,10 @@ pub(super) struct Inner {
     pub(super) leaving: std::sync::atomic::AtomicBool,
     /// Why the node can't go on, once it can't.
     pub(super) halted: watch::Sender<Option<String>>,
+    /// Until then, by the process's stopwatch, an operator wants this node without leads.
+    pub(super) held_until: std::sync::atomic::AtomicU64,
+    /// There are news that the others should hear at once.
+    pub(super) pulse_now: Notify,
     /// Said first: no new calls. Faces stop accepting when it is cancelled.
     pub(super) closing: CancellationToken,
     /// Said last: every task of the node ends.
@@ -294,6 +298,8 @@ impl Node {
             ready: watch::Sender::new(false),
             leaving: false.into(),
             halted: watch::Sender::new(None),
+            held_until: 0.into(),
+            pulse_now: Notify::new(),
             closing: CancellationToken::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -431,20 +437,13 @@ impl Node {
     pub fn unready(&self) {
         self.inner.leaving.store(true, std::sync::atomic::Ordering::Release);
         self.inner.ready.send_replace(false);
+        self.inner.pulse_now.notify_one();
     }
 
     /// Says that no new calls are to be taken.
     pub fn close(&self) {
         self.inner.ready.send_replace(false);
         self.inner.closing.cancel();
-    }
-
-    /// Hands over what this node leads, to whoever has caught up best. Waits for at most `within`.
-    pub async fn hand_over(&self, within: Duration) {
-        let handing = super::reconciler::hand_over_all(&self.inner);
-        if tokio::time::timeout(within, handing).await.is_err() {
-            tracing::warn!("not every leader was handed over in time; the others will notice by themselves");
-        }
     }
 
     /// Ends everything: replicas, link, log, store. What was acknowledged is durable already.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use parking_lot::{Mutex, RwLock};
 
 use crate::health::{self, Change, Health, Liveness};
-use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
+use crate::ids::{Epoch, Generation, GroupId, NodeId, ReplicaId};
 use crate::time::{Clock, MonotonicMs, WallMs};
 use crate::versions::{ClusterVersion, Spoken};
 
@@ -42,6 +42,25 @@ pub struct Pulse {
     /// The cluster versions that it speaks; `None`: only the first, as builds of before say.
     #[n(3)]
     pub spoken: Option<Spoken>,
+    /// Whether it wants more.
+    #[cbor(n(4), default)]
+    pub leads: Leads,
+}
+
+/// Whether a node wants leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
+pub enum Leads {
+    /// It takes its share.
+    #[n(0)]
+    #[default]
+    Takes,
+    /// An operator wants it to be without: only where nobody else can lead.
+    #[n(1)]
+    Held,
+    /// It is about to stop: none at all.
+    #[n(2)]
+    Leaving,
 }
 
 /// How a replica is.
@@ -119,13 +138,16 @@ pub struct ReplicaReport {
     /// The cluster version that its state has adopted; `None`: the first, or it is none of a shard.
     #[n(16)]
     pub adopted: Option<ClusterVersion>,
+    /// It leads, and no quorum has answered it for so long that it counts as a leader no more.
+    #[cbor(n(14), default)]
+    pub cut_off: bool,
 }
 
 impl ReplicaReport {
     /// One that doesn't run.
     pub(super) fn silent(group: GroupId, replica: ReplicaId, role: ReplicaRole) -> Self {
         let (term, last_log, applied, checkpointed, log_bytes, revision, active_views) = (0, 0, 0, 0, 0, 0, 0);
-        let (voter, checkpoint_generation, digests) = (false, 0, Vec::new());
+        let (voter, checkpoint_generation, digests, cut_off) = (false, 0, Vec::new(), false);
         Self {
             group,
             replica,
@@ -142,6 +164,7 @@ impl ReplicaReport {
             digests,
             why: None,
             adopted: None,
+            cut_off,
         }
     }
 }
@@ -186,10 +209,14 @@ pub struct Report {
 pub struct Heard {
     /// When its last pulse came.
     pub at: WallMs,
+    /// Which of its processes that was.
+    pub generation: Generation,
     /// The epoch in it.
     pub epoch: Epoch,
     /// The cluster versions that it speaks.
     pub spoken: Spoken,
+    /// Whether it wants leads.
+    pub leads: Leads,
     /// Its last report, and when it came.
     pub report: Option<(WallMs, Report)>,
 }
@@ -235,12 +262,16 @@ impl Ear {
             Gossip::Pulse(pulse) => {
                 book.learn(from.node, from.generation, &pulse.endpoints);
                 let mut heard = self.heard.write();
-                let spoken = pulse.spoken.unwrap_or(Spoken::FIRST);
-                let fresh = Heard { at: wall, epoch: pulse.epoch, spoken, report: None };
+                let Pulse { epoch, leads, spoken, .. } = pulse;
+                let (spoken, generation) = (spoken.unwrap_or(Spoken::FIRST), from.generation);
+                let fresh = Heard { at: wall, generation, epoch, spoken, leads, report: None };
                 let known = heard.entry(from.node).or_insert(fresh);
-                known.at = wall;
-                known.spoken = spoken;
-                known.epoch = pulse.epoch;
+                if known.generation < generation {
+                    // What the process before it said of its replicas is not how they are now.
+                    known.report = None;
+                }
+                known.generation = known.generation.max(generation);
+                (known.at, known.epoch, known.spoken, known.leads) = (wall, epoch, spoken, leads);
                 drop(heard);
                 if let Some(led) = pulse.led {
                     leaders.hear(from.node, led);
@@ -248,7 +279,9 @@ impl Ear {
                 self.health.lock().pulse(from.node, from.generation, clock.monotonic())
             }
             Gossip::Report(report) => {
-                if let Some(known) = self.heard.write().get_mut(&from.node) {
+                if let Some(known) = self.heard.write().get_mut(&from.node)
+                    && known.generation == from.generation
+                {
                     known.report = Some((wall, report));
                 }
                 None
@@ -276,6 +309,11 @@ impl Ear {
         self.heard.read().get(&node).cloned()
     }
 
+    /// Whether a node wants leads, as it said last.
+    pub fn leads(&self, node: NodeId) -> Leads {
+        self.heard.read().get(&node).map(|heard| heard.leads).unwrap_or_default()
+    }
+
     /// What each node that has reported says of a group's replicas.
     pub fn replicas_of(&self, group: GroupId) -> Vec<(NodeId, WallMs, ReplicaReport)> {
         let heard = self.heard.read();
@@ -285,5 +323,38 @@ impl Ear {
             replicas.map(move |replica| (node, at, replica.clone()))
         });
         of_group.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ambient::SystemClock;
+
+    const OTHER: NodeId = NodeId(7);
+
+    #[test]
+    fn what_an_earlier_process_said_of_its_replicas_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let book = Book::open(folder.path().join("peers")).unwrap();
+        let (ear, leaders, clock) = (Ear::new(100), Leaders::default(), SystemClock::new());
+        let hear = |generation, gossip| {
+            let from = Peer { node: OTHER, generation: Generation(generation) };
+            ear.hear(from, gossip, &book, &leaders, &clock);
+        };
+        let pulse = |leads| Pulse { epoch: Epoch(1), endpoints: Endpoints::default(), led: None, spoken: None, leads };
+        let replica = ReplicaReport::silent(GroupId(3), ReplicaId(9), ReplicaRole::Follower);
+        let report = || Gossip::Report(Report { replicas: vec![replica.clone()], ..Report::default() });
+        let told = || ear.replicas_of(GroupId(3)).len();
+        hear(1, Gossip::Pulse(pulse(Leads::Leaving)));
+        hear(1, report());
+        assert_eq!((told(), ear.leads(OTHER)), (1, Leads::Leaving));
+        hear(2, Gossip::Pulse(pulse(Leads::Takes)));
+        assert_eq!((told(), ear.leads(OTHER)), (0, Leads::Takes));
+        // One that was still on its way.
+        hear(1, report());
+        assert_eq!(told(), 0);
+        hear(2, report());
+        assert_eq!(told(), 1);
     }
 }

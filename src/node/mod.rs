@@ -36,6 +36,7 @@ pub mod config;
 mod core;
 pub mod folder;
 pub mod gossip;
+mod handover;
 mod host;
 pub mod leaders;
 pub mod link;
@@ -55,5 +56,6 @@ mod tests;
 pub mod versions;
 
 pub use self::core::{Node, Seeds, StartError, Started};
+pub use handover::Given;
 pub use signals::run_until_signal;
 pub use storage::StorageError;

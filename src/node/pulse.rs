@@ -12,7 +12,7 @@ use crate::telemetry::Times;
 use crate::versions::Spoken;
 
 use super::core::Inner;
-use super::gossip::{Gossip, Pulse, Report};
+use super::gossip::{Gossip, Leads, Pulse, Report};
 use super::link::{Lane, Peer};
 
 /// Every so many pulses tell all that is led, also when nothing has changed.
@@ -37,7 +37,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
     let mut hangs = false;
     let mut suspended = inner.clock.suspended_ms();
     loop {
-        every.tick().await;
+        tokio::select! {
+            _ = every.tick() => {}
+            () = inner.pulse_now.notified() => {}
+        }
         for change in inner.ear.tick(inner.clock.monotonic()) {
             tell(&inner, change);
         }
@@ -57,8 +60,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
             continue;
         }
         hangs = false;
+        let led = inner.shards.led_with_quorum().into_iter();
         let led: Vec<(GroupId, u64, ReplicaId)> =
-            inner.shards.led().into_iter().map(|(hosted, term)| (hosted.group, term, hosted.replica)).collect();
+            led.map(|(hosted, term)| (hosted.group, term, hosted.replica)).collect();
         inner.leaders.hear(inner.me.node, led.iter().copied());
         let news = led != last || count.is_multiple_of(FULL_EVERY);
         count = count.wrapping_add(1);
@@ -67,6 +71,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             endpoints: inner.me.endpoints.clone(),
             led: news.then(|| led.clone()),
             spoken: Some(inner.me.versions.spoken()).filter(|spoken| *spoken != Spoken::FIRST),
+            leads: inner.leads(),
         };
         last = led;
         let frame = encode(&Gossip::Pulse(pulse));
@@ -146,13 +151,18 @@ fn tell(inner: &Arc<Inner>, change: Change) {
 fn stand_for(inner: &Arc<Inner>, silent: NodeId) {
     let meta = inner.meta.now.load_full();
     let alive = |node: &NodeId| *node == inner.me.node || inner.ear.liveness(*node) == Some(Liveness::Alive);
+    let takes = |node: &NodeId| match *node == inner.me.node {
+        true => inner.leads() == Leads::Takes,
+        false => inner.ear.leads(*node) == Leads::Takes,
+    };
     for hosted in inner.shards.all() {
         let (role, _, leader) = hosted.leadership();
         if role != Role::Follower || leader.map(|hint| hint.node) != Some(silent) {
             continue;
         }
-        let first = meta.wanted(hosted.group).and_then(|wanted| wanted.nodes.iter().find(|node| alive(node)));
-        if first == Some(&inner.me.node) {
+        let wanted = meta.wanted(hosted.group).map(|wanted| wanted.nodes.as_slice()).unwrap_or_default();
+        let willing = wanted.iter().find(|node| alive(node) && takes(node));
+        if willing.or_else(|| wanted.iter().find(|node| alive(node))) == Some(&inner.me.node) {
             inner.tasks.spawn(async move { hosted.elect().await });
         }
     }

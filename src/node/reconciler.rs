@@ -26,7 +26,8 @@ use crate::telemetry::OutcomeLabels;
 use crate::time::MonotonicMs;
 
 use super::core::Inner;
-use super::gossip::ReplicaRole;
+use super::gossip::{Leads, ReplicaRole};
+use super::handover;
 use super::meta::{Answer, Command, Intent, NodeRecord};
 use super::shards::Hosted;
 
@@ -37,7 +38,7 @@ const META_MS_MAX: u64 = 2000;
 /// How long handing settings to the shards may keep the loop.
 const SETTINGS_MAX: Duration = Duration::from_millis(500);
 /// How long a transfer of the lead may take.
-const TRANSFER_MAX: Duration = Duration::from_secs(2);
+pub(super) const TRANSFER_MAX: Duration = Duration::from_secs(2);
 /// For how long everything must have been well before a leader is moved for balance.
 const CALM_MS: u64 = 3000;
 /// How long after a failed transfer for balance the same group's lead is left alone.
@@ -86,6 +87,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
         tokio::time::sleep(LOOK).await;
         if inner.is_leaving() {
             continue;
+        }
+        if inner.is_held() {
+            handover::give_all(&inner, TRANSFER_MAX).await;
         }
         if inner.leads_meta() {
             found(&inner).await;
@@ -245,6 +249,7 @@ fn membership(members: &Members) -> Option<Membership> {
 fn begin(inner: &Arc<Inner>, busy: &Arc<Mutex<Busy>>, hosted: Arc<Hosted>, step: Step, calm: bool, now: MonotonicMs) {
     let group = hosted.group;
     let (moves_leader, for_balance) = match step {
+        Step::TransferLeader { to, leaving, .. } if !leaving && !takes_leads(inner, &hosted, to) => return,
         Step::TransferLeader { leaving, .. } => (true, !leaving),
         _ => (false, false),
     };
@@ -272,6 +277,12 @@ fn begin(inner: &Arc<Inner>, busy: &Arc<Mutex<Busy>>, hosted: Arc<Hosted>, step:
             busy.leave.insert(group, inner.clock.monotonic().plus(wait));
         }
     });
+}
+
+/// Whether a replica's node wants leads.
+fn takes_leads(inner: &Inner, hosted: &Hosted, replica: ReplicaId) -> bool {
+    let members = hosted.status().members;
+    members.nodes.get(&replica).is_some_and(|node| inner.ear.leads(*node) == Leads::Takes)
 }
 
 /// Whether it was done.
@@ -365,35 +376,4 @@ async fn tell_meta(inner: &Inner, command: Command) -> Result<(), String> {
         }
         Err(error) => Err(error.to_string()),
     }
-}
-
-/// Hands every lead to another voter that lives and has caught up best.
-pub(super) async fn hand_over_all(inner: &Arc<Inner>) {
-    use futures::StreamExt;
-    let led: Vec<_> = inner.shards.led().into_iter().map(|(hosted, _)| hand_over(inner, hosted)).collect();
-    let asked = led.len();
-    let handed =
-        futures::stream::iter(led).buffer_unordered(8).filter(|handed| futures::future::ready(*handed)).count();
-    let handed = handed.await;
-    if asked > 0 {
-        tracing::info!(handed, led = asked, "leaders were handed over");
-    }
-}
-
-async fn hand_over(inner: &Inner, hosted: Arc<Hosted>) -> bool {
-    let status = hosted.status();
-    let alive = inner.ear.alive();
-    let lives = |replica: &ReplicaId| status.members.nodes.get(replica).is_some_and(|node| alive.contains(node));
-    let mut heirs: Vec<(u64, ReplicaId)> = status
-        .progress
-        .iter()
-        .filter(|(replica, _)| **replica != hosted.replica && status.members.is_voter(**replica) && lives(replica))
-        .map(|(replica, progress)| (progress.lag, *replica))
-        .collect();
-    heirs.sort();
-    let Some((_, heir)) = heirs.first() else { return false };
-    let handed = hosted.transfer_leader(*heir, TRANSFER_MAX).await.is_ok();
-    let outcome = if handed { "stopping" } else { "failed" };
-    inner.metrics.leader_transfers.get_or_create(&OutcomeLabels { outcome }).inc();
-    handed
 }

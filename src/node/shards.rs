@@ -224,6 +224,11 @@ impl Shards {
         self.all().into_iter().filter_map(led).collect()
     }
 
+    /// All that lead and have a quorum, with their terms: what this node tells the others that it leads.
+    pub fn led_with_quorum(&self) -> Vec<(Arc<Hosted>, u64)> {
+        self.led().into_iter().filter(|(hosted, _)| !hosted.has_lost_quorum()).collect()
+    }
+
     /// Those that should run and don't.
     pub fn failed(&self) -> BTreeMap<ReplicaId, Failed> {
         self.table.load().failed.clone()

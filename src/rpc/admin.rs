@@ -17,6 +17,8 @@ use crate::ring::{ShardCount, Token};
 
 /// The most shards on one page.
 const SHARDS_PAGE_MAX: u32 = 1_024;
+/// The longest that a node can be told to stay without leads.
+const HOLD_MS_MAX: u32 = 3_600_000;
 /// The most nodes that a cluster is made of.
 const NODES_MAX: usize = 64;
 /// The most bytes of a node's name or address.
@@ -172,6 +174,17 @@ impl AdminService for Admin {
         fields.finish()?;
         self.known(request.shard)?;
         Ok(Response::new(self.0.replace_replica(request).await?))
+    }
+
+    async fn hand_over(&self, request: Request<v1::HandOverRequest>) -> Result<Response<v1::HandOverResponse>, Status> {
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        node_text(&mut fields, "node".into(), &request.node);
+        if request.hold_ms > HOLD_MS_MAX {
+            fields.bad("hold_ms", format!("is {}: 0 to {HOLD_MS_MAX} are accepted", request.hold_ms));
+        }
+        fields.finish()?;
+        Ok(Response::new(self.0.hand_over(request).await?))
     }
 
     async fn get_settings(

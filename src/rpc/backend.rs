@@ -163,6 +163,8 @@ pub trait Operations: Send + Sync + 'static {
     async fn transfer_leader(&self, shard: ShardId, to_node: &str) -> Result<v1::TransferLeaderResponse, Fault>;
     /// Replaces a replica.
     async fn replace_replica(&self, request: v1::ReplaceReplicaRequest) -> Result<v1::ReplaceReplicaResponse, Fault>;
+    /// Hands over the leads of this node.
+    async fn hand_over(&self, request: v1::HandOverRequest) -> Result<v1::HandOverResponse, Fault>;
     /// The settings that every shard shall work by.
     async fn settings(&self) -> Result<crate::view::Settings, Fault>;
     /// Has every shard given these settings. Their version is one more than that of the ones they replace.

@@ -6,19 +6,22 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::net::TcpListener;
 
-use super::operator::{Bootstrap, Founded, Operator, OperatorParts};
+use super::operator::{Bootstrap, Founded, GiveLeads, Operator, OperatorParts};
 use super::routed::Routed;
 use super::serve::{ServeError, Services, ServicesParts};
 use super::{Fault, Limits};
 use crate::ambient::random_u64;
-use crate::node::Node;
 use crate::node::bootstrap::{BootstrapError, Wishes};
 use crate::node::router::Call;
+use crate::node::{Given, Node};
 use crate::ring::ShardCount;
 use crate::telemetry::trace::TraceId;
 
 /// How long founding a cluster may take: an election of the meta group and one round of its log.
 const BOOTSTRAP_MS_MAX: u64 = 20_000;
+
+/// How long handing over all leads may take before it is told what is left.
+const GIVE_MAX: Duration = Duration::from_secs(5);
 
 struct Founder(Node);
 
@@ -36,6 +39,19 @@ impl Bootstrap for Founder {
             replication: made.charter.rules.replication.get(),
             created: made.created,
         })
+    }
+}
+
+struct Giver(Node);
+
+#[async_trait]
+impl GiveLeads for Giver {
+    async fn give(&self, hold: Duration) -> Given {
+        self.0.give_leads(hold, GIVE_MAX).await
+    }
+
+    fn held(&self) -> bool {
+        self.0.is_without_leads()
     }
 }
 
@@ -85,6 +101,7 @@ pub async fn serve_node(node: Node, client: TcpListener, admin: TcpListener, see
         report: Arc::new(move || reporting.report()),
         generation: node.generation(),
         bootstrap: Arc::new(Founder(node.clone())),
+        leads: Arc::new(Giver(node.clone())),
     });
     let services = Services::new(ServicesParts {
         backend: Arc::new(Routed::new(node.router().clone(), node.ready(), scheme)),

@@ -16,7 +16,8 @@ use super::fault::Fault;
 use super::replacement::{How, Replacement, Seen};
 use crate::health::Liveness;
 use crate::ids::{GroupId, NodeId, ReplicaId, ShardId};
-use crate::node::gossip::{Ear, ReplicaReport, ReplicaRole, Report};
+use crate::node::Given;
+use crate::node::gossip::{Ear, Leads, ReplicaReport, ReplicaRole, Report};
 use crate::node::leaders::Leaders;
 use crate::node::link::{Book, Endpoints};
 use crate::node::meta::{self, Intent, MetaState, NodeRecord};
@@ -59,6 +60,15 @@ pub trait Bootstrap: Send + Sync + 'static {
     async fn bootstrap(&self, shards: ShardCount, replication: u32, endpoints: Vec<String>) -> Result<Founded, Fault>;
 }
 
+/// Gives this node's leads away; the node can do it.
+#[async_trait]
+pub trait GiveLeads: Send + Sync + 'static {
+    /// Hands all leads over and stays without for `hold`; zero: takes leads again, and hands nothing over.
+    async fn give(&self, hold: Duration) -> Given;
+    /// Whether it stays without now.
+    fn held(&self) -> bool;
+}
+
 /// What an operator's view of the node is made of.
 pub struct OperatorParts {
     /// The way to leaders.
@@ -81,6 +91,8 @@ pub struct OperatorParts {
     pub generation: crate::ids::Generation,
     /// Makes a cluster.
     pub bootstrap: Arc<dyn Bootstrap>,
+    /// Gives leads away.
+    pub leads: Arc<dyn GiveLeads>,
 }
 
 /// [`Operations`] of a node.
@@ -125,7 +137,7 @@ impl Operator {
 
     /// Who leads a group, and in which term.
     fn leader(&self, group: GroupId) -> Option<(NodeId, u64)> {
-        let here = self.parts.shards.get(group).filter(|hosted| hosted.leads());
+        let here = self.parts.shards.get(group).filter(|hosted| hosted.leads() && !hosted.has_lost_quorum());
         let here = here.map(|hosted| (self.me(), hosted.leadership().1));
         here.or_else(|| self.parts.leaders.get(group).map(|lead| (lead.node, lead.term)))
     }
@@ -147,6 +159,23 @@ impl Operator {
         let until = self.parts.router.clock().monotonic().plus(NEWS_MS_MAX);
         while self.parts.router.meta().revision <= revision && self.parts.router.clock().monotonic() < until {
             tokio::time::sleep(NEWS_LOOK).await;
+        }
+    }
+
+    /// Who leads a group after `to` has taken the lead, and in which term: waits a while for this node to hear of it. Another one,
+    /// if it is known to have led since; term 0 if nothing newer than `before` was heard.
+    async fn news_of_lead(&self, group: GroupId, to: NodeId, before: u64) -> (NodeId, u64) {
+        let router = &self.parts.router;
+        let until = router.clock().monotonic().plus(NEWS_MS_MAX);
+        loop {
+            let lead = router.lead(group);
+            // In a term as old as before only if it led already.
+            let is_news = lead.is_some_and(|lead| lead.term > before || (lead.node == to && lead.term == before));
+            match lead.filter(|_| is_news) {
+                Some(lead) => return (lead.node, lead.term),
+                None if router.clock().monotonic() >= until => return (to, 0),
+                None => tokio::time::sleep(NEWS_LOOK).await,
+            }
         }
     }
 
@@ -235,7 +264,7 @@ impl Operator {
         };
         let of_shards = |r: &&ReplicaReport| r.group != GroupId::META;
         let replicas = report.iter().flat_map(|(_, report)| &report.replicas).filter(of_shards);
-        let led = replicas.clone().filter(|r| r.role == ReplicaRole::Leader);
+        let led = replicas.clone().filter(|r| r.role == ReplicaRole::Leader && !r.cut_off);
         let wanted = meta.placement.as_ref().map_or(0, |p| p.held_by(node).count());
         let pulse = if node == self.me() { Some(self.now()) } else { heard.map(|h| h.at) };
         let about = report.as_ref().map(|(_, report)| report);
@@ -264,6 +293,10 @@ impl Operator {
             disk_full: about.is_some_and(|r| r.disk_full),
             command_p50_us: about.map_or(0, |r| r.p50_us),
             command_p99_us: about.map_or(0, |r| r.p99_us),
+            without_leads: match node == self.me() {
+                true => self.parts.leads.held(),
+                false => self.parts.ear.leads(node) != Leads::Takes,
+            },
         }
     }
 
@@ -287,7 +320,9 @@ impl Operator {
         let recorded = shards.iter().filter_map(|shard| meta.groups.get(&GroupId::from(*shard)));
         let standing = recorded.flat_map(|g| g.recorded.replicas.values()).filter(|a| a.dismissed_by.is_none());
         let follows = |(node, _, r): &&Told| {
-            matches!(r.role, ReplicaRole::Leader | ReplicaRole::Follower) && self.liveness(*node) == Liveness::Alive
+            let takes_part = matches!(r.role, ReplicaRole::Leader | ReplicaRole::Follower) && !r.cut_off;
+            let stays = *node == self.me() || self.parts.ear.leads(*node) != Leads::Leaving;
+            takes_part && stays && self.liveness(*node) == Liveness::Alive
         };
         let of_shards = || told.iter().filter(|(group, _)| **group != GroupId::META).flat_map(|(_, told)| told);
         let views = of_shards().filter(|(_, _, r)| r.role == ReplicaRole::Leader).map(|(_, _, r)| r.active_views);
@@ -457,12 +492,13 @@ impl Operations for Operator {
         let Some((replica, _)) = here else {
             return Err(Fault::not_found(format!("replica of shard {shard} on node {}", meta.name_of(node))));
         };
+        let before = self.parts.router.lead(group).map_or(0, |lead| lead.term);
         self.parts.router.transfer(group, *replica, &self.call()).await.map_err(|error| match error {
             NotTransferred::Refused(why) => Fault::cluster_state(why),
             NotTransferred::Unknown => Failure::Unknown.into(),
         })?;
-        let term = self.leader(group).filter(|(leader, _)| *leader == node).map_or(0, |(_, term)| term);
-        Ok(v1::TransferLeaderResponse { leader: meta.name_of(node), term })
+        let (leader, term) = self.news_of_lead(group, node, before).await;
+        Ok(v1::TransferLeaderResponse { leader: meta.name_of(leader), term })
     }
 
     async fn replace_replica(&self, request: v1::ReplaceReplicaRequest) -> Result<v1::ReplaceReplicaResponse, Fault> {
@@ -492,6 +528,25 @@ impl Operations for Operator {
             }
         }
         Err(Fault::conflict("the cluster changes all the time: ask again"))
+    }
+
+    async fn hand_over(&self, request: v1::HandOverRequest) -> Result<v1::HandOverResponse, Fault> {
+        self.meta()?;
+        let name = self.name();
+        if request.node != name {
+            return Err(Fault::cluster_state(format!(
+                "this is {name}, not {}: each node hands over its own",
+                request.node
+            )));
+        }
+        let given = self.parts.leads.give(Duration::from_millis(request.hold_ms.into())).await;
+        Ok(v1::HandOverResponse {
+            node: name,
+            handed_over: count(given.handed),
+            leads: count(given.left),
+            hold_ms: u32::try_from(given.hold_ms).unwrap_or(u32::MAX),
+            generation: self.parts.generation.0,
+        })
     }
 
     async fn settings(&self) -> Result<Settings, Fault> {

@@ -34,7 +34,7 @@ const STREAM: &str = "ReportProgressStream";
 const BODY_MAX: Duration = Duration::from_secs(10);
 
 /// The methods that are counted by name; all else is `other`.
-const METHODS: [&str; 25] = [
+const METHODS: [&str; 26] = [
     "StartView",
     "ReportProgress",
     "ReportProgressStream",
@@ -57,6 +57,7 @@ const METHODS: [&str; 25] = [
     "GetRing",
     "GetRaftState",
     "TransferLeader",
+    "HandOver",
     "ReplaceReplica",
     "GetSettings",
     "UpdateSettings",

@@ -381,6 +381,9 @@ impl Operations for Solo {
         })
     }
 
+    async fn hand_over(&self, _: v1::HandOverRequest) -> Result<v1::HandOverResponse, Fault> {
+        Ok(v1::HandOverResponse::default())
+    }
     async fn settings(&self) -> Result<Settings, Fault> {
         Ok(self.settings.lock().clone())
     }

@@ -1,6 +1,8 @@
 //! `clusterctl node`.
 
+mod hand_over;
 mod list;
+mod restart;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -22,6 +24,10 @@ pub(super) enum Command {
     List(watch::Repeat),
     /// One node: where it is, what it leads and holds
     Show(ShowOptions),
+    /// Give a node's leads to others and keep it without for a while: for work on its machine
+    HandOver(hand_over::Options),
+    /// Restart nodes, one after the other, each only when all is well before, and waiting until it is again
+    RestartSafe(restart::Options),
 }
 
 #[derive(Debug, Args)]
@@ -41,6 +47,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
     match command {
         Command::List(repeat) => list::run(context, &repeat).await,
         Command::Show(options) => show::run(context, options).await,
+        Command::HandOver(options) => hand_over::run(context, options).await,
+        Command::RestartSafe(options) => restart::run(context, options).await,
     }
 }
 
@@ -69,6 +77,8 @@ pub(super) struct Node {
     pub(super) disk_full: bool,
     pub(super) command_p50_us: u64,
     pub(super) command_p99_us: u64,
+    /// It gives its leads away and takes none.
+    pub(super) without_leads: bool,
     #[serde(serialize_with = "rfc3339")]
     pub(super) pulse_time: Option<Timestamp>,
     #[serde(serialize_with = "rfc3339")]
@@ -101,6 +111,7 @@ impl From<v1::NodeStatus> for Node {
             disk_full: node.disk_full,
             command_p50_us: node.command_p50_us,
             command_p99_us: node.command_p99_us,
+            without_leads: node.without_leads,
             pulse_time: node.pulse_time,
             start_time: node.start_time,
         }
@@ -135,6 +146,7 @@ pub(super) fn table_of(nodes: &[Node], now: WallMs) -> Table {
             node.node.clone().into(),
             match node.liveness {
                 "alive" if node.disk_full => judged("disk full", false),
+                "alive" if node.without_leads => "no leads".into(),
                 liveness => judged(liveness, liveness == "alive"),
             },
             // What a node that is silent said last holds no longer.

@@ -78,6 +78,11 @@ impl Router {
         Told::Stale { epoch: self.parts().meta.load().epoch, lead: self.best_known(group) }
     }
 
+    /// Who leads a group, as far as this node knows, now.
+    pub fn lead(&self, group: GroupId) -> Option<Lead> {
+        self.best_known(group)
+    }
+
     fn best_known(&self, group: GroupId) -> Option<Lead> {
         let parts = self.parts();
         let here = parts.shards.get(group).and_then(|hosted| match hosted.leadership() {

@@ -82,6 +82,11 @@ impl Hosted {
         self.leadership().0 == Role::Leader
     }
 
+    /// Whether it leads by its own word, and no quorum has answered it for so long that its word counts no more.
+    pub fn has_lost_quorum(&self) -> bool {
+        either!(self, group => group.has_lost_quorum())
+    }
+
     /// What it is like now.
     pub fn status(&self) -> GroupStatus {
         either!(self, group => group.status())
@@ -171,6 +176,7 @@ impl Hosted {
             digests: status.digests,
             why: None,
             adopted: self.shard().map(|shard| shard.peek(|state| state.version())),
+            cut_off: self.has_lost_quorum(),
         }
     }
 }

@@ -239,6 +239,9 @@ impl Operations for Fake {
     async fn replace_replica(&self, _: v1::ReplaceReplicaRequest) -> Result<v1::ReplaceReplicaResponse, Fault> {
         Ok(v1::ReplaceReplicaResponse::default())
     }
+    async fn hand_over(&self, _: v1::HandOverRequest) -> Result<v1::HandOverResponse, Fault> {
+        Ok(v1::HandOverResponse::default())
+    }
     async fn settings(&self) -> Result<Settings, Fault> {
         Ok(self.settings.lock().clone())
     }

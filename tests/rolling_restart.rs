@@ -1,0 +1,73 @@
+//! All nodes restarted in turn by SIGTERM, under load: no request fails.
+//!
+//! `cargo test --test rolling_restart -- --nocapture` prints for how long shards took no writes while a node was restarted.
+
+mod support;
+
+#[path = "support/steady.rs"]
+mod steady;
+
+use std::time::Duration;
+
+use playhead::proto::v1;
+use steady::Steady;
+use support::{Cluster, Result, setting};
+
+/// Elections take long here, so that one that happens where a lead should have been handed over shows.
+const FLAGS: &[&str] = &["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_under_load_fails_no_request() -> Result<()> {
+    let rounds = setting("PLAYHEAD_ROLLING_ROUNDS", 1);
+    let mut cluster = Cluster::start(3, 8, FLAGS).await?;
+    let load = Steady::start(&cluster, setting("PLAYHEAD_ROLLING_HOUSEHOLDS", 40) as usize).await?;
+    println!("{:>5}  {:<5} {:>4} {:>18} {:>15}", "round", "node", "led", "median gap ms", "longest gap ms");
+    for round in 1..=rounds {
+        for name in cluster.local.names() {
+            let led = cluster.leaders().await?.get(&name).map_or(0, Vec::len);
+            load.stay_away(Some(&name)).await;
+            load.take_gaps(&cluster);
+            assert!(cluster.local.stop(&name).await?, "{name} did not stop by itself\n{}", cluster.logs());
+            let gaps = load.take_gaps(&cluster);
+            cluster.local.start_node(&name).await?;
+            back(&cluster, &name, round + 1).await?;
+            cluster.settled().await.map_err(|e| format!("{e}\n{}", cluster.logs()))?;
+            load.stay_away(None).await;
+            let (median, longest) = (gaps.get(gaps.len() / 2), gaps.last());
+            println!(
+                "{round:>5}  {name:<5} {led:>4} {:>18} {:>15}",
+                median.copied().unwrap_or_default(),
+                longest.copied().unwrap_or_default()
+            );
+        }
+    }
+    load.end(&cluster).await
+}
+
+/// Waits until every other node has heard of the process that is the node's `generation`th.
+async fn back(cluster: &Cluster, name: &str, generation: u64) -> Result<()> {
+    for other in cluster.local.names().into_iter().filter(|other| other != name) {
+        let admin = cluster.admin_of(&other, Duration::from_secs(20))?;
+        loop {
+            let status = admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?;
+            if status.nodes.iter().any(|node| node.node == name && node.generation == generation) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_stops_in_time_though_another_one_hangs() -> Result<()> {
+    let mut cluster = Cluster::start(3, 8, &["--shutdown-drain-ms", "4000"]).await?;
+    cluster.local.pause("n3", true)?;
+    // More than n1 leads may hang on n3: it must stop by itself all the same.
+    let stopped = tokio::time::timeout(Duration::from_secs(60), cluster.local.stop("n1")).await??;
+    assert!(stopped, "n1 was killed after a while\n{}", cluster.logs());
+    cluster.local.pause("n3", false)?;
+    cluster.local.start_node("n1").await?;
+    cluster.settled().await?;
+    Ok(())
+}
