@@ -21,7 +21,8 @@ async fn a_rolling_restart_under_load_fails_no_request() -> Result<()> {
     let rounds = setting("PLAYHEAD_ROLLING_ROUNDS", 1);
     let mut cluster = Cluster::start(3, 8, FLAGS).await?;
     let load = Steady::start(&cluster, setting("PLAYHEAD_ROLLING_HOUSEHOLDS", 40) as usize).await?;
-    println!("{:>5}  {:<5} {:>4} {:>18} {:>15}", "round", "node", "led", "median gap ms", "longest gap ms");
+    println!("without writes, ms, median / longest of the shards, while the node stopped and while it came back");
+    println!("{:>5}  {:<5} {:>4} {:>22} {:>22}", "round", "node", "led", "stopping", "coming back");
     for round in 1..=rounds {
         for name in cluster.local.names() {
             let led = cluster.leaders().await?.get(&name).map_or(0, Vec::len);
@@ -33,12 +34,12 @@ async fn a_rolling_restart_under_load_fails_no_request() -> Result<()> {
             back(&cluster, &name, round + 1).await?;
             cluster.settled().await.map_err(|e| format!("{e}\n{}", cluster.logs()))?;
             load.stay_away(None).await;
-            let (median, longest) = (gaps.get(gaps.len() / 2), gaps.last());
-            println!(
-                "{round:>5}  {name:<5} {led:>4} {:>18} {:>15}",
-                median.copied().unwrap_or_default(),
-                longest.copied().unwrap_or_default()
-            );
+            let after = load.take_gaps(&cluster);
+            let of = |gaps: &[u64]| {
+                let (median, longest) = (gaps.get(gaps.len() / 2), gaps.last());
+                format!("{} / {}", median.copied().unwrap_or_default(), longest.copied().unwrap_or_default())
+            };
+            println!("{round:>5}  {name:<5} {led:>4} {:>22} {:>22}", of(&gaps), of(&after));
         }
     }
     load.end(&cluster).await

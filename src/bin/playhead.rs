@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Arg, ArgAction, Command};
 use playhead::ambient::{SystemClock, random_u64};
 use playhead::node::config::{Config, FIELDS, LogFormat, Sources, load};
+use playhead::node::supervisor::Supervisor;
 use playhead::node::{Node, Seeds, Started};
 use playhead::rpc::serve_node;
 use playhead::telemetry;
@@ -85,12 +86,22 @@ fn run(config: Config) -> anyhow::Result<()> {
     served
 }
 
+/// Whoever has started the process and set `NOTIFY_SOCKET`, as systemd does.
+fn supervisor() -> Supervisor {
+    match std::env::var_os("NOTIFY_SOCKET") {
+        Some(_) => Supervisor::new(sd_notify::notify, sd_notify::watchdog_enabled()),
+        None => Supervisor::none(),
+    }
+}
+
 async fn serve(config: Config) -> anyhow::Result<()> {
     let clock = Arc::new(SystemClock::new());
     let seeds = Seeds { node: random_u64(), jitter: random_u64() };
-    let Started { node, client, admin } = Node::start(config, clock, seeds).await?;
+    let supervisor = supervisor();
+    let Started { node, client, admin } = supervisor.starting(Node::start(config, clock, seeds)).await?;
     let faces = serve_node(node.clone(), client, admin, random_u64());
     node.announce().context("endpoints.json")?;
-    playhead::node::run_until_signal(&node, faces).await?;
+    supervisor.ready(&node).await;
+    playhead::node::run_until_signal(&node, &supervisor, faces).await?;
     node.why_halted().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
 }

@@ -52,6 +52,7 @@ mod builder;
 mod call;
 mod endpoints;
 mod error;
+mod health;
 mod methods;
 mod sent;
 mod stream;

@@ -28,6 +28,7 @@ mod context;
 mod doctor;
 mod each;
 mod exit;
+mod health;
 pub mod import;
 mod interrupts;
 mod live;
@@ -146,6 +147,8 @@ enum Command {
     Raft(raft::Command),
     /// Ask every node, find what is wrong, say what to do
     Doctor,
+    /// Whether nodes serve clients, by their own word: 0 all do; 3 one does not now; 4 one is silent
+    Health,
     /// Import viewing histories
     #[command(subcommand)]
     Import(import::Command),
@@ -208,6 +211,7 @@ async fn run(cli: Cli, clock: Arc<dyn Clock>, seed: u64) -> Result<(), Failure> 
         Command::Settings(command) => settings::run(&context, command).await,
         Command::Raft(command) => raft::run(&context, command).await,
         Command::Doctor => doctor::run(&context).await,
+        Command::Health => health::run(&context).await,
         Command::Import(command) => import::run(&context, command).await,
         Command::Bootstrap(options) => bootstrap::run(&context, options).await,
         Command::Local(command) => local::run(&context, command).await,
@@ -252,6 +256,7 @@ mod tests {
             &["clusterctl", "chaos", "--faults", "kill,pause-kill", "--replicas", "5", "--nodes", "5", "--seed", "7"],
             &["clusterctl", "bench", "--rate", "5000", "--for", "30s", "--way", "streams", "--seed", "7"],
             &["clusterctl", "chaos", "--existing", "--rounds", "3", "--every", "2s"],
+            &["clusterctl", "health", "--endpoints", "127.0.0.1:7400"],
             &["clusterctl", "completion", "zsh"],
         ] {
             assert!(Cli::try_parse_from(arguments).is_ok(), "{arguments:?}");

@@ -74,6 +74,10 @@ impl Process {
         for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("PLAYHEAD_")) {
             command.env_remove(name);
         }
+        // Whoever supervises clusterctl does not supervise its nodes.
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+            command.env_remove(name);
+        }
         let child = command.spawn()?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         let identity = Identity::of(pid).unwrap_or(Identity { pid, started_ticks: 0 });

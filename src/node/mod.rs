@@ -51,6 +51,7 @@ mod server;
 pub mod shards;
 mod signals;
 mod storage;
+pub mod supervisor;
 #[cfg(test)]
 mod tests;
 pub mod versions;

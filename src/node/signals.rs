@@ -6,11 +6,17 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::core::Node;
+use super::supervisor::Supervisor;
 
-/// Runs until SIGTERM or SIGINT, then stops: no new calls, leaders handed over, calls at work drained, everything closed. A
-/// second signal ends the process at once. `faces` end when [`Node::closing`] is cancelled and their calls are done; if they
-/// end before, that is an error. A node that can't go on is stopped in the same way: [`Node::why_halted`] says why.
-pub async fn run_until_signal<E>(node: &Node, faces: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+/// Runs until SIGTERM or SIGINT, then stops: no new calls, leaders handed over, calls at work drained, everything closed, and the
+/// supervisor told so. A second signal ends the process at once. `faces` end when [`Node::closing`] is cancelled and their calls
+/// are done; if they end before, that is an error. A node that can't go on is stopped in the same way: [`Node::why_halted`] says
+/// why.
+pub async fn run_until_signal<E>(
+    node: &Node,
+    supervisor: &Supervisor,
+    faces: impl Future<Output = Result<(), E>>,
+) -> Result<(), E> {
     let asked = async {
         let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
             tracing::error!("signals can't be heard: the node can only be killed");
@@ -38,6 +44,7 @@ pub async fn run_until_signal<E>(node: &Node, faces: impl Future<Output = Result
     };
     tracing::info!(signal = which, "stopping: leaders are handed over first");
     let drain_ms = node.config().shutdown_drain_ms;
+    supervisor.stopping(Duration::from_millis(drain_ms)).await;
     let end = node.clock().monotonic().plus(drain_ms);
     // Calls that are under way, and those that come over the link, are served while leaders move.
     node.unready();

@@ -13,8 +13,16 @@ fn suffice(there: usize, voters: usize) -> bool {
     there > voters / 2
 }
 
+/// Why a node must not be restarted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) why: String,
+    /// No waiting helps: too few replicas are wanted.
+    pub(super) for_good: bool,
+}
+
 /// Why a node must not be restarted now: which groups would be left without a quorum. `None`: it may.
-pub(super) fn refusal(node: &str, shards: &[Shard], meta: Option<&v1::RaftState>, status: &Status) -> Option<String> {
+pub(super) fn refusal(node: &str, shards: &[Shard], meta: Option<&v1::RaftState>, status: &Status) -> Option<Refusal> {
     let alive = status.nodes.iter().filter(|other| other.liveness == "alive" && other.node != node);
     let alive: BTreeSet<&str> = alive.map(|other| other.node.as_str()).collect();
     let mut without: Vec<u32> = Vec::new();
@@ -31,12 +39,21 @@ pub(super) fn refusal(node: &str, shards: &[Shard], meta: Option<&v1::RaftState>
     }
     if !without.is_empty() {
         let s = if without.len() == 1 { "" } else { "s" };
-        return Some(format!("without it shard{s} {} would have no quorum", ranges(without)));
+        let short = |shard: &Shard| {
+            let others = shard.placement.iter().filter(|other| *other != node).count();
+            without.contains(&shard.shard) && !suffice(others, shard.placement.len())
+        };
+        let for_good = shards.iter().any(short);
+        let why = format!("without it shard{s} {} would have no quorum", ranges(without.iter().copied()));
+        return Some(Refusal { why, for_good });
     }
     let voters: Vec<_> = meta.iter().flat_map(|meta| &meta.members).filter(|member| member.voter).collect();
     let stay = voters.iter().filter(|member| alive.contains(member.node.as_str())).count();
     let votes = voters.iter().any(|member| member.node == node);
-    (votes && !suffice(stay, voters.len())).then(|| "without it the meta group would have no quorum".to_string())
+    (votes && !suffice(stay, voters.len())).then(|| Refusal {
+        why: "without it the meta group would have no quorum".to_string(),
+        for_good: voters.len() == 1,
+    })
 }
 
 /// What is not yet so of a node that was restarted: nothing, when another process than `generation` serves.
@@ -97,13 +114,13 @@ mod tests {
         assert_eq!(refusal("n1", std::slice::from_ref(&three), None, &well), None);
         let down = status([Alive, Alive, Dead]);
         let why = refusal("n1", std::slice::from_ref(&three), None, &down).unwrap();
-        assert!(why.contains("shard 7 would have no quorum"), "{why}");
+        assert!(why.why.contains("shard 7 would have no quorum") && !why.for_good, "{why:?}");
         // The dead one itself may be: nothing is lost by it.
         assert_eq!(refusal("n3", std::slice::from_ref(&three), None, &down), None);
         let catching_up = shard(&[("n1", Leader), ("n2", Follower), ("n3", Learner)]);
         assert!(refusal("n2", std::slice::from_ref(&catching_up), None, &well).is_some());
         let single = shard(&[("n1", Leader)]);
-        assert!(refusal("n1", std::slice::from_ref(&single), None, &well).is_some());
+        assert!(refusal("n1", std::slice::from_ref(&single), None, &well).unwrap().for_good);
         assert_eq!(refusal("n2", &[single], None, &well), None);
     }
 
@@ -113,7 +130,7 @@ mod tests {
         let member = |node: &&str| v1::RaftMember { node: (*node).into(), voter: true, ..Default::default() };
         let meta = v1::RaftState { members: NAMES.iter().map(member).collect(), ..Default::default() };
         assert_eq!(refusal("n1", &[], Some(&meta), &status([Alive, Alive, Alive])), None);
-        assert!(refusal("n1", &[], Some(&meta), &status([Alive, Alive, Dead])).unwrap().contains("meta"));
+        assert!(refusal("n1", &[], Some(&meta), &status([Alive, Alive, Dead])).unwrap().why.contains("meta"));
     }
 
     #[test]

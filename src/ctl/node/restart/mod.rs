@@ -28,6 +28,7 @@ use crate::proto::v1;
 use crate::time::MonotonicMs;
 use how::How;
 use journal::{Journal, Work};
+use judge::Refusal;
 
 /// How often it is looked while it is waited.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -174,26 +175,41 @@ impl Rolling<'_> {
 
     /// Waits until all is well and the node can be spared; otherwise nothing is done to it.
     async fn well_before(&self, others: &Context, node: &Node) -> Result<Status, Failure> {
-        let waited = self.until(others, complaint).await;
-        let status = match &waited {
-            Ok(status) => status.clone(),
-            Err(_) => look(others).await?,
-        };
+        let begun = self.context.clock.monotonic();
+        loop {
+            let waited = self.until(others, complaint).await;
+            let status = match &waited {
+                Ok(status) => status.clone(),
+                Err(_) => look(others).await?,
+            };
+            let refused = self.refusal(others, node, &status).await?;
+            let name = &node.node;
+            match (waited, refused) {
+                (Ok(status), None) => return Ok(status),
+                (Ok(_), Some(refused)) if refused.for_good || self.is_over(begun) => {
+                    return Err(Failure::Degraded(format!("{name} is not restarted: {}", refused.why)));
+                }
+                // Who was asked may not have heard of the last restart yet.
+                (Ok(_), Some(refused)) => self.journal.waits(&refused.why),
+                (Err(failure), None) => {
+                    return Err(reworded(failure, |why| format!("{name} is not restarted: {why}")));
+                }
+                (Err(failure), Some(refused)) => {
+                    return Err(reworded(failure, |why| format!("{name} is not restarted: {}; {why}", refused.why)));
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Why the node can't be spared, by what is known now.
+    async fn refusal(&self, others: &Context, node: &Node, status: &Status) -> Result<Option<Refusal>, Failure> {
         let known = shards(&others.again(), None).await?;
         let request = v1::GetRaftStateRequest { of: Some(v1::get_raft_state_request::Of::Meta(true)) };
         let asked = std::slice::from_ref(node);
-        let mut meta = each(&others.again(), asked, async |admin| admin.get_raft_state(request.clone()).await).await;
+        let mut meta = each(&others.again(), asked, async |admin| admin.get_raft_state(request).await).await;
         let meta = meta.pop().and_then(|said| said.answer.ok()?.state);
-        let refused = judge::refusal(&node.node, &known, meta.as_ref(), &status);
-        let name = &node.node;
-        match (waited, refused) {
-            (Ok(status), None) => Ok(status),
-            (Ok(_), Some(why)) => Err(Failure::Degraded(format!("{name} is not restarted: {why}"))),
-            (Err(failure), None) => Err(reworded(failure, |why| format!("{name} is not restarted: {why}"))),
-            (Err(failure), Some(more)) => {
-                Err(reworded(failure, |why| format!("{name} is not restarted: {more}; {why}")))
-            }
-        }
+        Ok(judge::refusal(&node.node, &known, meta.as_ref(), status))
     }
 
     /// Has the node give its leads away; which process it is, and what came of it.
