@@ -58,6 +58,10 @@ pub struct GroupConfig {
     pub decoded_bytes_max: usize,
 }
 
+/// How long, at most, until entries are offered again to a follower that could not be reached. Not the time of an election: a
+/// node that was restarted follows by its heartbeats long before, and takes part in no quorum until entries reach it.
+const UNREACHED_MS_MAX: u64 = 250;
+
 impl Default for GroupConfig {
     fn default() -> Self {
         Self {
@@ -144,7 +148,8 @@ impl GroupConfig {
             enable_leader_restore: Some(false),
             // A leader that lost its quorum stops its heartbeats in turns, so that followers which hear only it may elect.
             quorum_loss_probe_interval: Some(self.election_ms_max.saturating_mul(2)),
-            backoff: format!("{}ms ...{}ms", self.heartbeat_ms.max(1), self.election_ms_max.max(2)),
+            // How long a follower that could not be reached is left alone: it may be back, and the next to go be counting on it.
+            backoff: format!("{}ms ...{}ms", self.heartbeat_ms.clamp(1, UNREACHED_MS_MAX / 2), UNREACHED_MS_MAX),
             api_channel_size: Some(4096),
             notification_channel_size: Some(4096),
             state_machine_channel_size: Some(1024),

@@ -1,6 +1,6 @@
 //! Whether a node may be restarted, and whether it is back. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::super::output::ranges;
 use super::super::super::shard::Shard;
@@ -69,6 +69,19 @@ pub(super) fn missing(name: &str, generation: u64, status: &Status) -> Option<St
         });
     }
     (*liveness != "alive").then(|| format!("{name} has started (start {now}) and is {liveness}"))
+}
+
+/// How far each shard is: the newest entry that any of its replicas has applied.
+pub(super) fn marks(shards: &[Shard]) -> BTreeMap<u32, u64> {
+    let newest = |shard: &Shard| shard.replicas.iter().map(|replica| replica.applied_index).max().unwrap_or_default();
+    shards.iter().map(|shard| (shard.shard, newest(shard))).collect()
+}
+
+/// How many replicas of a node have not come as far as the marks.
+pub(super) fn behind(name: &str, marks: &BTreeMap<u32, u64>, shards: &[Shard]) -> usize {
+    let own = shards.iter().flat_map(|shard| shard.replicas.iter().map(move |replica| (shard.shard, replica)));
+    let own = own.filter(|(_, replica)| replica.node == name);
+    own.filter(|(shard, replica)| Some(&replica.applied_index) < marks.get(shard)).count()
 }
 
 #[cfg(test)]
@@ -141,5 +154,18 @@ mod tests {
         assert!(told(Alive, 4).unwrap().contains("runs on as before"));
         assert_eq!(told(Dead, 4).unwrap(), "n2 is dead");
         assert!(told(Suspect, 3).unwrap().contains("has started"));
+    }
+
+    #[test]
+    fn a_replica_is_behind_until_it_has_applied_what_any_had_when_it_was_looked() {
+        use v1::ReplicaRole::{Follower, Leader};
+        let mut now = shard(&[("n1", Leader), ("n2", Follower), ("n3", Follower)]);
+        (now.replicas[0].applied_index, now.replicas[1].applied_index) = (40, 30);
+        let marks = marks(std::slice::from_ref(&now));
+        now.replicas[0].applied_index = 90;
+        assert_eq!(behind("n2", &marks, std::slice::from_ref(&now)), 1);
+        assert_eq!(behind("n1", &marks, std::slice::from_ref(&now)), 0);
+        now.replicas[1].applied_index = 40;
+        assert_eq!(behind("n2", &marks, &[now]), 0);
     }
 }

@@ -154,7 +154,32 @@ impl Rolling<'_> {
         }
         self.journal.begin(name, Work::WellAfter);
         let status = self.until(&others, complaint).await.map_err(|failure| not_back(name, failure))?;
+        self.caught_up(&others, name).await.map_err(|failure| not_back(name, failure))?;
         self.journal.done(format!("{} of {} replicas follow", status.replicas_current, status.replicas_wanted))
+    }
+
+    /// Waits until the node's replicas have applied what any had applied when this was called: a replica follows by its heartbeats
+    /// before entries reach it, and is no help to a quorum until they do.
+    async fn caught_up(&self, others: &Context, name: &str) -> Result<(), Failure> {
+        let begun = self.context.clock.monotonic();
+        let mut marks = None;
+        loop {
+            let why = match shards(&others.again(), None).await {
+                Ok(now) => {
+                    let marks = marks.get_or_insert_with(|| judge::marks(&now));
+                    match judge::behind(name, marks, &now) {
+                        0 => return Ok(()),
+                        some => format!("{some} replicas of {name} catch up"),
+                    }
+                }
+                Err(failure) => words(&failure),
+            };
+            self.journal.waits(&why);
+            if self.is_over(begun) {
+                return Err(Failure::Degraded(self.too_long(&why)));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// The same surroundings, asking the other nodes: this one goes away meanwhile. What was given on the command line comes after
