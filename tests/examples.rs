@@ -23,12 +23,17 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("./cluster/local.sh", "tests/local.rs runs what the script calls"),
     ("grpcurl ", "tests/readme.rs makes the same calls by reflection"),
     ("clusterctl bootstrap", "tests/clusterctl.rs: the cluster is there already"),
+    ("clusterctl node restart-safe", "tests/restart_safe.rs"),
+    ("install -m", "needs a machine that systemd runs"),
+    ("systemctl ", "needs a machine that systemd runs"),
+    ("podman ", "needs podman and a registry"),
     ("kill -TERM", "tests/cluster_forms.rs and others: a person's machine"),
 ];
 
 /// What stands in an example for what a person would put there, or would be asked.
 const INSTEAD: &[(&str, &str)] = &[
     ("target/release/clusterctl", "clusterctl"),
+    ("hand-over n2 --for 30m", "hand-over n2 --for 1s --yes"),
     ("status --watch", "status --watch 1s --count 2"),
     ("clusterctl top", "clusterctl top --count 1 --every 500ms"),
     ("transfer-leader 17 --to n2", "transfer-leader 3 --to n2 --yes"),

@@ -94,8 +94,23 @@ async fn all_nodes_are_restarted_under_load_and_no_request_fails() -> Result<()>
     }
     load.end(&cluster).await?;
     cluster.local = LocalCluster::open(&root)?;
+    let health = run(&at, &["health"]).await;
+    assert_eq!((health.code, health.out.matches("serves").count()), (0, 3), "{}", health.out);
+    leads_are_given_and_taken_again(&at).await;
     refusals(&mut cluster, &at, &root).await;
+    let health = run(&at, &["health", "--timeout", "2s"]).await;
+    assert_eq!((health.code, health.out.matches("nothing").count()), (4, 1), "{}{}", health.out, health.err);
     Ok(())
+}
+
+/// A node gives its leads away, takes none, and takes some again when it may.
+async fn leads_are_given_and_taken_again(at: &str) {
+    let given = json(at, &["node", "hand-over", "n3", "--for", "5m", "--yes"], 0).await;
+    assert_eq!(given["leads"], 0, "{given}");
+    let held = |run: &Run| run.json()["without_leads"] == true && run.json()["shards_led"] == 0;
+    until(at, &["node", "show", "n3", "-o", "json"], held).await;
+    json(at, &["node", "hand-over", "n3", "--end", "--yes"], 0).await;
+    until(at, &["node", "show", "n3", "-o", "json"], |run| run.json()["shards_led"].as_u64() > Some(0)).await;
 }
 
 /// What is not to be done is not done, and said.

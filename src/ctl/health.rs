@@ -25,6 +25,9 @@ pub(super) async fn run(context: &Context) -> Result<(), Failure> {
         Told { endpoint: endpoint.clone(), serves }
     });
     let told: Vec<Told> = told.collect();
+    if let Some(failure) = silent.take_if(|_| told.iter().all(|told| told.serves.is_none())) {
+        return Err(failure);
+    }
     let not_serving: Vec<&str> =
         told.iter().filter(|told| told.serves == Some(false)).map(|told| told.endpoint.as_str()).collect();
     let verdict = match (silent, not_serving.is_empty()) {

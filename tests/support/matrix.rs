@@ -64,6 +64,9 @@ const ROWS: &[Row] = &[
 const ELSEWHERE: &[(&str, &str)] = &[
     ("bootstrap", "clusterctl.rs"),
     ("chaos", "chaos.rs"),
+    ("node hand-over", "restart_safe.rs"),
+    ("node restart-safe", "restart_safe.rs"),
+    ("health", "restart_safe.rs"),
     ("shard replace", "replace.rs"),
     ("shard transfer-leader", "ctl_cluster.rs"),
     ("local up", "local.rs"),
