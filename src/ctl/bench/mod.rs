@@ -149,6 +149,7 @@ impl Bench<'_> {
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(next.since(now))) => {}
                 () = interrupts.next() => {
+                    shown.clear()?;
                     self.context.note("interrupted: what was acknowledged is read back (again: at once)");
                     return Ok(());
                 }

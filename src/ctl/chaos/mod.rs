@@ -21,6 +21,7 @@ mod schedule;
 mod verdict;
 mod view;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ use schedule::{Fault, Kind, Schedule, Terms};
 use verdict::Verdict;
 use view::View;
 
+/// What the first interrupt does.
+const INTERRUPTED: &str = "interrupted: the faults end, everything is brought back and checked (again: at once)";
 /// How long it goes on where nothing is said.
 const DURATION: Duration = Duration::from_secs(120);
 /// How long a device waits for an answer before it takes the outcome for unknown, and asks again.
@@ -115,8 +118,9 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
     let run = Run { context, options, seed, root };
     let outcome = run.interruptible().await;
     let right = outcome.as_ref().is_ok_and(Verdict::is_right);
-    if !run.options.existing {
-        run.tidy_up(right);
+    match run.options.existing {
+        true => run.tell_who_is_dead(),
+        false => run.tidy_up(right),
     }
     if !right {
         context.note(&format!("again with: {}", run.again()));
@@ -153,7 +157,10 @@ impl Run<'_> {
                 return Err(Failure::error("interrupted again: ended at once, nothing was checked"));
             }
             stop.cancel();
-            self.context.note("interrupted: the faults end, everything is brought back and checked (again: at once)");
+            // In a terminal the rows say it, and nothing is written between them.
+            if !std::io::stdout().is_terminal() {
+                self.context.note(INTERRUPTED);
+            }
         }
     }
 
@@ -248,7 +255,7 @@ impl Run<'_> {
             Some(rounds) => format!("{rounds} rounds"),
             None => format!("of {}", clock(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))),
         };
-        let mut view = View::new(here, begun, until);
+        let mut view = View::new(here, begun, until, stop.clone());
         view.say(&format!("{} households play; ctrl-C ends the faults\n", number(self.options.households.into())))?;
         view.header()?;
         let mut play = Play { context: here, nodes, stats: fleet.stats(), view, begun, stop };
@@ -329,6 +336,15 @@ impl Run<'_> {
     fn say(&self, text: &str) {
         if self.context.output == super::Output::Table {
             let _ = self.context.print(text);
+        }
+    }
+
+    /// Says which nodes of a cluster that was there before are left dead by a run that was ended at once.
+    fn tell_who_is_dead(&self) {
+        let Ok(mut local) = LocalCluster::open(&self.root) else { return };
+        for node in local.states().iter().filter(|node| node.pid.is_none()) {
+            let (name, root) = (&node.name, self.root.display());
+            self.context.note(&format!("{name} does not run: `clusterctl local start {name} --root {root}` starts it"));
         }
     }
 

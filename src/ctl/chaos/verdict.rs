@@ -193,7 +193,8 @@ impl Verdict {
             rows.add_row([what.into(), value.into(), judged(if well { "ok" } else { "WRONG" }, well)]);
         };
         let shown = self.shown();
-        let each: Vec<String> = shown.iter().map(|(kind, count)| format!("{count} {}", kind.word())).collect();
+        // A number and its word stay in one line.
+        let each: Vec<String> = shown.iter().map(|(kind, count)| format!("{count}\u{a0}{}", kind.word())).collect();
         let count: usize = shown.values().sum();
         row("faults that had an effect", format!("{count}: {}", each.join(", ")), count > 0);
         if let Some(report) = &self.devices {

@@ -3,6 +3,8 @@
 use std::io::Write as _;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::super::Output;
 use super::super::context::Context;
 use super::super::exit::Failure;
@@ -24,15 +26,17 @@ pub(super) struct View {
     /// Writes acknowledged, and when that was.
     last: (u64, MonotonicMs),
     rate: u64,
+    /// Somebody has interrupted.
+    stop: CancellationToken,
 }
 
 impl View {
     /// How often it is renewed.
     pub(super) const RENEW: Duration = Duration::from_millis(500);
 
-    pub(super) fn new(context: &Context, begun: MonotonicMs, until: String) -> Self {
+    pub(super) fn new(context: &Context, begun: MonotonicMs, until: String, stop: CancellationToken) -> Self {
         let shown = context.output == Output::Table;
-        Self { live: Live::new(), shown, begun, until, last: (0, begun), rate: 0 }
+        Self { live: Live::new(), shown, begun, until, last: (0, begun), rate: 0, stop }
     }
 
     /// Says something above the rows to come.
@@ -72,11 +76,12 @@ impl View {
         let elapsed = clock(i64::try_from(now.since(self.begun)).unwrap_or(i64::MAX));
         lines.push(paint(
             &format!(
-                "{elapsed} {}  {} acknowledged ({}/s)  {} wrong  ctrl-C checks",
+                "{elapsed} {}  {} acknowledged ({}/s)  {} wrong  {}",
                 self.until,
                 number(acknowledged),
                 number(self.rate),
-                counters.mismatches
+                counters.mismatches,
+                if self.stop.is_cancelled() { "ending; ctrl-C: at once" } else { "ctrl-C checks" },
             ),
             2,
         ));
