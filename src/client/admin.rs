@@ -59,6 +59,10 @@ methods! {
     Read get_settings(GetSettingsRequest) -> GetSettingsResponse;
     /// Changes settings. Safe to repeat: it says what the settings shall be.
     Write update_settings(UpdateSettingsRequest) -> UpdateSettingsResponse;
+    /// Which versions the cluster, its nodes and its shards have.
+    Read get_versions(GetVersionsRequest) -> GetVersionsResponse;
+    /// Raises the cluster's version. Safe to repeat: a version never goes back.
+    Write raise_cluster_version(RaiseClusterVersionRequest) -> RaiseClusterVersionResponse;
 }
 
 impl AdminClient {

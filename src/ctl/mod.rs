@@ -45,6 +45,7 @@ mod shard;
 mod status;
 mod text;
 mod top;
+mod upgrade;
 mod view;
 mod watch;
 
@@ -142,6 +143,9 @@ enum Command {
     /// The figures that every shard works by
     #[command(subcommand)]
     Settings(settings::Command),
+    /// The cluster's version, and the end of an upgrade
+    #[command(subcommand)]
+    Upgrade(upgrade::Command),
     /// Raft groups, for a close look
     #[command(subcommand)]
     Raft(raft::Command),
@@ -209,6 +213,7 @@ async fn run(cli: Cli, clock: Arc<dyn Clock>, seed: u64) -> Result<(), Failure> 
         Command::View(command) => view::run(&context, command).await,
         Command::Policy(command) => policy::run(&context, command).await,
         Command::Settings(command) => settings::run(&context, command).await,
+        Command::Upgrade(command) => upgrade::run(&context, command).await,
         Command::Raft(command) => raft::run(&context, command).await,
         Command::Doctor => doctor::run(&context).await,
         Command::Health => health::run(&context).await,
@@ -252,6 +257,8 @@ mod tests {
             &["clusterctl", "policy", "set", "ann", "--max-streams", "64"],
             &["clusterctl", "settings", "set", "interval_ms=15000", "policy.max_streams=4"],
             &["clusterctl", "raft", "show", "meta"],
+            &["clusterctl", "upgrade", "show"],
+            &["clusterctl", "upgrade", "finish", "--to", "2", "--dry-run", "--yes"],
             &["clusterctl", "doctor"],
             &["clusterctl", "chaos", "--faults", "kill,pause-kill", "--replicas", "5", "--nodes", "5", "--seed", "7"],
             &["clusterctl", "bench", "--rate", "5000", "--for", "30s", "--way", "streams", "--seed", "7"],
@@ -295,6 +302,8 @@ mod tests {
             &["clusterctl", "settings", "set"],
             &["clusterctl", "settings", "set", "interval_ms"],
             &["clusterctl", "raft", "show", "all"],
+            &["clusterctl", "upgrade"],
+            &["clusterctl", "upgrade", "finish", "--to", "newest"],
             &["clusterctl", "completion", "basic"],
             &["clusterctl", "bench", "--rate", "0"],
             &["clusterctl", "bench", "--rate", "1000001"],

@@ -148,6 +148,32 @@ pub struct LocalCluster {
 impl LocalCluster {
     /// Starts a new cluster and waits until every node serves. It still has to be bootstrapped.
     pub async fn start(plan: Plan) -> Result<Self, LocalError> {
+        let mut cluster = Self::planned(plan)?;
+        cluster.start_all().await?;
+        Ok(cluster)
+    }
+
+    /// As [`Self::start`], on data folders `root/NAME` that are there already: the nodes are started one after the other, so that each
+    /// is told where those before it serve, since the addresses that they remember hold no more.
+    pub async fn start_on_data(plan: Plan) -> Result<Self, LocalError> {
+        let mut cluster = Self::planned(plan)?;
+        for name in cluster.names() {
+            cluster.start_node(&name).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Processes that are started from now on run this program with these further flags.
+    pub fn change_build(&mut self, binary: &Path, flags: &[String]) -> Result<(), LocalError> {
+        if !binary.is_file() {
+            return Err(LocalError::NoBinary(binary.to_path_buf()));
+        }
+        self.binary = binary.canonicalize().map_err(at(binary))?;
+        self.flags = flags.to_vec();
+        self.save()
+    }
+
+    fn planned(plan: Plan) -> Result<Self, LocalError> {
         if !(1..=NODES_MAX).contains(&plan.nodes) {
             return Err(LocalError::Nodes(plan.nodes));
         }
@@ -161,9 +187,7 @@ impl LocalCluster {
         }
         let names = (1..=plan.nodes).map(|n| (format!("n{n}"), Node::default()));
         let binary = plan.binary.canonicalize().map_err(at(&plan.binary))?;
-        let mut cluster = Self { root, binary, flags: plan.flags, nodes: names.collect(), detached: false };
-        cluster.start_all().await?;
-        Ok(cluster)
+        Ok(Self { root, binary, flags: plan.flags, nodes: names.collect(), detached: false })
     }
 
     /// Opens the cluster that an earlier invocation left in `root`; its nodes may run or not.

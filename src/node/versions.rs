@@ -77,6 +77,11 @@ impl Default for Versions {
 }
 
 impl Node {
+    /// The cluster versions that it speaks.
+    pub fn spoken(&self) -> Spoken {
+        self.inner.me.versions.spoken()
+    }
+
     /// Waits until the node can't go on by itself, and says why: whoever runs it has to stop it then.
     pub async fn halted(&self) -> String {
         let mut halted = self.inner.halted.subscribe();

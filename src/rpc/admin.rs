@@ -204,4 +204,18 @@ impl AdminService for Admin {
         self.0.update_settings(wanted.clone()).await?;
         Ok(Response::new(v1::UpdateSettingsResponse { settings: Some(convert::settings(&wanted)) }))
     }
+
+    async fn get_versions(
+        &self,
+        _: Request<v1::GetVersionsRequest>,
+    ) -> Result<Response<v1::GetVersionsResponse>, Status> {
+        Ok(Response::new(self.0.versions().await?))
+    }
+
+    async fn raise_cluster_version(
+        &self,
+        request: Request<v1::RaiseClusterVersionRequest>,
+    ) -> Result<Response<v1::RaiseClusterVersionResponse>, Status> {
+        Ok(Response::new(self.0.raise_version(request.into_inner()).await?))
+    }
 }

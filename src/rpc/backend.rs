@@ -169,6 +169,13 @@ pub trait Operations: Send + Sync + 'static {
     async fn settings(&self) -> Result<crate::view::Settings, Fault>;
     /// Has every shard given these settings. Their version is one more than that of the ones they replace.
     async fn update_settings(&self, settings: crate::view::Settings) -> Result<(), Fault>;
+    /// Which versions there are.
+    async fn versions(&self) -> Result<v1::GetVersionsResponse, Fault>;
+    /// Raises the cluster's.
+    async fn raise_version(
+        &self,
+        request: v1::RaiseClusterVersionRequest,
+    ) -> Result<v1::RaiseClusterVersionResponse, Fault>;
     /// The node that answers, by name.
     fn name(&self) -> String;
     /// How many shards there are; `None` before there is a cluster.

@@ -45,6 +45,8 @@ mod stream;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod upgrade;
+mod versions;
 
 pub use backend::{Backend, Cluster, Failure, Hint, Operations, Read, Served, Within, Write};
 pub use fault::Fault;

@@ -99,6 +99,7 @@ pub async fn serve_node(node: Node, client: TcpListener, admin: TcpListener, see
         endpoints: node.endpoints().clone(),
         client_scheme: scheme,
         report: Arc::new(move || reporting.report()),
+        spoken: node.spoken(),
         generation: node.generation(),
         bootstrap: Arc::new(Founder(node.clone())),
         leads: Arc::new(Giver(node.clone())),

@@ -87,6 +87,8 @@ pub struct OperatorParts {
     pub client_scheme: &'static str,
     /// What this node tells the others of itself.
     pub report: Arc<dyn Fn() -> Report + Send + Sync>,
+    /// The cluster versions that this node speaks.
+    pub spoken: crate::versions::Spoken,
     /// How often this node has started on its folder.
     pub generation: crate::ids::Generation,
     /// Makes a cluster.
@@ -97,11 +99,11 @@ pub struct OperatorParts {
 
 /// [`Operations`] of a node.
 pub struct Operator {
-    parts: OperatorParts,
+    pub(super) parts: OperatorParts,
 }
 
 /// A replica as its node told it, and when.
-type Told = (NodeId, WallMs, ReplicaReport);
+pub(super) type Told = (NodeId, WallMs, ReplicaReport);
 
 impl Operator {
     /// Over these parts.
@@ -109,26 +111,26 @@ impl Operator {
         Self { parts }
     }
 
-    fn me(&self) -> NodeId {
+    pub(super) fn me(&self) -> NodeId {
         self.parts.router.node()
     }
 
-    fn now(&self) -> WallMs {
+    pub(super) fn now(&self) -> WallMs {
         self.parts.router.clock().wall()
     }
 
-    fn call(&self) -> Call {
+    pub(super) fn call(&self) -> Call {
         let now = self.parts.router.clock().monotonic();
         let timeout_ms = u64::try_from(CHANGE_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
         Call { trace: TraceId::from_random(now.0), deadline: now.plus(timeout_ms) }
     }
 
-    fn liveness(&self, node: NodeId) -> Liveness {
+    pub(super) fn liveness(&self, node: NodeId) -> Liveness {
         if node == self.me() { Liveness::Alive } else { self.parts.ear.liveness(node).unwrap_or(Liveness::Dead) }
     }
 
     /// A node's report and when it came; this node's own is as of now.
-    fn report_of(&self, node: NodeId) -> Option<(WallMs, Report)> {
+    pub(super) fn report_of(&self, node: NodeId) -> Option<(WallMs, Report)> {
         if node == self.me() {
             return Some((self.now(), (self.parts.report)()));
         }
@@ -143,7 +145,7 @@ impl Operator {
     }
 
     /// What all nodes say of their replicas, by group.
-    fn told(&self, meta: &MetaState) -> BTreeMap<GroupId, Vec<Told>> {
+    pub(super) fn told(&self, meta: &MetaState) -> BTreeMap<GroupId, Vec<Told>> {
         let mut told: BTreeMap<GroupId, Vec<Told>> = BTreeMap::new();
         for node in meta.nodes.keys() {
             let Some((at, report)) = self.report_of(*node) else { continue };
@@ -155,7 +157,7 @@ impl Operator {
     }
 
     /// Waits a while for this node to apply more than `revision` of the meta state.
-    async fn news_of_meta(&self, revision: u64) {
+    pub(super) async fn news_of_meta(&self, revision: u64) {
         let until = self.parts.router.clock().monotonic().plus(NEWS_MS_MAX);
         while self.parts.router.meta().revision <= revision && self.parts.router.clock().monotonic() < until {
             tokio::time::sleep(NEWS_LOOK).await;
@@ -202,7 +204,7 @@ impl Operator {
         super::replacement::judge(&seen, shard, replica, to)
     }
 
-    fn meta(&self) -> Result<Arc<MetaState>, Fault> {
+    pub(super) fn meta(&self) -> Result<Arc<MetaState>, Fault> {
         let meta = self.parts.router.meta();
         if meta.cluster.is_some() { Ok(meta) } else { Err(Failure::NoCluster.into()) }
     }
@@ -300,7 +302,7 @@ impl Operator {
         }
     }
 
-    fn liveness_told(&self, node: NodeId) -> v1::NodeLiveness {
+    pub(super) fn liveness_told(&self, node: NodeId) -> v1::NodeLiveness {
         if node != self.me() && self.parts.ear.heard(node).is_none() {
             return v1::NodeLiveness::Unspecified;
         }
@@ -547,6 +549,17 @@ impl Operations for Operator {
             hold_ms: u32::try_from(given.hold_ms).unwrap_or(u32::MAX),
             generation: self.parts.generation.0,
         })
+    }
+
+    async fn versions(&self) -> Result<v1::GetVersionsResponse, Fault> {
+        Self::versions(self)
+    }
+
+    async fn raise_version(
+        &self,
+        request: v1::RaiseClusterVersionRequest,
+    ) -> Result<v1::RaiseClusterVersionResponse, Fault> {
+        self.raise(request).await
     }
 
     async fn settings(&self) -> Result<Settings, Fault> {

@@ -34,7 +34,7 @@ const STREAM: &str = "ReportProgressStream";
 const BODY_MAX: Duration = Duration::from_secs(10);
 
 /// The methods that are counted by name; all else is `other`.
-const METHODS: [&str; 26] = [
+const METHODS: [&str; 28] = [
     "StartView",
     "ReportProgress",
     "ReportProgressStream",
@@ -61,6 +61,8 @@ const METHODS: [&str; 26] = [
     "ReplaceReplica",
     "GetSettings",
     "UpdateSettings",
+    "GetVersions",
+    "RaiseClusterVersion",
 ];
 
 /// Puts [`Tally`] around a service.

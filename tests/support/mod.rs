@@ -34,23 +34,37 @@ pub struct Cluster {
 }
 
 /// The node's program: the one that was built with the test, unless the environment names another to compare with.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     std::env::var_os("PLAYHEAD_TESTED_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_playhead").into(), PathBuf::from)
+}
+
+fn plan(root: PathBuf, binary: PathBuf, nodes: usize, flags: &[&str]) -> Plan {
+    Plan { nodes, flags: flags.iter().map(ToString::to_string).collect(), ..Plan::new(root, binary) }
 }
 
 impl Cluster {
     /// Starts `nodes` nodes, makes them a cluster of `shards` shards, and waits until each is led and fully replicated.
     pub async fn start(nodes: usize, shards: u32, flags: &[&str]) -> Result<Self> {
+        Self::start_build(binary(), nodes, shards, flags).await
+    }
+
+    /// The same with this build of the node.
+    pub async fn start_build(binary: PathBuf, nodes: usize, shards: u32, flags: &[&str]) -> Result<Self> {
         let root = tempfile::tempdir()?;
-        let mut plan = Plan::new(root.path().join("cluster"), binary());
-        plan.nodes = nodes;
-        plan.flags = flags.iter().map(ToString::to_string).collect();
-        let local = LocalCluster::start(plan).await?;
+        let local = LocalCluster::start(plan(root.path().join("cluster"), binary, nodes, flags)).await?;
         let cluster = Self { local, clock: Arc::new(SystemClock::new()), shards, _root: root };
         let request =
             v1::BootstrapRequest { shards, replication_factor: 0, node_endpoints: cluster.local.link_endpoints() };
         cluster.admin(Duration::from_secs(30))?.bootstrap(request).await?;
         cluster.settled().await?;
+        Ok(cluster)
+    }
+
+    /// Goes on with the data folders in `cluster` of this folder.
+    pub async fn open(root: TempDir, nodes: usize, shards: u32, flags: &[&str]) -> Result<Self> {
+        let local = LocalCluster::start_on_data(plan(root.path().join("cluster"), binary(), nodes, flags)).await?;
+        let cluster = Self { local, clock: Arc::new(SystemClock::new()), shards, _root: root };
+        cluster.settled().await.map_err(|e| format!("{e}\n{}", cluster.logs()))?;
         Ok(cluster)
     }
 

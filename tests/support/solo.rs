@@ -393,6 +393,12 @@ impl Operations for Solo {
         Ok(())
     }
 
+    async fn versions(&self) -> Result<v1::GetVersionsResponse, Fault> {
+        Err(Fault::unsupported("not here"))
+    }
+    async fn raise_version(&self, _: v1::RaiseClusterVersionRequest) -> Result<v1::RaiseClusterVersionResponse, Fault> {
+        Err(Fault::unsupported("not here"))
+    }
     fn name(&self) -> String {
         "solo".into()
     }

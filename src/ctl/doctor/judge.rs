@@ -8,6 +8,7 @@ use super::super::each::Said;
 use super::super::output::{number, ranges, span};
 use super::super::shard::{DIFFER, Replica, Shard};
 use super::super::status::Status;
+use super::super::upgrade::Versions;
 use super::Finding;
 
 /// How far a replica may be behind before it is worth a word, entries: far more than a moment's work.
@@ -34,6 +35,8 @@ pub(super) struct Heard {
     pub(super) shards: Vec<Shard>,
     /// What every node says of itself.
     pub(super) said: Vec<Said<Own>>,
+    /// What one node says of versions, if its build knows of any.
+    pub(super) versions: Option<Versions>,
 }
 
 /// What a node says of itself.
@@ -73,6 +76,7 @@ pub(super) fn judge(heard: &Heard) -> Vec<Finding> {
     places(heard, &mut findings);
     leaders(heard, &mut findings);
     versions(heard, &mut findings);
+    upgrade(heard, &mut findings);
     clocks(heard, &mut findings);
     findings.sort_by_key(|finding| finding.severity);
     findings
@@ -354,9 +358,12 @@ fn leaders(heard: &Heard, findings: &mut Vec<Finding>) {
 }
 
 fn versions(heard: &Heard, findings: &mut Vec<Finding>) {
-    let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (name, own) in answers(heard).filter(|(_, own)| !own.version.is_empty()) {
-        versions.entry(&own.version).or_default().push(name);
+    let mut versions: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    match &heard.versions {
+        Some(told) => told.builds().for_each(|(name, build)| versions.entry(build).or_default().push(name)),
+        None => answers(heard)
+            .filter(|(_, own)| !own.version.is_empty())
+            .for_each(|(name, own)| versions.entry(own.version.clone()).or_default().push(name)),
     }
     if versions.len() > 1 {
         let each = versions.iter().map(|(version, nodes)| format!("{version} on {}", nodes.join(", ")));
@@ -365,9 +372,23 @@ fn versions(heard: &Heard, findings: &mut Vec<Finding>) {
             format!("nodes run different versions: {}", each.collect::<Vec<_>>().join("; ")),
             "new commands and formats wait until all nodes run the new version",
             "bring all nodes to one version, one after the other",
-            "clusterctl node list".into(),
+            "clusterctl upgrade show".into(),
         ));
     }
+}
+
+/// An upgrade that only has to be finished.
+fn upgrade(heard: &Heard, findings: &mut Vec<Finding>) {
+    let Some((cluster, next)) = heard.versions.as_ref().and_then(|told| Some((told.cluster(), told.next()?))) else {
+        return;
+    };
+    findings.push(warning(
+        "upgrade-unfinished",
+        format!("all nodes speak version {next}, and the cluster has version {cluster}"),
+        "what the newer version brings is not switched on; until then the way back to the build before is open",
+        "when the new build has proved itself, finish the upgrade; it cannot be undone",
+        "clusterctl upgrade finish".into(),
+    ));
 }
 
 /// Clocks that are certainly apart, whatever the network's delays were.

@@ -17,6 +17,7 @@ use super::output::{bare_table, judged, text, wall};
 use super::shard::Shard;
 use super::status::Status;
 use super::text::{plain, wrapped};
+use super::upgrade::Versions;
 use crate::client::{AdminClient, Error};
 use crate::proto::v1;
 use crate::time::Clock;
@@ -67,13 +68,15 @@ async fn hear(context: &Context) -> Result<Heard, Failure> {
     let admin = context.admin()?;
     let status = Status::from(context.read(admin.get_cluster_status(v1::GetClusterStatusRequest {})).await?);
     if status.cluster_id.is_empty() {
-        return Ok(Heard { status, shards: Vec::new(), said: Vec::new() });
+        return Ok(Heard { status, shards: Vec::new(), said: Vec::new(), versions: None });
     }
     let nodes: Vec<Node> = status.nodes.iter().filter(|node| node.intent != "removed").cloned().collect();
     let clock = &context.clock;
     let said: Vec<Said<Own>> = each(context, &nodes, async |admin| own(&**clock, admin).await).await;
     let shards = context.read(admin.all_shards()).await?.into_iter().map(Shard::from).collect();
-    Ok(Heard { status, shards, said })
+    // A node of a build that knows no versions says nothing of them.
+    let versions = context.read(admin.get_versions(v1::GetVersionsRequest {})).await.ok().map(Versions::from);
+    Ok(Heard { status, shards, said, versions })
 }
 
 /// What a node says of itself and of the others.

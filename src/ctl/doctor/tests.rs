@@ -37,7 +37,7 @@ fn cluster(shards: u32) -> Heard {
             sees: names.iter().map(|other| ((*other).to_string(), "alive")).collect(),
         }),
     });
-    Heard { status, said: said.collect(), shards: (0..shards).map(shard).collect() }
+    Heard { status, said: said.collect(), shards: (0..shards).map(shard).collect(), versions: None }
 }
 
 fn shard(number: u32) -> Shard {
@@ -197,4 +197,40 @@ fn an_answer_of_somebody_else_is_no_answer_of_the_node() {
     let mut heard = cluster(6);
     own(&mut heard, "n3").cluster_id = "another".into();
     finds(&heard, &["node-mistaken"]);
+}
+
+/// Nodes that speak the first version up to these.
+fn versions(cluster: u32, newest: [u32; 3]) -> Option<crate::ctl::upgrade::Versions> {
+    let node = |(at, newest): (usize, u32)| v1::NodeVersions {
+        node: format!("n{}", at + 1),
+        liveness: v1::NodeLiveness::Alive.into(),
+        build: "0.1.0".into(),
+        oldest: 1,
+        newest,
+        ..Default::default()
+    };
+    let newest_version = newest.into_iter().max().unwrap_or_default();
+    let behind = newest.into_iter().filter(|version| *version < newest_version);
+    let answer = v1::GetVersionsResponse {
+        cluster_version: cluster,
+        newest_version,
+        obstacles: behind.map(|version| format!("speaks {version}")).collect(),
+        nodes: newest.into_iter().enumerate().map(node).collect(),
+        ..Default::default()
+    };
+    Some(answer.into())
+}
+
+#[test]
+fn nodes_of_different_builds_and_an_upgrade_that_only_has_to_be_finished_are_told_apart() {
+    let found = |cluster_version, newest| {
+        let heard = Heard { versions: versions(cluster_version, newest), ..cluster(6) };
+        judge(&heard).into_iter().map(|finding| (finding.kind, finding.what)).collect::<Vec<_>>()
+    };
+    let mixed = found(1, [2, 1, 2]);
+    assert_eq!(mixed.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), ["versions-differ"], "{mixed:?}");
+    assert!(mixed[0].1.contains("0.1.0 (speaks 1) on n2"), "{mixed:?}");
+    let unfinished = found(1, [2, 2, 2]);
+    assert_eq!(unfinished.iter().map(|(kind, _)| *kind).collect::<Vec<_>>(), ["upgrade-unfinished"], "{unfinished:?}");
+    assert!(found(2, [2, 2, 2]).is_empty());
 }

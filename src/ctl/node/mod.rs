@@ -128,7 +128,7 @@ fn intent(intent: v1::NodeIntent) -> &'static str {
     }
 }
 
-fn liveness(liveness: v1::NodeLiveness) -> &'static str {
+pub(super) fn liveness(liveness: v1::NodeLiveness) -> &'static str {
     match liveness {
         v1::NodeLiveness::Unspecified => "unheard",
         v1::NodeLiveness::Alive => "alive",

@@ -249,6 +249,12 @@ impl Operations for Fake {
         *self.settings.lock() = settings;
         Ok(())
     }
+    async fn versions(&self) -> Result<v1::GetVersionsResponse, Fault> {
+        Ok(v1::GetVersionsResponse::default())
+    }
+    async fn raise_version(&self, _: v1::RaiseClusterVersionRequest) -> Result<v1::RaiseClusterVersionResponse, Fault> {
+        Ok(v1::RaiseClusterVersionResponse::default())
+    }
     fn name(&self) -> String {
         "node-1".into()
     }

@@ -1,0 +1,250 @@
+//! A small deterministic history of a few accounts: written into a cluster, and read back with strong reads as JSON.
+
+#![allow(dead_code, reason = "every test program uses its own part of it")]
+#![allow(unreachable_pub, reason = "a module of several test programs")]
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use playhead::client::Client;
+use playhead::proto::v1;
+use prost_types::Timestamp;
+use serde_json::{Value, json};
+
+use crate::support::{Cluster, Result};
+
+const ACCOUNTS: usize = 12;
+const PATIENCE: Duration = Duration::from_secs(30);
+const TITLES: [&str; 5] = ["heat", "ran", "ikiru", "alien", "brazil"];
+const PROFILES: [&str; 2] = ["ann", "bob"];
+
+fn account(n: usize) -> String {
+    format!("household-{n}")
+}
+
+/// Figures under which nothing expires while a test looks.
+pub async fn settings(cluster: &Cluster) -> Result<()> {
+    let figures: HashMap<String, u64> =
+        [("silence_percent".to_string(), 1000), ("policy.max_streams".to_string(), 5)].into();
+    let settings = Some(v1::Settings { version: 0, figures });
+    cluster.admin(PATIENCE)?.update_settings(v1::UpdateSettingsRequest { settings }).await?;
+    Ok(())
+}
+
+/// One round of every account: plays come in and are imported, views end in different ways, one stays active.
+pub async fn write(cluster: &Cluster, round: usize) -> Result<()> {
+    let client = cluster.client(PATIENCE)?;
+    for n in 0..ACCOUNTS {
+        import(&client, n, round).await?;
+        let stopped = start(&client, n, round, "a", TITLES[n % TITLES.len()]).await?;
+        report(&client, n, &stopped, 3).await?;
+        let stop = v1::StopViewRequest {
+            account_id: account(n),
+            view_id: stopped.clone(),
+            request_id: format!("stop-{stopped}"),
+            position_ms: Some(1_500_000 + n as i64),
+            ..Default::default()
+        };
+        client.stop_view(stop.clone()).await?;
+        // The same request again is answered as the first time, from what is remembered of it.
+        client.stop_view(stop).await?;
+        let ended = start(&client, n, round, "b", TITLES[(n + 1) % TITLES.len()]).await?;
+        report(&client, n, &ended, 2).await?;
+        let end = v1::EndViewRequest {
+            account_id: account(n),
+            view_id: ended,
+            request_id: format!("end-{round}-{n}"),
+            by_device_id: "phone".into(),
+        };
+        client.end_view(end).await?;
+        let goes_on = start(&client, n, round, "c", TITLES[(n + 2) % TITLES.len()]).await?;
+        report(&client, n, &goes_on, 1 + n as u64 % 4).await?;
+        if n % 3 == 0 {
+            let policy = Some(v1::StreamPolicy { max_streams: 2 + n as u32 % 4 + round as u32 });
+            let request_id = format!("policy-{round}-{n}");
+            client
+                .update_stream_policy(v1::UpdateStreamPolicyRequest { account_id: account(n), request_id, policy })
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+async fn import(client: &Client, n: usize, round: usize) -> Result<()> {
+    let play = |k: usize| v1::ImportPlay {
+        profile_id: PROFILES[k % 2].into(),
+        title_id: format!("old-{}", (n + k) % 7),
+        title_type: v1::TitleType::Episode.into(),
+        device_id: "tv".into(),
+        kind: v1::ViewKind::Full.into(),
+        start_time: Some(Timestamp { seconds: 1_700_000_000 + (round * 86_400 * 9 + k * 40_000) as i64, nanos: 0 }),
+        elapsed_ms: 600_000 + 1000 * k as i64,
+        position_ms: Some(700_000 + k as i64),
+        duration_ms: Some(2_700_000),
+    };
+    let plays = (0..12).map(play).collect();
+    let request_id = format!("import-{round}-{n}");
+    client.batch_import_history(v1::BatchImportHistoryRequest { account_id: account(n), request_id, plays }).await?;
+    Ok(())
+}
+
+async fn start(client: &Client, n: usize, round: usize, which: &str, title: &str) -> Result<String> {
+    let view = format!("view-{round}-{which}");
+    let request = v1::StartViewRequest {
+        account_id: account(n),
+        view_id: view.clone(),
+        request_id: format!("start-{view}"),
+        profile_id: PROFILES[n % 2].into(),
+        device_id: format!("device-{which}"),
+        title_id: title.into(),
+        title_type: v1::TitleType::Film.into(),
+        kind: v1::ViewKind::Full.into(),
+        duration_ms: Some(6_000_000),
+        ..Default::default()
+    };
+    client.start_view(request).await?;
+    Ok(view)
+}
+
+async fn report(client: &Client, n: usize, view: &str, reports: u64) -> Result<()> {
+    for sequence in 1..=reports {
+        let report = v1::ProgressReport {
+            account_id: account(n),
+            view_id: view.into(),
+            sequence,
+            position_ms: Some(900_000 + 60_000 * sequence as i64 + n as i64),
+            state: v1::PlayState::Playing.into(),
+            seeked: sequence == 1,
+            ..Default::default()
+        };
+        client.report(report).await?;
+    }
+    Ok(())
+}
+
+fn ms(time: Option<&Timestamp>) -> Value {
+    time.map_or(Value::Null, |t| json!(t.seconds * 1000 + i64::from(t.nanos) / 1_000_000))
+}
+
+/// All that members see, by strong reads: the fields by name, so that later ones don't matter.
+pub async fn read(cluster: &Cluster) -> Result<Value> {
+    let client = cluster.client(PATIENCE)?;
+    let mut accounts = serde_json::Map::new();
+    for n in 0..ACCOUNTS {
+        accounts.insert(account(n), read_account(&client, &account(n)).await?);
+    }
+    let settings = cluster.admin(PATIENCE)?.get_settings(v1::GetSettingsRequest {}).await?.settings.unwrap_or_default();
+    let figures: serde_json::Map<String, Value> =
+        settings.figures.into_iter().map(|(name, value)| (name, json!(value))).collect();
+    Ok(json!({ "accounts": accounts, "settings": { "version": settings.version, "figures": figures } }))
+}
+
+async fn read_account(client: &Client, id: &str) -> Result<Value> {
+    let account_id = id.to_string();
+    let read =
+        client.get_account(v1::GetAccountRequest { account_id: account_id.clone(), ..Default::default() }).await?;
+    let about = read.account.ok_or("no account")?;
+    let active = client
+        .list_active_views(v1::ListActiveViewsRequest { account_id: account_id.clone(), ..Default::default() })
+        .await?;
+    let mut views: Vec<Value> = active.views.iter().map(view).collect();
+    views.sort_by_key(|view| view["view"].to_string());
+    let mut profiles = serde_json::Map::new();
+    for profile in &about.profiles {
+        let history = history(client, id, &profile.profile_id).await?;
+        let resume = resume(client, id, &profile.profile_id, &history).await?;
+        let counts = [profile.titles, profile.history_entries, profile.plays];
+        let told = json!({ "counts": counts, "history": history, "resume": resume });
+        profiles.insert(profile.profile_id.clone(), told);
+    }
+    Ok(json!({
+        "max_streams": about.policy.unwrap_or_default().max_streams,
+        "policy_is_own": about.policy_is_own,
+        "streams": about.streams,
+        "active": views,
+        "profiles": profiles,
+    }))
+}
+
+fn view(view: &v1::View) -> Value {
+    json!({
+        "view": view.view_id, "profile": view.profile_id, "device": view.device_id, "title": view.title_id,
+        "position_ms": view.position_ms, "duration_ms": view.duration_ms, "sequence": view.sequence,
+        "watched_ms": view.watched_ms, "holds_stream": view.holds_stream, "state": view.state,
+        "start": ms(view.start_time.as_ref()), "reported": ms(view.report_time.as_ref()),
+    })
+}
+
+async fn history(client: &Client, account: &str, profile: &str) -> Result<Vec<Value>> {
+    let mut entries = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListHistoryRequest {
+            account_id: account.into(),
+            profile_id: profile.into(),
+            page_token,
+            include_plays: true,
+            ..Default::default()
+        };
+        let page = client.list_history(request).await?;
+        entries.extend(page.entries.iter().map(entry));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(entries);
+        }
+    }
+}
+
+fn entry(entry: &v1::HistoryEntry) -> Value {
+    let play = |play: &v1::Play| {
+        json!({
+            "start": ms(play.start_time.as_ref()), "end": ms(play.end_time.as_ref()), "position_ms": play.position_ms,
+            "watched_ms": play.watched_ms, "view": play.view_id, "status": play.status,
+        })
+    };
+    json!({
+        "title": entry.title_id, "device": entry.device_id, "status": entry.status,
+        "start": ms(entry.start_time.as_ref()), "end": ms(entry.end_time.as_ref()),
+        "position_ms": entry.position_ms, "duration_ms": entry.duration_ms, "watched_ms": entry.watched_ms,
+        "plays": entry.plays.iter().map(play).collect::<Vec<_>>(),
+    })
+}
+
+async fn resume(client: &Client, account: &str, profile: &str, history: &[Value]) -> Result<Value> {
+    let mut titles: Vec<String> = history.iter().filter_map(|e| e["title"].as_str().map(str::to_string)).collect();
+    titles.sort();
+    titles.dedup();
+    let request = v1::BatchGetResumePointsRequest {
+        account_id: account.into(),
+        profile_id: profile.into(),
+        title_ids: titles,
+        ..Default::default()
+    };
+    let answer = client.batch_get_resume_points(request).await?;
+    Ok(json!(answer.resume_points.iter().map(title).collect::<Vec<_>>()))
+}
+
+fn title(point: &v1::ResumePoint) -> Value {
+    json!({
+        "title": point.title_id, "position_ms": point.position_ms, "last_position_ms": point.last_position_ms,
+        "watched": point.watched, "play_count": point.play_count,
+    })
+}
+
+/// The digest of every shard's state, when all its replicas have told the same one.
+pub async fn digests(cluster: &Cluster) -> Result<Vec<String>> {
+    let admin = cluster.admin(PATIENCE)?;
+    for _ in 0..200 {
+        let shards = admin.all_shards().await?;
+        let one = |shard: &v1::ShardStatus| {
+            let first = shard.replicas.first()?.digest.clone();
+            let same = !first.is_empty() && shard.replicas.iter().all(|r| r.digest == first && r.lag == 0);
+            same.then_some(first)
+        };
+        if let Some(all) = shards.iter().map(one).collect::<Option<Vec<String>>>() {
+            return Ok(all);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Err("the replicas' digests do not come to the same".into())
+}
