@@ -511,10 +511,7 @@ impl Reference {
         let s = self.settings.clone();
         match &envelope.command {
             Command::Tick => self.tick(stamp),
-            Command::Adopt(version) => {
-                self.version = self.version.max(*version);
-                Answer::Adopted(self.version)
-            }
+            Command::Adopt(version) => self.adopt(*version),
             Command::UpdateSettings(new) if new.version <= s.version => {
                 Answer::Rejected(Rejection::SettingsOlder { version: s.version })
             }

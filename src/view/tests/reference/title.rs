@@ -176,3 +176,11 @@ pub(super) fn tell<'a>(
     };
     Told { state, plays }
 }
+
+impl super::Reference {
+    /// The newest version that it was told to work by.
+    pub(super) fn adopt(&mut self, version: ClusterVersion) -> Answer {
+        self.version = self.version.max(version);
+        Answer::Adopted(self.version)
+    }
+}
