@@ -6,7 +6,7 @@
 //! # Contract
 //!
 //! - [`TABLE`] has a row for every version that this build knows, without gaps. What a released row says never changes; a new
-//!   row needs a data folder that was written under it (`tests/data/`, held by `tests/data_folders.rs`).
+//!   row needs a data folder that was written under it (`tests/data/`, held by `tests/upgrades.rs`).
 //! - Whatever a version switches on is a [`Feature`], and is asked for by [`ClusterVersion::has`] and nothing else.
 //! - A shard works by the version that it has *adopted*, through its own log; it is never above the cluster's.
 //!

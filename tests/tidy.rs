@@ -201,3 +201,31 @@ fn every_invariant_names_what_would_notice_and_every_test_named_there_exists() {
     assert_none(found);
     assert!(!is_there("a_test_that_was_renamed", &files, &functions) && !is_there("no/such.rs", &files, &functions));
 }
+
+/// Where a document's links lead, without what they say within a file; those to elsewhere are left out.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let after = text.split("](").skip(1).filter_map(|rest| rest.split_once(')').map(|(target, _)| target));
+    let files =
+        after.filter(|target| !target.contains("://")).map(|target| target.split('#').next().unwrap_or_default());
+    files.filter(|file| !file.is_empty())
+}
+
+#[test]
+fn every_link_of_a_document_leads_to_a_file_and_every_test_named_in_it_exists() {
+    let mut found = Vec::new();
+    for (file, text) in texts().into_iter().filter(|(file, _)| file.ends_with(".md")) {
+        let folder = root().join(&file).parent().unwrap().to_path_buf();
+        found.extend(links(&text).filter(|to| !folder.join(to).exists()).map(|to| format!("{file}: there is no {to}")));
+        let named = text.split('`').skip(1).step_by(2).filter(|word| word.starts_with("tests/") && !word.contains(' '));
+        found
+            .extend(named.filter(|test| !root().join(test).exists()).map(|test| format!("{file}: there is no {test}")));
+    }
+    for (file, text) in rust() {
+        let comments = text.lines().filter(|line| line.trim_start().starts_with("//"));
+        let named = comments.flat_map(|line| line.split('`').skip(1).step_by(2));
+        let named = named.filter(|word| word.starts_with("tests/") && word.ends_with(".rs"));
+        found
+            .extend(named.filter(|test| !root().join(test).exists()).map(|test| format!("{file}: there is no {test}")));
+    }
+    assert_none(found);
+}

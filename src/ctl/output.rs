@@ -10,6 +10,9 @@ use serde::{Serialize, Serializer};
 
 use crate::time::WallMs;
 
+/// What every answer fits in.
+const COLUMNS: u16 = 80;
+
 /// Whether standard output shows colours.
 pub(super) fn coloured() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
@@ -31,6 +34,14 @@ pub(super) fn bare_table() -> Table {
     table
 }
 
+/// How wide a column of text may be that has `at_80` where 80 columns are shown: in a wider terminal it gets its share, in
+/// hundredths, of what there is more.
+pub(super) fn room(at_80: usize, share: usize) -> usize {
+    let shown = std::io::stdout().is_terminal().then(crossterm::terminal::size).and_then(Result::ok);
+    let more = usize::from(shown.map_or(0, |(columns, _)| columns.saturating_sub(COLUMNS)));
+    at_80 + more * share / 100
+}
+
 /// Sets columns of numbers to the right.
 pub(super) fn right(table: &mut Table, columns: &[usize]) {
     for column in columns {
@@ -43,8 +54,9 @@ pub(super) fn right(table: &mut Table, columns: &[usize]) {
 /// A table's text, without the blanks at the ends of its lines.
 pub(super) fn text(table: &mut Table) -> String {
     table.discover_columns();
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+    let last = table.column_count().saturating_sub(1);
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if at == last { 0 } else { 2 }));
     }
     table.lines().map(|line| line.trim_end().to_string()).collect::<Vec<_>>().join("\n")
 }

@@ -80,6 +80,7 @@ pub(super) struct Timing {
     offered: AtomicU64,
     acknowledged: AtomicU64,
     given_up: AtomicU64,
+    cut_off: AtomicU64,
     unanswered: AtomicU64,
     /// Households that still have reports to send.
     busy: AtomicU64,
@@ -95,6 +96,8 @@ pub struct Due {
     pub acknowledged: u64,
     /// Of those, never sent: it was too late for them, or there was no view to report.
     pub given_up: u64,
+    /// Of those, never sent, because the fleet was stopped when they were due and not late yet.
+    pub cut_off: u64,
     /// Of those, sent and refused, or never answered.
     pub unanswered: u64,
     /// Households that still have reports to send.
@@ -111,7 +114,15 @@ impl Timing {
     pub(super) fn new() -> Self {
         let zero = || AtomicU64::new(0);
         let latest_us = Mutex::new(latencies());
-        Self { offered: zero(), acknowledged: zero(), given_up: zero(), unanswered: zero(), busy: zero(), latest_us }
+        Self {
+            offered: zero(),
+            acknowledged: zero(),
+            given_up: zero(),
+            cut_off: zero(),
+            unanswered: zero(),
+            busy: zero(),
+            latest_us,
+        }
     }
 
     pub(super) fn counts(&self) -> Due {
@@ -119,6 +130,7 @@ impl Timing {
             offered: self.offered.load(Relaxed),
             acknowledged: self.acknowledged.load(Relaxed),
             given_up: self.given_up.load(Relaxed),
+            cut_off: self.cut_off.load(Relaxed),
             unanswered: self.unanswered.load(Relaxed),
             busy: self.busy.load(Relaxed),
         }
@@ -155,6 +167,14 @@ impl Timing {
         self.record(which, due.elapsed());
     }
 
+    /// A report was due when the fleet was stopped: late already, or nobody will know.
+    fn stopped(&self, due: Instant, late_max: Duration) {
+        self.offer();
+        let since_due = due.elapsed();
+        let which = if since_due > late_max { &self.given_up } else { &self.cut_off };
+        self.record(which, since_due);
+    }
+
     pub(super) fn gave_up(&self, due: Instant) {
         self.record(&self.given_up, due.elapsed());
     }
@@ -178,8 +198,7 @@ impl Household {
                 biased;
                 () = stop.cancelled() => {
                     if due <= Instant::now() {
-                        stats.timing.offer();
-                        stats.timing.gave_up(due);
+                        stats.timing.stopped(due, pace.late_max);
                     }
                     break;
                 }
@@ -204,8 +223,7 @@ impl Household {
         }
         let now = Instant::now();
         for due in dues.take_while(|due| *due <= now) {
-            stats.timing.offer();
-            stats.timing.gave_up(due);
+            stats.timing.stopped(due, pace.late_max);
         }
         self.leave();
         stats.timing.is_busy(false);
@@ -251,12 +269,17 @@ mod tests {
     fn every_report_that_was_due_leaves_a_latency_from_when_it_was() {
         let timing = Timing::new();
         let due = Instant::now();
+        timing.stopped(due, Duration::from_secs(3_600));
         (0..3).for_each(|_| timing.offer());
         timing.answered(true, due);
         timing.answered(false, due);
         timing.gave_up(due);
         let counts = timing.counts();
-        assert_eq!((counts.offered, counts.acknowledged, counts.unanswered, counts.given_up), (3, 1, 1, 1));
-        assert_eq!((timing.take().len(), timing.take().len()), (3, 0));
+        assert_eq!((counts.offered, counts.acknowledged, counts.unanswered, counts.given_up), (4, 1, 1, 1));
+        assert_eq!(counts.cut_off, 1);
+        assert_eq!((timing.take().len(), timing.take().len()), (4, 0));
+        std::thread::sleep(Duration::from_millis(2));
+        timing.stopped(due, Duration::from_millis(1));
+        assert_eq!(timing.counts().given_up, 2);
     }
 }

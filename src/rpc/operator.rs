@@ -292,6 +292,7 @@ impl Operator {
             start_time: about.map(|r| timestamp(r.started)),
             reports_acknowledged: about.map_or(0, |r| r.reports),
             commands_acknowledged: about.map_or(0, |r| r.acknowledged),
+            report_time: report.as_ref().map(|(at, _)| timestamp(*at)),
             disk_full: about.is_some_and(|r| r.disk_full),
             command_p50_us: about.map_or(0, |r| r.p50_us),
             command_p99_us: about.map_or(0, |r| r.p99_us),

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::super::context::Context;
 use super::super::exit::Failure;
-use super::super::output::{clock, date, rfc3339, right, table, text};
+use super::super::output::{clock, date, rfc3339, right, room, table, text};
 use super::super::text::{plain, short};
 use super::{HistoryOptions, Source, profile_of};
 use crate::client::{Client, Error};
@@ -107,8 +107,8 @@ impl History {
         for entry in &self.entries {
             rows.add_row([
                 date(entry.start_time.as_ref()),
-                short(&entry.title_id, 20),
-                short(&entry.device_id, 10),
+                short(&entry.title_id, room(18, 70)),
+                short(&entry.device_id, room(10, 30)),
                 clock(entry.watched_ms),
                 entry.position_ms.map_or_else(|| "-".to_string(), clock),
                 entry.status.to_string(),

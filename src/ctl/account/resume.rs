@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::super::context::Context;
 use super::super::exit::Failure;
-use super::super::output::{ago, clock, rfc3339, right, table, text};
+use super::super::output::{ago, clock, rfc3339, right, room, table, text};
 use super::super::text::{plain, short};
 use super::{ResumeOptions, Source, profile_of};
 use crate::client::{Client, Error};
@@ -125,12 +125,12 @@ impl Resume {
                 _ => "-",
             };
             rows.add_row([
-                short(&point.title_id, 20),
+                short(&point.title_id, room(20, 70)),
                 at(point.position_ms, "start"),
                 at(point.duration_ms, "-"),
                 at(point.last_position_ms, "-"),
                 seen.to_string(),
-                short(&point.device_id, 8),
+                short(&point.device_id, room(8, 30)),
                 ago(point.activity_time.as_ref(), now),
             ]);
         }

@@ -3,7 +3,7 @@
 use prost_types::Timestamp;
 use serde::Serialize;
 
-use super::super::output::{ago, clock, rfc3339, right, table, text};
+use super::super::output::{ago, clock, rfc3339, right, room, table, text};
 use super::super::text::{plain, short};
 use crate::proto::v1;
 use crate::time::WallMs;
@@ -66,9 +66,9 @@ pub(super) fn table_of(views: &[ActiveView], now: WallMs) -> String {
     right(&mut rows, &[4]);
     for view in views {
         rows.add_row([
-            short(&view.title_id, 16),
-            short(&view.profile_id, 8),
-            short(&view.device_id, 10),
+            short(&view.title_id, room(14, 60)),
+            short(&view.profile_id, room(6, 20)),
+            short(&view.device_id, room(8, 20)),
             if view.kind == "full" { view.state } else { view.kind }.to_string(),
             view.position_ms.map_or_else(|| "-".to_string(), clock),
             ago(view.start_time.as_ref(), now),

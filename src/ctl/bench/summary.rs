@@ -119,8 +119,9 @@ impl Summary {
         let rate = |n: u64| (n as f64 / self.seconds.max(0.001)).round() as u64;
         let a_second = |n: u64| format!("{} ({}/s)", number(n), number(rate(n)));
         row("offered", a_second(due.offered), due.offered > 0);
-        row("acknowledged", a_second(due.acknowledged), due.acknowledged == due.offered);
+        row("acknowledged", a_second(due.acknowledged), due.acknowledged + due.cut_off == due.offered);
         row("not offered in time", number(due.given_up), due.given_up == 0);
+        row("due at the end, not sent", number(due.cut_off), true);
         row("not acknowledged", number(due.unanswered), due.unanswered == 0);
         row("starts and stops beside them", number(counters.writes_acknowledged), true);
         let unknown = format!("{}, {} learned", number(counters.unknown), number(counters.resolved));

@@ -80,6 +80,8 @@ pub(super) struct Node {
     /// It gives its leads away and takes none.
     pub(super) without_leads: bool,
     #[serde(serialize_with = "rfc3339")]
+    pub(super) report_time: Option<Timestamp>,
+    #[serde(serialize_with = "rfc3339")]
     pub(super) pulse_time: Option<Timestamp>,
     #[serde(serialize_with = "rfc3339")]
     pub(super) start_time: Option<Timestamp>,
@@ -112,6 +114,7 @@ impl From<v1::NodeStatus> for Node {
             command_p50_us: node.command_p50_us,
             command_p99_us: node.command_p99_us,
             without_leads: node.without_leads,
+            report_time: node.report_time,
             pulse_time: node.pulse_time,
             start_time: node.start_time,
         }

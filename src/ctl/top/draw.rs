@@ -117,6 +117,7 @@ fn head(top: &Top, width: usize, hint: &str) -> Vec<Line<'static>> {
         (None, []) => styled("all is well", Color::Green),
         (None, some) => styled(short(&some.join("; "), width), Color::Red),
     };
+    let most = if top.rates_partial && top.reports_per_second.is_some() { "≥" } else { "" };
     vec![
         Line::from(vec![
             Span::styled(name, Style::new().add_modifier(Modifier::BOLD)),
@@ -132,7 +133,7 @@ fn head(top: &Top, width: usize, hint: &str) -> Vec<Line<'static>> {
             Span::raw(format!("   epoch {}", top.epoch)),
         ]),
         Line::from(format!(
-            "reports/s {}   commands/s {}   p50 {}   p99 {}   active views {}",
+            "reports/s {most}{}   commands/s {most}{}   p50 {}   p99 {}   active views {}",
             rate(top.reports_per_second),
             rate(top.commands_per_second),
             ms(top.p50_us),

@@ -23,6 +23,7 @@ use super::output::span_of;
 use super::shard::{self, Shard};
 use super::status::Status;
 use super::{Output, connect};
+use crate::client::{AdminClient, Error};
 use crate::proto::v1;
 use model::Model;
 use terminal::{Asked, Terminal};
@@ -54,39 +55,57 @@ struct Look {
     shards: Vec<Shard>,
 }
 
-async fn look(context: &Context) -> Result<Look, Failure> {
+/// Asks one node for all of it, since what nodes know of each other is of different ages: the one that answered last, `from`, if it
+/// still does.
+async fn look(context: &Context, from: &mut usize) -> Result<Look, Failure> {
     let context = context.one_of_many();
-    let admin = context.admin()?;
-    let status = Status::from(context.read(admin.get_cluster_status(v1::GetClusterStatusRequest {})).await?);
-    if status.cluster_id.is_empty() {
-        return Err(Failure::Degraded(status.complaints().join("; ")));
+    let endpoints = &context.connection.admin;
+    let mut failure =
+        Failure::Usage("--endpoints names no admin endpoint: HOST:PORT,..;admin=HOST:PORT,.. is accepted".into());
+    for left in (1..=endpoints.len()).rev() {
+        let patience = context.left() / u32::try_from(left).unwrap_or(u32::MAX);
+        let one = context.admin_of(&endpoints[*from % endpoints.len()], patience)?;
+        match tokio::time::timeout(patience, look_through(&one)).await {
+            Ok(Ok(look)) => return look,
+            Ok(Err(error)) => failure = error.into(),
+            Err(_) => failure = Failure::Unreachable(format!("no answer within {}", span_of(patience))),
+        }
+        *from += 1;
     }
-    let shards = context.read(admin.all_shards()).await?;
+    Err(failure)
+}
+
+async fn look_through(one: &AdminClient) -> Result<Result<Look, Failure>, Error> {
+    let status = Status::from(one.get_cluster_status(v1::GetClusterStatusRequest {}).await?);
+    if status.cluster_id.is_empty() {
+        return Ok(Err(Failure::Degraded(status.complaints().join("; "))));
+    }
+    let shards = one.all_shards().await?;
     let silent = shard::silent(&status.nodes);
     let shards = shards.into_iter().map(|shard| Shard::from(shard).without(&silent)).collect();
-    Ok(Look { status, shards })
+    Ok(Ok(Look { status, shards }))
 }
 
 pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failure> {
-    let mut model = Model::default();
+    let (mut model, mut from) = (Model::default(), 0);
     // Before the screen is taken: whoever can't be reached is told of as by any other command.
-    model.take(look(context).await?, context.clock.wall());
+    model.take(look(context, &mut from).await?, context.clock.wall());
     if context.output == Output::Table && std::io::stdout().is_terminal() {
-        return in_terminal(context, &options, model).await;
+        return in_terminal(context, &options, model, from).await;
     }
     tokio::select! {
-        ended = in_lines(context, &options, model) => ended,
+        ended = in_lines(context, &options, model, from) => ended,
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
     }
 }
 
 /// One screen, or one document, after the other.
-async fn in_lines(context: &Context, options: &Options, mut model: Model) -> Result<(), Failure> {
+async fn in_lines(context: &Context, options: &Options, mut model: Model, mut from: usize) -> Result<(), Failure> {
     let mut verdict = Ok(());
     for time in 1u32.. {
         // Rates need two looks.
         tokio::time::sleep(options.every).await;
-        verdict = match look(context).await {
+        verdict = match look(context, &mut from).await {
             Ok(look) => {
                 let top = model.take(look, context.clock.wall());
                 let table = || draw::plain(&top, PLAIN);
@@ -110,11 +129,11 @@ async fn in_lines(context: &Context, options: &Options, mut model: Model) -> Res
 }
 
 /// On the whole screen, until somebody has seen enough.
-async fn in_terminal(context: &Context, options: &Options, mut model: Model) -> Result<(), Failure> {
+async fn in_terminal(context: &Context, options: &Options, mut model: Model, from: usize) -> Result<(), Failure> {
     let mut terminal = Terminal::enter()?;
     let (sender, mut looks) = mpsc::channel(1);
     let mut looking = JoinSet::new();
-    looking.spawn(look_on(context.clone(), options.every, sender));
+    looking.spawn(look_on(context.clone(), options.every, from, sender));
     let hint = format!("every {}   q quits   p holds", span_of(options.every));
     let (mut held, mut screens) = (None, 0);
     loop {
@@ -147,10 +166,10 @@ async fn in_terminal(context: &Context, options: &Options, mut model: Model) -> 
 }
 
 /// Looks again and again, as long as anybody wants to know.
-async fn look_on(context: Context, every: Duration, sender: mpsc::Sender<Result<Look, Failure>>) {
+async fn look_on(context: Context, every: Duration, mut from: usize, sender: mpsc::Sender<Result<Look, Failure>>) {
     loop {
         tokio::time::sleep(every).await;
-        if sender.send(look(&context).await).await.is_err() {
+        if sender.send(look(&context, &mut from).await).await.is_err() {
             return;
         }
     }

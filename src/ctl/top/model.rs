@@ -37,6 +37,8 @@ pub(super) struct Top {
     /// Of all nodes together; null until there are two looks.
     pub(super) reports_per_second: Option<f64>,
     pub(super) commands_per_second: Option<f64>,
+    /// The rate of a node that lives is not known yet: it is missing in the sums.
+    pub(super) rates_partial: bool,
     /// Of the slowest node.
     pub(super) p50_us: u64,
     pub(super) p99_us: u64,
@@ -54,6 +56,8 @@ pub(super) struct NodeRow {
     pub(super) node: String,
     pub(super) seen: String,
     pub(super) well: bool,
+    #[serde(skip)]
+    pub(super) alive: bool,
     pub(super) shards_led: u32,
     pub(super) replicas: u32,
     pub(super) replicas_wanted: u32,
@@ -141,8 +145,7 @@ impl Model {
             }
             self.top.happened.truncate(HAPPENINGS_MAX);
         }
-        let told = told(&look.shards);
-        let nodes: Vec<NodeRow> = look.status.nodes.iter().map(|node| self.node(node, told.get(&node.node))).collect();
+        let nodes: Vec<NodeRow> = look.status.nodes.iter().map(|node| self.node(node)).collect();
         let heat = look.shards.iter().map(|shard| self.shard(shard)).collect();
         let sum = |of: fn(&NodeRow) -> Option<f64>| {
             let rates: Vec<f64> = nodes.iter().filter_map(of).collect();
@@ -163,6 +166,7 @@ impl Model {
             meta_term: status.meta_term,
             reports_per_second: sum(|node| node.reports_per_second),
             commands_per_second: sum(|node| node.commands_per_second),
+            rates_partial: nodes.iter().any(|node| node.alive && node.commands_per_second.is_none()),
             p50_us: nodes.iter().map(|node| node.p50_us).max().unwrap_or_default(),
             p99_us: nodes.iter().map(|node| node.p99_us).max().unwrap_or_default(),
             complaints: status.complaints(),
@@ -175,14 +179,14 @@ impl Model {
         self.top.clone()
     }
 
-    fn node(&mut self, node: &Node, told: Option<&WallMs>) -> NodeRow {
+    fn node(&mut self, node: &Node) -> NodeRow {
         let alive = node.liveness == "alive";
         let reports = self.reports.entry(node.node.clone()).or_default();
         let commands = self.commands.entry(node.node.clone()).or_default();
-        match told {
+        match node.report_time.as_ref().and_then(wall) {
             Some(at) if alive => {
-                reports.take(*at, node.reports_acknowledged);
-                commands.take(*at, node.commands_acknowledged);
+                reports.take(at, node.reports_acknowledged);
+                commands.take(at, node.commands_acknowledged);
             }
             // What a silent node said last holds no longer.
             _ => (*reports, *commands) = Default::default(),
@@ -192,6 +196,7 @@ impl Model {
             node: node.node.clone(),
             seen: if alive && node.disk_full { "disk full".into() } else { node.liveness.into() },
             well: alive && !node.disk_full,
+            alive,
             shards_led: if alive { node.shards_led } else { 0 },
             replicas: node.replicas,
             replicas_wanted: node.replicas_wanted,
@@ -219,17 +224,6 @@ impl Model {
             lag: shard.replicas.iter().map(|replica| replica.lag).max().unwrap_or_default(),
         }
     }
-}
-
-/// When each node told its counters last, by what it told of its replicas.
-fn told(shards: &[Shard]) -> BTreeMap<String, WallMs> {
-    let mut told = BTreeMap::new();
-    for replica in shards.iter().flat_map(|shard| &shard.replicas) {
-        let Some(at) = replica.report_time.as_ref().and_then(wall) else { continue };
-        let newest: &mut WallMs = told.entry(replica.node.clone()).or_insert(at);
-        *newest = (*newest).max(at);
-    }
-    told
 }
 
 /// What is different from the last look.

@@ -16,8 +16,8 @@ use super::super::output::coloured;
 pub(super) struct Terminal {
     terminal: ratatui::Terminal<CrosstermBackend<Stdout>>,
     events: EventStream,
-    /// A polite kill, and a terminal that goes away.
-    ends: [Signal; 2],
+    /// Polite kills, and a terminal that goes away.
+    ends: [Signal; 3],
 }
 
 /// What somebody wants.
@@ -30,7 +30,9 @@ pub(super) enum Asked {
 
 impl Terminal {
     pub(super) fn enter() -> io::Result<Self> {
-        let ends = [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        let [terminate, interrupt, hangup] = kinds.map(signal);
+        let ends = [terminate?, interrupt?, hangup?];
         // Also sees to it that a panic gives the terminal back before it is told.
         let terminal = ratatui::try_init()?;
         Ok(Self { terminal, events: EventStream::new(), ends })
@@ -50,11 +52,12 @@ impl Terminal {
 
     /// What is asked for next; the end of the keyboard's input, and of this program's time, is `Quit`.
     pub(super) async fn next(&mut self) -> io::Result<Asked> {
-        let [terminate, hangup] = &mut self.ends;
+        let [terminate, interrupt, hangup] = &mut self.ends;
         loop {
             let event = tokio::select! {
                 event = self.events.next() => event,
                 _ = terminate.recv() => None,
+                _ = interrupt.recv() => None,
                 _ = hangup.recv() => None,
             };
             match event.transpose()? {

@@ -41,10 +41,11 @@ fn look(second: i64, revision: impl Fn(u32) -> u64) -> Look {
         meta_term: 2,
         ..Default::default()
     };
+    let told = Some(prost_types::Timestamp { seconds: second, nanos: 0 });
     let reports = u64::try_from(second).unwrap_or_default() * 1_000;
     let answer = v1::GetClusterStatusResponse {
         cluster: Some(cluster),
-        nodes: NODES.map(|name| node(name, reports)).to_vec(),
+        nodes: NODES.map(|name| v1::NodeStatus { report_time: told, ..node(name, reports) }).to_vec(),
         answered_by: "n2".into(),
         as_of_time: None,
     };
@@ -55,7 +56,7 @@ fn look(second: i64, revision: impl Fn(u32) -> u64) -> Look {
             node: name.into(),
             role: if name == leader { v1::ReplicaRole::Leader } else { v1::ReplicaRole::Follower }.into(),
             voter: true,
-            report_time: Some(prost_types::Timestamp { seconds: second, nanos: 0 }),
+            report_time: told,
             ..Default::default()
         };
         let mut placement = vec![leader.to_string()];
@@ -99,6 +100,13 @@ fn rates_are_taken_between_the_times_at_which_counters_were_told() {
     // A counter that is behind is another process's: there is no rate.
     let top = model.take(look(103, |_| 10), WallMs(106_000));
     assert_eq!(top.heat[5].commands_per_second, None);
+    // A node that has begun anew is missing in the sum, which says so.
+    let mut anew = look(104, |_| 20);
+    anew.status.nodes[1].reports_acknowledged = 3;
+    anew.status.nodes[1].commands_acknowledged = 3;
+    let top = model.take(anew, WallMs(107_000));
+    assert_eq!((top.reports_per_second, top.rates_partial), (Some(2_000.0), true));
+    assert!(drawn(&top, 80, 24).contains("reports/s ≥2,000"));
     // Another node's clock and hearsay are not compared with the first one's.
     let mut other = look(1_000, |_| 6_000);
     other.status.answered_by = "n3".into();

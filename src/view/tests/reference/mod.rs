@@ -1,10 +1,12 @@
 //! The domain once more, plainly: lists and full scans, seconds in sets, nothing kept that can be counted out anew. Slow and
 //! obviously right; the model test holds the real one against it. All its times are whole seconds.
 
+mod seen;
 mod title;
 
 use std::collections::BTreeSet;
 
+pub(super) use self::seen::Seen;
 use self::title::{Happening, Told, tell};
 use super::*;
 
@@ -538,63 +540,4 @@ impl Reference {
         }
         Answer::Ticked(Ticked { expired })
     }
-
-    /// All that a member of the account can see at `now`, and the titles that active views stand in.
-    pub(super) fn sees(&self, now: Stamp, id: &AccountId, who: &ProfileId, titles: &[TitleId]) -> Seen {
-        let s = &self.settings;
-        let none = Account::new(id);
-        let account = self.accounts.iter().find(|a| a.id == *id).unwrap_or(&none);
-        let now = Stamp { logical: now.logical.max(self.logical), ..now };
-        let mut views: Vec<&View> = account.views.iter().collect();
-        views.sort_by_key(|v| (v.started.logical, v.id.clone()));
-        let is_active =
-            |t: &TitleId| account.views.iter().any(|v| v.moves() && v.profile == *who && v.media.title == *t);
-        let told = |t: &TitleId| account.told(s, now.logical, who, t, true).state;
-        let mut row: Vec<ContinueItem> = account
-            .titles(who)
-            .iter()
-            .filter_map(|t| {
-                let TitleState { title, title_type, resume, .. } = told(t);
-                Some(ContinueItem { active: is_active(t), title, title_type, resume: resume? })
-            })
-            .filter(|item| item.resume.at.0 + s.continue_ms >= now.wall.0)
-            .collect();
-        row.sort_by_key(|item| (std::cmp::Reverse(item.resume.at), item.title.clone()));
-        Seen {
-            active: views.iter().map(|v| v.show(s, now.logical)).collect(),
-            titles: titles.iter().map(told).collect(),
-            stored_titles: titles.iter().map(|t| account.told(s, now.logical, who, t, false).state).collect(),
-            row,
-            history: account.history(s, who),
-            policy: account.policy.unwrap_or(s.policy),
-            profiles: account
-                .profiles
-                .iter()
-                .map(|p| {
-                    let history = account.history(s, p);
-                    let titles: BTreeSet<_> =
-                        account.happenings.iter().filter(|(who, ..)| who == p).map(|(_, t, _)| t).collect();
-                    ProfileSummary {
-                        profile: p.clone(),
-                        titles: titles.len() as u64,
-                        entries: history.len() as u64,
-                        plays: history.iter().map(|e| e.plays.len() as u64).sum(),
-                    }
-                })
-                .collect(),
-        }
-    }
-}
-
-/// All that a member can see.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) active: Vec<ActiveView>,
-    pub(super) titles: Vec<TitleState>,
-    /// Without what active views add.
-    pub(super) stored_titles: Vec<TitleState>,
-    pub(super) row: Vec<ContinueItem>,
-    pub(super) history: Vec<HistoryEntry>,
-    pub(super) policy: StreamPolicy,
-    pub(super) profiles: Vec<ProfileSummary>,
 }
