@@ -121,6 +121,14 @@ async fn faults_one_after_the_other_lose_nothing_and_leave_nothing() {
     assert_eq!(kinds, ["kill", "move", "pause", "restart"]);
     assert!(rows.iter().all(|row| row["healthy_after_ms"].is_u64()), "{out}");
     assert!(verdict["facts_at_end"].as_u64() > Some(60), "{out}");
+    // Whoever stood still around a fault was compared, and every replica of every shard has led while all was read back.
+    let count = |row: &Value, name: &str| row[name].as_u64().unwrap();
+    assert!(
+        rows.iter().all(|row| count(row, "stood_still") > 0 && count(row, "compared") >= count(row, "stood_still"))
+    );
+    assert!(rows.iter().all(|row| count(row, "facts") > count(row, "compared")), "{out}");
+    let read_under = verdict["read_under"].as_object().unwrap();
+    assert!(!read_under.is_empty() && read_under.values().all(|by| by.as_array().unwrap().len() == 3), "{out}");
     assert_eq!(std::fs::read_dir(folder.path()).map(Iterator::count).unwrap_or_default(), 0, "data is left");
 }
 
@@ -143,6 +151,26 @@ async fn a_cluster_that_has_lost_everything_is_found_out() {
     let seed = verdict["seed"].to_string();
     assert!(err.contains(&format!("--seed {seed}")) && err.contains("data and logs are kept in"), "{err}");
     assert!(folder.cluster().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_dies_by_itself_is_started_again_and_the_verdict_is_wrong_for_it() {
+    let folder = Folder::new();
+    let child = clusterctl(&folder, &chaos(&["--rounds", "1", "--every", "1s", "--faults", "pause"])).spawn().unwrap();
+    let pids = until_one_stands_still(|| folder.cluster()).await;
+    let runs = pids.iter().copied().find(|pid| state(*pid) != Some('T')).unwrap();
+    kill_process(Pid::from_raw(runs).unwrap(), Signal::KILL).unwrap();
+    let (code, out, err) = ended(child).await;
+    assert_eq!(code, 1, "{out}{err}");
+    let verdict: Value = serde_json::from_str(&out).unwrap();
+    let row = &verdict["rows"][0];
+    assert!(row["trouble"] == true && row["remarks"].to_string().contains("had ended by itself"), "{out}");
+    // Nothing is lost by it.
+    assert_eq!(
+        (&verdict["devices"]["mismatches"], &verdict["complaints"]),
+        (&0.into(), &Value::Array(vec![])),
+        "{out}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,6 +85,51 @@ async fn a_cluster_that_acknowledges_a_report_and_does_not_apply_it_is_found_out
     assert!(report.counters.described.iter().any(|what| what.contains("and not applied")), "{report:#?}");
 }
 
+/// Waits until so many reports more are acknowledged.
+async fn reports(fleet: &Fleet, more: u64) {
+    let until = fleet.stats().snapshot().reports_acknowledged + more;
+    while fleet.stats().snapshot().reports_acknowledged < until {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_is_lost_is_found_out_though_later_ones_have_overtaken_it() {
+    let serving = solo::serve().await;
+    // Nobody looks while they play.
+    let plan = Plan { check_share: 0.0, interval: Duration::from_millis(5), ..plan(8) };
+    let fleet = Fleet::start(serving.client(), serving.clock.clone(), plan);
+    reports(&fleet, 200).await;
+    serving.solo.lose_next.store(3, Ordering::Relaxed);
+    reports(&fleet, 1_000).await;
+    let report = fleet.stop().await.check(&[serving.client()]).await;
+    let described = &report.counters.described;
+    assert!(!described.is_empty() && described.iter().all(|what| what.contains("was watched for")), "{report:#?}");
+    assert!(report.counters.mismatches <= 3, "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn households_that_stand_still_send_nothing_until_they_are_compared_and_see_what_was_lost_last() {
+    let serving = solo::serve().await;
+    let plan = Plan { interval: Duration::from_millis(5), ..plan(9) };
+    let fleet = Fleet::start(serving.client(), serving.clock.clone(), plan);
+    reports(&fleet, 500).await;
+    let patience = Duration::from_secs(60);
+    let still = fleet.stand_still(patience).await;
+    let (compared, facts) = fleet.compare_still(patience).await;
+    assert!(still > 0 && compared == still && facts > still, "{still} stand still, {compared} compared: {facts} facts");
+    assert_eq!(fleet.stats().snapshot().mismatches, 0);
+    fleet.go_on();
+    reports(&fleet, 500).await;
+    // The last write of many is lost, and nothing overtakes it.
+    serving.solo.lose_next.store(20, Ordering::Relaxed);
+    fleet.stand_still(patience).await;
+    serving.solo.lose_next.store(0, Ordering::Relaxed);
+    fleet.compare_still(patience).await;
+    let found = fleet.stats().snapshot();
+    assert!(found.described.iter().any(|what| what.contains("is at (sequence, position)")), "{found:#?}");
+}
+
 /// A clock that a test puts forward.
 #[derive(Debug)]
 struct Hasty {
@@ -114,7 +159,7 @@ async fn play_through_silences(plan: Plan) -> Report {
         }
         clock.ahead_ms.fetch_add(151_000, Ordering::Relaxed);
     }
-    let played = fleet.stop().await;
+    let mut played = fleet.stop().await;
     clock.ahead_ms.fetch_add(151_000, Ordering::Relaxed);
     played.check(&[serving.client()]).await
 }

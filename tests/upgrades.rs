@@ -217,7 +217,7 @@ async fn builds_change_node_by_node_under_load_and_the_raise_shuts_the_way_back(
     assert_eq!((raised.version_before, raised.version), (1, Spoken::BUILD.newest.0));
     adopted(&cluster, Spoken::BUILD.newest.0).await?;
     let clients = [client];
-    let played = fleet.stop().await;
+    let mut played = fleet.stop().await;
     let report = played.check(&clients).await;
     println!("{}", serde_json::to_string(&report)?);
     assert!(report.is_right(), "{report:#?}");

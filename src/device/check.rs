@@ -15,9 +15,13 @@ const HISTORIES_WHILE_PLAYING: usize = 2;
 
 impl Household {
     /// A check between two plays: what cannot be read now is left to a later one.
-    pub(super) async fn check_while_playing(&self) {
+    pub(super) async fn check_while_playing(&mut self) {
         let client = self.around.client.clone();
-        if let Err(error) = self.check(&client, HISTORIES_WHILE_PLAYING).await {
+        let mut checked = self.explain(&client).await;
+        if checked.is_ok() {
+            checked = self.check(&client, HISTORIES_WHILE_PLAYING).await.map(drop);
+        }
+        if let Err(error) = checked {
             match error {
                 Error::Rejected(_) => self.mismatch(format!("a strong read was refused: {error}")),
                 Error::Unavailable { .. } | Error::Unknown { .. } => self.around.stats.unavailable(),
@@ -25,25 +29,57 @@ impl Household {
         }
     }
 
-    /// Compares everything, with the history of at most `histories` titles; fails if something cannot be read.
-    pub(super) async fn check(&self, client: &Client, histories: usize) -> Result<(), Error> {
-        let mut reads = 1;
-        self.check_active_views(client).await?;
+    /// Learns by a strong read what has become of starts and stops whose outcome stayed unknown, once they are so old that
+    /// none of them can come about any more. From then on the active views are compared again.
+    pub(super) async fn explain(&mut self, client: &Client) -> Result<(), Error> {
+        let now = self.around.clock.monotonic();
+        if !self.ledger.views_uncertain() || !self.ledger.is_explained_by(now) {
+            return Ok(());
+        }
+        let request = v1::ListActiveViewsRequest { account_id: self.account.clone(), read_options: None };
+        let views = client.list_active_views(request).await?.views;
+        let position = |view: &v1::View| view.position_ms.and_then(|ms| u64::try_from(ms).ok());
+        let active = views.iter().map(|view| (view.view_id.clone(), (view.sequence, position(view)))).collect();
+        self.ledger.explain(&active);
+        Ok(())
+    }
+
+    /// Compares everything, with the history from its first page to its last. Returns how many facts were compared.
+    pub(super) async fn check_all(&mut self, client: &Client) -> Result<u64, Error> {
+        self.explain(client).await?;
+        self.served.lock().1.clear();
+        let facts = self.check(client, 0).await?;
+        let (reads, plays) = self.check_whole_history(client).await?;
+        self.around.stats.read(reads);
+        Ok(facts + plays)
+    }
+
+    /// Compares everything, with the newest entry of at most `histories` titles; fails if something cannot be read. Returns
+    /// how many facts were compared.
+    pub(super) async fn check(&self, client: &Client, histories: usize) -> Result<u64, Error> {
+        let (mut reads, mut facts) = (1, self.check_active_views(client).await?);
         let mut by_profile: BTreeMap<Profile, Vec<Title>> = BTreeMap::new();
         self.ledger.places.keys().for_each(|(profile, title)| by_profile.entry(*profile).or_default().push(*title));
         for (profile, titles) in by_profile {
             for titles in titles.chunks(TITLES) {
-                reads += 1;
+                (reads, facts) = (reads + 1, facts + titles.len());
                 self.check_places(client, profile, titles).await?;
             }
         }
         let ended = self.ledger.ended.iter().filter(|((p, t), _)| self.is_still(*p, *t)).take(histories);
         for ((profile, title), device) in ended {
-            reads += 1;
+            (reads, facts) = (reads + 1, facts + 1);
             self.check_history(client, *profile, *title, *device).await?;
         }
         self.around.stats.checked(reads);
-        Ok(())
+        Ok(facts as u64)
+    }
+
+    pub(super) fn was_served(&self, info: Option<&v1::ReadInfo>) {
+        let mut served = self.served.lock();
+        let (shard, by) = info.map_or_else(Default::default, |info| (info.shard, info.served_by.clone()));
+        served.0 = shard;
+        served.1.insert(by);
     }
 
     /// Ends the views that are active in this account; returns how many.
@@ -64,16 +100,21 @@ impl Household {
 
     /// Nothing is under way with this title.
     fn is_still(&self, profile: Profile, title: Title) -> bool {
-        !self.views_uncertain && !self.ledger.running.values().any(|r| (r.profile, r.title) == (profile, title))
+        !self.ledger.views_uncertain()
+            && !self.ledger.running.values().any(|r| (r.profile, r.title) == (profile, title))
     }
 
-    async fn check_active_views(&self, client: &Client) -> Result<(), Error> {
+    async fn check_active_views(&self, client: &Client) -> Result<usize, Error> {
         let request = v1::ListActiveViewsRequest { account_id: self.account.clone(), read_options: None };
-        let views = client.list_active_views(request).await?.views;
-        self.around.stats.compared(views.len() + self.ledger.running.len());
+        let answer = client.list_active_views(request).await?;
+        self.was_served(answer.read_info.as_ref());
+        let views = answer.views;
+        // Where each is, how long it was watched; and who has to be there.
+        let facts = 2 * views.len() + self.ledger.running.len();
+        self.around.stats.compared(facts);
         for view in &views {
             let Some(running) = self.ledger.running.get(&view.view_id) else {
-                if !self.views_uncertain {
+                if !self.ledger.views_uncertain() {
                     self.mismatch(format!("{} is active, and nobody plays it", view.view_id));
                 }
                 continue;
@@ -85,6 +126,11 @@ impl Household {
                 let known = (running.sequence, running.position_ms);
                 self.mismatch(format!("{} is at (sequence, position) {found:?}, not {known:?}", view.view_id));
             }
+            let watched_ms = u64::try_from(view.watched_ms).unwrap_or(u64::MAX);
+            if !running.watched_ms().contains(&watched_ms) {
+                let known = running.watched_ms();
+                self.mismatch(format!("{} was watched for {watched_ms} ms, not {known:?}", view.view_id));
+            }
         }
         for running in self.ledger.running.values() {
             let is_there = views.iter().any(|view| view.view_id == running.view_id);
@@ -92,7 +138,7 @@ impl Household {
                 self.mismatch(format!("{} plays, and is not active", running.view_id));
             }
         }
-        Ok(())
+        Ok(facts)
     }
 
     async fn check_places(&self, client: &Client, profile: Profile, titles: &[Title]) -> Result<(), Error> {
@@ -102,7 +148,9 @@ impl Household {
             title_ids: titles.iter().map(|title| title.id()).collect(),
             read_options: None,
         };
-        let points = client.batch_get_resume_points(request).await?.resume_points;
+        let answer = client.batch_get_resume_points(request).await?;
+        self.was_served(answer.read_info.as_ref());
+        let points = answer.resume_points;
         self.around.stats.compared(titles.len());
         for (at, title) in titles.iter().enumerate() {
             let (Some(point), Some(place)) = (points.get(at), self.ledger.places.get(&(profile, *title))) else {

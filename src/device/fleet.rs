@@ -1,5 +1,6 @@
 //! Many households at once.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use futures::stream::{self, StreamExt as _};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde::Serialize;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,13 +17,14 @@ use super::gateway::Reporter;
 use super::household::{Household, Surroundings};
 use super::pace::Dues;
 use super::stats::{Snapshot, Stats};
+use super::still::Turn;
 use super::{Plan, Way};
 use crate::client::Client;
 use crate::time::Clock;
 
 /// The most households of a fleet.
 const HOUSEHOLDS_MAX: usize = 100_000;
-/// Households checked at once at the end.
+/// Households checked at once.
 const CHECKS: usize = 32;
 /// How often a household is asked for at the end until it answers.
 const CHECK_ATTEMPTS_MAX: usize = 10;
@@ -29,7 +32,8 @@ const CHECK_ATTEMPTS_MAX: usize = 10;
 /// Households that play.
 #[derive(Debug)]
 pub struct Fleet {
-    around: Arc<Surroundings>,
+    pub(super) around: Arc<Surroundings>,
+    pub(super) turns: watch::Sender<Turn>,
     households: JoinSet<Household>,
 }
 
@@ -47,6 +51,9 @@ pub struct Report {
     pub households: usize,
     /// Of those, how many could be read completely at the end.
     pub households_checked: usize,
+    /// Of those, how many had a start or stop until the end of which nobody learned what came of it: their active views
+    /// could not be compared.
+    pub households_blind: usize,
     /// All counters.
     #[serde(flatten)]
     pub counters: Snapshot,
@@ -78,7 +85,9 @@ impl Fleet {
         let count = plan.households.clamp(1, HOUSEHOLDS_MAX);
         let (plan, begun) = (Plan { households: count, ..plan }, Instant::now());
         let (stats, stop) = (Arc::new(Stats::new()), CancellationToken::new());
-        let around = Arc::new(Surroundings { client, clock, plan, stats, stop });
+        let (turns, turn) = watch::channel(Turn::default());
+        let checking = Semaphore::new(CHECKS);
+        let around = Arc::new(Surroundings { client, clock, plan, stats, stop, turn, checking });
         let mut households = JoinSet::new();
         for number in 0..count {
             let reporter = reporters[number % reporters.len()].clone();
@@ -93,7 +102,7 @@ impl Fleet {
                 }
             };
         }
-        Self { around, households }
+        Self { around, turns, households }
     }
 
     /// Plays for so long, and checks everything at the end through this client.
@@ -129,12 +138,12 @@ impl Played {
     }
 
     /// Compares every acknowledged write with strong reads, the households in turn through each of these clients.
-    pub async fn check(&self, clients: &[Client]) -> Report {
-        let checks = self.households.iter().enumerate().map(|(number, household)| async move {
+    pub async fn check(&mut self, clients: &[Client]) -> Report {
+        let checks = self.households.iter_mut().enumerate().map(|(number, household)| async move {
             for attempt in 0..CHECK_ATTEMPTS_MAX {
                 let Some(client) = clients.get((number + attempt) % clients.len().max(1)) else { return false };
-                match household.check(client, usize::MAX).await {
-                    Ok(()) => return true,
+                match household.check_all(client).await {
+                    Ok(_) => return true,
                     Err(_) => household.around.stats.unavailable(),
                 }
             }
@@ -142,11 +151,24 @@ impl Played {
             false
         });
         let checked: Vec<bool> = stream::iter(checks).buffer_unordered(CHECKS).collect().await;
+        let blind = self.households.iter().filter(|household| household.ledger.views_uncertain());
         Report {
+            households_blind: blind.count(),
             households: self.households.len(),
             households_checked: checked.into_iter().filter(|checked| *checked).count(),
             counters: self.around.stats.snapshot(),
         }
+    }
+
+    /// By shard, the node whose replica has answered everything in the last check, of all its households; none where there was
+    /// more than one. Only shards that have households.
+    pub fn served_by(&self) -> BTreeMap<u32, Option<String>> {
+        let mut shards: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+        for household in &self.households {
+            let (shard, by) = household.served.lock().clone();
+            shards.entry(shard).or_default().extend(by);
+        }
+        shards.into_iter().map(|(shard, mut by)| (shard, by.pop_first().filter(|_| by.is_empty()))).collect()
     }
 
     /// Ends every view that is still active: (how many were ended, how many households could not be asked).

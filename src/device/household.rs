@@ -1,24 +1,28 @@
 //! One household: its devices, one after the other in one task, and the writes that they make.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Plan;
 use super::gateway::Reporter;
 use super::habits::{Ending, Taste, Title, ending, joined_by, play_ms, resumes, seeks_back};
-use super::ledger::{Ledger, Profile, Running};
+use super::ledger::{Ledger, Profile, Running, Unsure};
 use super::stats::Stats;
+use super::still::Turn;
 use crate::client::{Client, Error};
 use crate::proto::v1;
 use crate::time::{Clock, MonotonicMs};
 
 /// Devices of a household; each belongs to the profile with its number.
-const DEVICES: usize = 3;
+pub(super) const DEVICES: usize = 3;
 /// How often a write with an unknown outcome, or one that nobody took, is asked again.
 const ATTEMPTS_MAX: usize = 20;
 /// Wait before it is asked again.
@@ -32,6 +36,10 @@ pub(super) struct Surroundings {
     pub(super) plan: Plan,
     pub(super) stats: Arc<Stats>,
     pub(super) stop: CancellationToken,
+    /// Whether some stand still.
+    pub(super) turn: watch::Receiver<Turn>,
+    /// Bounds how many of those that stand still are compared at once.
+    pub(super) checking: Semaphore,
 }
 
 /// A play that is under way.
@@ -47,6 +55,8 @@ struct Playing {
 /// A household.
 #[derive(Debug)]
 pub(super) struct Household {
+    /// Its number in the fleet.
+    number: usize,
     pub(super) account: String,
     pub(super) ledger: Ledger,
     pub(super) around: Arc<Surroundings>,
@@ -58,10 +68,10 @@ pub(super) struct Household {
     /// Known from the first answer on.
     shard: u32,
     views_started: u64,
+    /// Of which shard it is, and which nodes' replicas have answered since a check began.
+    pub(super) served: Mutex<(u32, BTreeSet<String>)>,
     /// When the report that is under way was due, where reports go by the clock.
     pub(super) due: Option<Instant>,
-    /// A write stayed unknown, so that the active views cannot be told.
-    pub(super) views_uncertain: bool,
 }
 
 impl Household {
@@ -70,6 +80,7 @@ impl Household {
         let mut rng = StdRng::seed_from_u64(seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let taste = Taste::draw(&mut rng);
         Self {
+            number,
             account: format!("{}-{seed:x}-{number}", around.plan.name),
             ledger: Ledger::default(),
             around,
@@ -80,7 +91,7 @@ impl Household {
             shard: 0,
             views_started: 0,
             due: None,
-            views_uncertain: false,
+            served: Mutex::default(),
         }
     }
 
@@ -90,19 +101,29 @@ impl Household {
         // Not all at the same moment.
         let first = self.rng.random_range(0.0..=1.0);
         let mut idle = self.around.plan.interval.mul_f64(first);
+        let mut turns = self.around.turn.clone();
         loop {
             let now = self.around.clock.monotonic();
             let due = self.playing.iter().flatten().map(|playing| playing.due).min();
             let wait = due.map_or(idle, |due| Duration::from_millis(due.since(now)));
-            tokio::select! {
+            let told = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(wait), if !wait.is_zero() => {}
-                () = tokio::task::yield_now(), if wait.is_zero() => {}
+                _ = turns.changed() => true,
+                () = tokio::time::sleep(wait), if !wait.is_zero() => false,
+                () = tokio::task::yield_now(), if wait.is_zero() => false,
+            };
+            let stands_still = turns.borrow_and_update().stands_still(self.around.plan.seed, self.number);
+            if told && !stands_still {
+                continue;
             }
             match self.next_device() {
                 Some(device) => self.step(device).await,
                 None => self.begin().await,
+            }
+            // After one more write, made at once: what it acknowledges is as new as can be when the fault comes.
+            if stands_still {
+                self.stand_still(&mut turns).await;
             }
             let pause = self.rng.random_range(0.5..3.0);
             idle = self.around.plan.interval.mul_f64(pause).max(Duration::from_millis(1));
@@ -148,6 +169,12 @@ impl Household {
         format!("{}-v{}", self.account, self.views_started)
     }
 
+    /// The number of a view, if this household has given it its id.
+    pub(super) fn number_of(&self, view_id: &str) -> Option<u64> {
+        let number = view_id.strip_prefix(self.account.as_str())?.strip_prefix("-v")?.parse().ok()?;
+        (1..=self.views_started).contains(&number).then_some(number)
+    }
+
     async fn start(&mut self, device: usize, title: Title) {
         let view_id = self.next_view_id();
         let request = v1::StartViewRequest {
@@ -170,11 +197,30 @@ impl Household {
                 self.started(view_id, device, title, answer.started.unwrap_or_default(), sent);
             }
             Outcome::Refused(error) => self.start_refused(&error),
-            Outcome::Unresolved => {
-                self.views_uncertain = true;
-                self.ledger.place(device, title).perhaps(0);
-            }
+            Outcome::Unresolved => self.may_have_started(view_id, device, title, sent),
             Outcome::Undone => {}
+        }
+    }
+
+    /// A start of which nobody has learned whether it happened.
+    fn may_have_started(&mut self, view_id: String, device: usize, title: Title, sent: MonotonicMs) {
+        self.ledger.place(device, title).perhaps(0);
+        let (running, now) = (self.running(view_id, device, title, sent), self.around.clock.monotonic());
+        self.ledger.is_unsure(running, false, now);
+    }
+
+    fn running(&self, view_id: String, device: usize, title: Title, sent: MonotonicMs) -> Running {
+        Running {
+            number: self.number_of(&view_id).unwrap_or_default(),
+            view_id,
+            device,
+            profile: device,
+            title,
+            heard: sent,
+            sequence: 0,
+            acknowledged: 0,
+            position_ms: None,
+            uncertain: false,
         }
     }
 
@@ -193,23 +239,14 @@ impl Household {
             if !started.ended_view_ids.contains(&running.view_id) && self.surely_runs(&running) {
                 self.mismatch(format!("{view_id} has not replaced {} of the same device", running.view_id));
             }
-            self.ended(&running.view_id);
+            self.ledger.ended(&running.view_id, None);
         }
         self.play_on(view_id, device, title, resume_ms.unwrap_or(0), sent);
     }
 
     /// Takes up a view that has just been acknowledged.
     fn play_on(&mut self, view_id: String, device: usize, title: Title, position_ms: u64, sent: MonotonicMs) {
-        let running = Running {
-            view_id: view_id.clone(),
-            device,
-            profile: device,
-            title,
-            heard: sent,
-            sequence: 0,
-            position_ms: None,
-            uncertain: false,
-        };
+        let running = self.running(view_id.clone(), device, title, sent);
         self.ledger.running.insert(view_id.clone(), running);
         // A view that runs counts as left where it is.
         self.ledger.place(device, title).acknowledge(position_ms);
@@ -236,7 +273,7 @@ impl Household {
         self.around.stats.limit_reached();
         let told: Vec<&str> = limit.active_views.iter().map(|view| view.view_id.as_str()).collect();
         let strangers = told.iter().filter(|id| !self.ledger.running.contains_key(**id)).count();
-        if (strangers > 0 || told.len() < limit.max_streams as usize) && !self.views_uncertain {
+        if (strangers > 0 || told.len() < limit.max_streams as usize) && !self.ledger.views_uncertain() {
             let running: Vec<&String> = self.ledger.running.keys().collect();
             self.mismatch(format!("the limit of {} is reached by {told:?}, but {running:?} run", limit.max_streams));
         }
@@ -289,7 +326,7 @@ impl Household {
             position_ms: i64::try_from(position_ms).ok(),
             state: state.into(),
             seeked,
-            played_ranges: Vec::new(),
+            played_ranges: vec![running.next_played()],
         };
         let (sent, began) = (self.around.clock.monotonic(), Instant::now());
         let reporter = self.reporter.clone();
@@ -310,6 +347,7 @@ impl Household {
         match outcome {
             Outcome::Done(result) if result.directive() == v1::Directive::Continue => {
                 (kept.heard, kept.sequence, kept.uncertain) = (sent, sequence, false);
+                kept.acknowledged += 1;
                 if says_something {
                     kept.position_ms = Some(position_ms);
                     self.ledger.place(running.profile, running.title).acknowledge(position_ms);
@@ -329,7 +367,7 @@ impl Household {
                 false
             }
             Outcome::Refused(_) if expired => {
-                self.ended(&running.view_id);
+                self.ledger.ended(&running.view_id, None);
                 false
             }
             Outcome::Refused(error) => {
@@ -366,6 +404,7 @@ impl Household {
             request_id: self.around.client.request_id(),
             sequence: None,
             position_ms: i64::try_from(position_ms).ok(),
+            played_ranges: vec![running.next_played()],
             next: wire_next,
             ..Default::default()
         };
@@ -375,23 +414,22 @@ impl Household {
             Outcome::Done(answer) => {
                 self.wrote(answer.write_info.as_ref());
                 self.ledger.place(running.profile, running.title).acknowledge(position_ms);
-                self.ended(&running.view_id);
+                self.ledger.ended(&running.view_id, Some(position_ms));
                 if let (Some((view_id, title)), Some(started)) = (next, answer.next) {
                     self.started(view_id, device, title, started, sent);
                 }
             }
-            Outcome::Refused(error) if self.has_expired(&running, &error) => self.ended(&running.view_id),
+            Outcome::Refused(error) if self.has_expired(&running, &error) => self.ledger.ended(&running.view_id, None),
             Outcome::Refused(error) => {
                 self.mismatch(format!("the stop of {} was refused: {error}", running.view_id));
                 self.lost(&running.view_id);
             }
             Outcome::Unresolved => {
                 self.ledger.place(running.profile, running.title).perhaps(position_ms);
-                if let Some((_, title)) = next {
-                    self.ledger.place(running.profile, title).perhaps(0);
+                if let Some((view_id, title)) = next {
+                    self.may_have_started(view_id, device, title, sent);
                 }
-                self.views_uncertain = true;
-                self.lost(&running.view_id);
+                self.ledger.is_unsure(running, true, self.around.clock.monotonic());
             }
             // Nothing was changed: its device starts another one some time, which replaces it.
             Outcome::Undone => {}
@@ -403,7 +441,7 @@ impl Household {
 
     /// Whether a view runs for certain.
     pub(super) fn surely_runs(&self, running: &Running) -> bool {
-        !self.views_uncertain && !running.uncertain && !self.may_have_expired(running)
+        !self.ledger.views_uncertain() && !running.uncertain && !self.may_have_expired(running)
     }
 
     fn may_have_expired(&self, running: &Running) -> bool {
@@ -416,16 +454,12 @@ impl Household {
         error.reason() == Some(v1::ErrorReason::ViewExpired) && self.may_have_expired(running)
     }
 
-    /// A view ended and stands in the history, if anything was reported of it.
-    fn ended(&mut self, view_id: &str) {
-        if let Some(running) = self.ledger.running.remove(view_id).filter(|running| running.position_ms.is_some()) {
-            self.ledger.ended.insert((running.profile, running.title), running.device);
-        }
-    }
-
-    /// A view of which nothing more can be said.
+    /// A view of which nothing more can be said; a mismatch has told of it.
     fn lost(&mut self, view_id: &str) {
-        self.ledger.running.remove(view_id);
+        if let Some(running) = self.ledger.running.remove(view_id) {
+            let unsure = Unsure { running, began: false, open_since: None };
+            self.ledger.unsure.insert(unsure.running.number, unsure);
+        }
     }
 
     fn wrote(&mut self, info: Option<&v1::WriteInfo>) {

@@ -33,6 +33,39 @@ pub struct Stats {
     latency_us: Mutex<Histogram<u64>>,
     shards: Mutex<BTreeMap<u32, Acks>>,
     pub(super) timing: Timing,
+    pub(super) still: Still,
+}
+
+/// Households that stand still around a fault.
+#[derive(Debug, Default)]
+pub(super) struct Still {
+    standing: AtomicU64,
+    compared: AtomicU64,
+    facts: AtomicU64,
+}
+
+impl Still {
+    pub(super) fn reset(&self) {
+        [&self.standing, &self.compared, &self.facts].into_iter().for_each(|count| count.store(0, Relaxed));
+    }
+
+    pub(super) fn stands(&self) {
+        self.standing.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn standing(&self) -> u64 {
+        self.standing.load(Relaxed)
+    }
+
+    pub(super) fn was_compared(&self, facts: u64) {
+        self.facts.fetch_add(facts, Relaxed);
+        self.compared.fetch_add(1, Relaxed);
+    }
+
+    /// How many were compared, and how many facts.
+    pub(super) fn compared(&self) -> (u64, u64) {
+        (self.compared.load(Relaxed), self.facts.load(Relaxed))
+    }
 }
 
 /// When writes of a shard were acknowledged.
@@ -98,6 +131,7 @@ impl Stats {
             latency_us: Mutex::new(latency),
             shards: Mutex::new(BTreeMap::new()),
             timing: Timing::new(),
+            still: Still::default(),
         }
     }
 
@@ -153,6 +187,11 @@ impl Stats {
         shards.iter().filter(|(_, acks)| acks.last <= moment).map(|(shard, _)| *shard).collect()
     }
 
+    /// How many shards have acknowledged writes at all.
+    pub fn shards_written(&self) -> usize {
+        self.shards.lock().len()
+    }
+
     pub(super) fn report_acknowledged(&self, shard: u32, took: Duration, now: MonotonicMs) {
         self.reports_acknowledged.fetch_add(1, Relaxed);
         self.latency_us.lock().saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
@@ -196,6 +235,10 @@ impl Stats {
 
     pub(super) fn checked(&self, reads: u64) {
         self.checks.fetch_add(1, Relaxed);
+        self.reads.fetch_add(reads, Relaxed);
+    }
+
+    pub(super) fn read(&self, reads: u64) {
         self.reads.fetch_add(reads, Relaxed);
     }
 

@@ -23,9 +23,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use process::{POLL, Process, log_tail};
+use process::{Identity, POLL, Process, log_bytes, log_tail, log_tail_since};
 use state::{Saved, SavedNode, read_json};
 
+pub use process::Stopped;
 pub use state::Endpoints;
 
 /// The most nodes of a local cluster.
@@ -34,6 +35,10 @@ pub const NODES_MAX: usize = 16;
 const READY_MAX: Duration = Duration::from_secs(60);
 /// How long a node may take to stop before it is killed.
 const STOP_MAX: Duration = Duration::from_secs(20);
+/// After so many processes those that are gone are forgotten.
+const SPAWNED_MAX: usize = 1_024;
+/// What a node's log says when a port is taken, in the operating system's words.
+const IN_USE: &str = "in use";
 /// The file in which a node says where it serves.
 const ENDPOINTS_FILE: &str = "endpoints.json";
 
@@ -130,8 +135,12 @@ pub struct NodeState {
 
 #[derive(Debug, Default)]
 struct Node {
+    /// Its process, from when it was started until it is stopped or killed here: one that is there and does not run has ended
+    /// by itself.
     process: Option<Process>,
     endpoints: Option<Endpoints>,
+    /// How long its log was when it was started last.
+    log_from: u64,
 }
 
 /// A cluster of processes.
@@ -143,6 +152,10 @@ pub struct LocalCluster {
     nodes: BTreeMap<String, Node>,
     /// The nodes outlive this value.
     detached: bool,
+    /// Every process that was ever started or taken over here and may still be there.
+    spawned: Vec<Identity>,
+    /// Nodes that got other ports, as theirs were taken.
+    moved: Vec<String>,
 }
 
 impl LocalCluster {
@@ -187,7 +200,8 @@ impl LocalCluster {
         }
         let names = (1..=plan.nodes).map(|n| (format!("n{n}"), Node::default()));
         let binary = plan.binary.canonicalize().map_err(at(&plan.binary))?;
-        Ok(Self { root, binary, flags: plan.flags, nodes: names.collect(), detached: false })
+        let (spawned, moved) = (Vec::new(), Vec::new());
+        Ok(Self { root, binary, flags: plan.flags, nodes: names.collect(), detached: false, spawned, moved })
     }
 
     /// Opens the cluster that an earlier invocation left in `root`; its nodes may run or not.
@@ -195,11 +209,13 @@ impl LocalCluster {
         let root = root.into();
         let Some(saved) = state::load(&root).map_err(at(&root))? else { return Err(LocalError::None(root)) };
         let root = root.canonicalize().map_err(at(&root))?;
+        let spawned = saved.nodes.iter().filter_map(|node| node.process).collect();
         let nodes = saved.nodes.into_iter().map(|node| {
-            let process = node.process.filter(|identity| identity.is_running()).map(Process::adopt);
-            (node.name, Node { process, endpoints: node.endpoints })
+            let process = node.process.map(Process::adopt);
+            (node.name, Node { process, endpoints: node.endpoints, log_from: 0 })
         });
-        Ok(Self { root, binary: saved.binary, flags: saved.flags, nodes: nodes.collect(), detached: true })
+        let (binary, flags, nodes) = (saved.binary, saved.flags, nodes.collect());
+        Ok(Self { root, binary, flags, nodes, detached: true, spawned, moved: Vec::new() })
     }
 
     /// Lets the nodes live on when this value goes.
@@ -247,29 +263,54 @@ impl LocalCluster {
         self.save()
     }
 
-    /// Asks a node to stop and waits for it; returns whether it stopped by itself, not killed after a while.
-    pub async fn stop(&mut self, name: &str) -> Result<bool, LocalError> {
-        let by_itself = match self.node(name)?.process.take() {
+    /// Asks a node to stop and waits for it; returns how it ended.
+    pub async fn stop(&mut self, name: &str) -> Result<Stopped, LocalError> {
+        let stopped = match self.node(name)?.process.take() {
             Some(mut process) => process.stop(STOP_MAX).await,
-            None => true,
+            None => Stopped::WasDown,
         };
         self.save()?;
-        Ok(by_itself)
+        Ok(stopped)
     }
 
-    /// Asks all nodes to stop, and waits for them; returns whether all stopped by themselves.
-    pub async fn stop_all(&mut self) -> Result<bool, LocalError> {
-        let processes = self.nodes.values_mut().filter_map(|node| node.process.take());
-        let stopping = processes.map(|mut process| async move { process.stop(STOP_MAX).await });
-        let by_itself = futures::future::join_all(stopping).await.into_iter().all(|stopped| stopped);
+    /// Asks all nodes to stop, and waits for them; returns how each ended, by name.
+    pub async fn stop_all(&mut self) -> Result<Vec<(String, Stopped)>, LocalError> {
+        let nodes = self.nodes.iter_mut().map(|(name, node)| (name.clone(), node.process.take()));
+        let stopping = nodes.map(|(name, process)| async move {
+            match process {
+                Some(mut process) => (name, process.stop(STOP_MAX).await),
+                None => (name, Stopped::WasDown),
+            }
+        });
+        let stopped = futures::future::join_all(stopping).await;
         self.save()?;
-        Ok(by_itself)
+        Ok(stopped)
     }
 
-    /// Stops a node and starts it again.
-    pub async fn restart(&mut self, name: &str) -> Result<(), LocalError> {
-        self.stop(name).await?;
-        self.start_node(name).await
+    /// Stops a node and starts it again; returns how the former process ended.
+    pub async fn restart(&mut self, name: &str) -> Result<Stopped, LocalError> {
+        let stopped = self.stop(name).await?;
+        self.start_node(name).await?;
+        Ok(stopped)
+    }
+
+    /// The nodes that were neither stopped nor killed here and do not run: how each ended.
+    pub fn fallen(&mut self) -> Vec<(String, Stopped)> {
+        let down = self.nodes.iter_mut().filter_map(|(name, node)| {
+            let process = node.process.as_mut()?;
+            (!process.is_running()).then(|| (name.clone(), Stopped::HadEnded(process.exit_status())))
+        });
+        down.collect()
+    }
+
+    /// The processes that still run of all that were ever started or taken over here, by pid and start time.
+    pub fn left(&self) -> Vec<i32> {
+        self.spawned.iter().filter(|identity| identity.is_running()).map(|identity| identity.pid).collect()
+    }
+
+    /// The nodes that got other ports since the last call, as theirs were taken.
+    pub fn take_moved(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.moved)
     }
 
     /// Stops a node's clock (SIGSTOP), or lets it go on (SIGCONT).
@@ -414,16 +455,24 @@ impl LocalCluster {
             flags.extend(["--seeds".into(), seeds.join(",")]);
         }
         flags.extend(self.flags.iter().cloned());
+        let log_from = log_bytes(&self.log(name));
         let process = Process::start(&self.binary, &flags, &self.root, &self.log(name)).map_err(at(&self.binary))?;
-        self.node(name)?.process = Some(process);
+        if self.spawned.len() >= SPAWNED_MAX {
+            self.spawned.retain(|identity| identity.is_running());
+        }
+        self.spawned.push(process.identity());
+        let node = self.node(name)?;
+        (node.process, node.log_from) = (Some(process), log_from);
         self.save()
     }
 
-    /// Waits until a node says where it serves; gives it free ports if it ended at once on those that it had.
+    /// Waits until a node says where it serves; gives it free ports if it ended because those that it had are taken.
     async fn ready(&mut self, name: &str) -> Result<(), LocalError> {
         let had_ports = self.endpoints(name).is_some();
         let endpoints = match self.wait_for_endpoints(name).await {
-            Err(LocalError::Ended { .. }) if had_ports => {
+            // Whoever ends for another reason is not tried again as if nothing had been.
+            Err(LocalError::Ended { ref tail, .. }) if had_ports && tail.contains(IN_USE) => {
+                self.moved.push(name.to_string());
                 self.spawn(name, false)?;
                 self.wait_for_endpoints(name).await?
             }
@@ -437,6 +486,7 @@ impl LocalCluster {
         let file = self.data(name).join(ENDPOINTS_FILE);
         let log = self.log(name);
         let node = self.node(name)?;
+        let since = node.log_from;
         let look = async {
             loop {
                 // A file that is half written is looked at again.
@@ -451,7 +501,7 @@ impl LocalCluster {
         };
         match tokio::time::timeout(READY_MAX, look).await {
             Ok(Some(endpoints)) => Ok(endpoints),
-            Ok(None) => Err(LocalError::Ended { name: name.to_string(), tail: log_tail(&log), log }),
+            Ok(None) => Err(LocalError::Ended { name: name.to_string(), tail: log_tail_since(&log, since), log }),
             Err(_) => Err(LocalError::NotReady { name: name.to_string(), tail: log_tail(&log), log }),
         }
     }

@@ -1,10 +1,11 @@
 //! One process of a node: by its child handle while this process lives, by its pid and start time across invocations.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -50,6 +51,41 @@ impl Identity {
         // reaped by us alone, others after `is_running` in the worst case within microseconds.
         if let (true, Some(pid)) = (self.is_running(), Pid::from_raw(self.pid)) {
             let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+/// How a node's process has ended that was asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// By itself, and well: with exit code 0, as far as can be known of a process that another invocation started.
+    Well,
+    /// It had been stopped or killed before by whoever has this cluster.
+    WasDown,
+    /// It had ended by itself before it was asked.
+    HadEnded(Option<ExitStatus>),
+    /// By itself, but not with exit code 0.
+    Badly(ExitStatus),
+    /// Not within time: it was killed.
+    Killed,
+}
+
+impl Stopped {
+    /// Nothing is wrong with that.
+    pub fn is_well(self) -> bool {
+        matches!(self, Self::Well | Self::WasDown)
+    }
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Well => write!(f, "stopped when asked"),
+            Self::WasDown => write!(f, "did not run"),
+            Self::HadEnded(None) => write!(f, "had ended by itself before"),
+            Self::HadEnded(Some(status)) => write!(f, "had ended by itself before: {status}"),
+            Self::Badly(status) => write!(f, "ended badly when asked to stop: {status}"),
+            Self::Killed => write!(f, "did not stop when asked, and was killed"),
         }
     }
 }
@@ -112,14 +148,25 @@ impl Process {
         self.gone().await;
     }
 
-    /// Asks it to end (SIGTERM); after `patience` it is killed. Returns whether it ended by itself.
-    pub(super) async fn stop(&mut self, patience: Duration) -> bool {
-        self.signal(Signal::TERM);
-        let by_itself = tokio::time::timeout(patience, self.gone()).await.is_ok();
-        if !by_itself {
-            self.kill().await;
+    /// Asks it to end (SIGTERM); after `patience` it is killed.
+    pub(super) async fn stop(&mut self, patience: Duration) -> Stopped {
+        if !self.is_running() {
+            return Stopped::HadEnded(self.exit_status());
         }
-        by_itself
+        self.signal(Signal::TERM);
+        if tokio::time::timeout(patience, self.gone()).await.is_err() {
+            self.kill().await;
+            return Stopped::Killed;
+        }
+        match self.exit_status() {
+            Some(status) if !status.success() => Stopped::Badly(status),
+            _ => Stopped::Well,
+        }
+    }
+
+    /// How it has ended, if it has, and this process started it.
+    pub(super) fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
     }
 
     /// Stops its clock (SIGSTOP) or lets it go on (SIGCONT).
@@ -152,11 +199,21 @@ impl Process {
 
 /// The last lines of a log, at most 4 KiB.
 pub(super) fn log_tail(log: &Path) -> String {
+    log_tail_since(log, 0)
+}
+
+/// How long a log is by now.
+pub(super) fn log_bytes(log: &Path) -> u64 {
+    fs::metadata(log).map_or(0, |metadata| metadata.len())
+}
+
+/// The last lines of what a log has got since it had so many bytes, at most 4 KiB.
+pub(super) fn log_tail_since(log: &Path, since: u64) -> String {
     const TAIL_BYTES: u64 = 4096;
     let mut bytes = Vec::new();
     let read = File::open(log).and_then(|mut file| {
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES).max(since)))?;
         file.take(TAIL_BYTES).read_to_end(&mut bytes)
     });
     if read.is_err() {
@@ -187,7 +244,33 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_is_asked_to_stop_ends_by_itself() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(sleeper(folder.path()).stop(Duration::from_secs(30)).await);
+        // It has no handler: the signal ends it, which a node must not let happen.
+        let stopped = sleeper(folder.path()).stop(Duration::from_secs(30)).await;
+        assert!(matches!(stopped, Stopped::Badly(_)) && !stopped.is_well(), "{stopped}");
+    }
+
+    #[tokio::test]
+    async fn an_exit_code_and_an_end_before_the_question_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let shell = |script: &str| {
+            let flags = ["-c".to_string(), script.to_string()];
+            Process::start(Path::new("/bin/sh"), &flags, folder.path(), &folder.path().join("log")).unwrap()
+        };
+        let mut dead = shell("exit 101");
+        dead.gone().await;
+        let told = dead.stop(Duration::from_secs(30)).await;
+        assert!(matches!(told, Stopped::HadEnded(Some(_))) && told.to_string().contains("101"), "{told}");
+        let ready = folder.path().join("ready");
+        for (code, well) in [(0, true), (74, false)] {
+            let script = format!("trap 'exit {code}' TERM; touch ready; while :; do sleep 0.01; done");
+            let mut process = shell(&script);
+            while !ready.exists() {
+                tokio::time::sleep(POLL).await;
+            }
+            let told = process.stop(Duration::from_secs(30)).await;
+            assert_eq!(told.is_well(), well, "{told}");
+            fs::remove_file(&ready).unwrap();
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ fn stand_in(folder: &Path, fail_on_ports: bool) -> PathBuf {
     let script = format!(
         r#"#!/bin/sh
 while [ $# -gt 1 ]; do case "$1" in --data-dir) dir="$2";; --listen-client) at="$2";; esac; shift 2; done
-case "$at" in *:0) at=127.0.0.1:11;; *) {fail} && {{ echo "port taken"; exit 1; }};; esac
+case "$at" in *:0) at=127.0.0.1:11;; *) {fail} && {{ echo "Address already in use"; exit 1; }};; esac
 echo "{{\"client\":\"$at\",\"link\":\"127.0.0.1:12\",\"admin\":\"127.0.0.1:13\"}}" > "$dir/endpoints.json"
 exec sleep 600
 "#,
@@ -77,7 +77,8 @@ async fn a_detached_cluster_is_found_stopped_and_wiped_by_the_next_invocation() 
         }
     };
     let (stopped, ()) = tokio::join!(next.stop_all(), reap);
-    assert!(stopped.unwrap());
+    assert_eq!(stopped.unwrap().len(), 3);
+    assert!(next.left().is_empty());
     next.wipe().unwrap();
     assert!(!root.exists());
     assert!(matches!(LocalCluster::open(&root), Err(LocalError::None(_))));
@@ -90,7 +91,8 @@ async fn a_node_whose_ports_were_taken_gets_free_ones() {
     let mut cluster = LocalCluster::start(Plan { nodes: 1, ..plan }).await.unwrap();
     cluster.restart("n1").await.unwrap();
     assert!(cluster.is_running("n1").unwrap());
-    assert!(fs::read_to_string(cluster.log("n1")).unwrap().contains("port taken"));
+    assert_eq!((cluster.take_moved(), cluster.take_moved()), (vec!["n1".to_string()], vec![]));
+    assert!(fs::read_to_string(cluster.log("n1")).unwrap().contains("already in use"));
 }
 
 #[tokio::test]
@@ -101,6 +103,27 @@ async fn a_node_that_ends_before_it_serves_is_an_error_with_the_end_of_its_log()
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let told = LocalCluster::start(Plan::new(folder.path().join("root"), script)).await.unwrap_err().to_string();
     assert!(told.contains("ended before it served") && told.contains("the disk is on fire"), "{told}");
+}
+
+#[tokio::test]
+async fn a_node_that_ends_by_itself_is_told_of_and_not_tried_again_on_other_ports() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = cluster(folder.path()).await;
+    cluster.kill("n1").await.unwrap();
+    assert_eq!(cluster.fallen(), [], "it was killed by us");
+    let pid = rustix::process::Pid::from_raw(cluster.pid("n2").unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    while cluster.fallen().is_empty() {
+        tokio::time::sleep(POLL).await;
+    }
+    let fallen = cluster.fallen();
+    assert!(matches!(&fallen[..], [(name, Stopped::HadEnded(Some(_)))] if name == "n2"), "{fallen:?}");
+    assert_eq!(cluster.left(), [cluster.pid("n3").unwrap()]);
+    fs::write(folder.path().join("stand-in"), "#!/bin/sh\necho the log is torn\nexit 3\n").unwrap();
+    let told = cluster.start_node("n2").await.unwrap_err().to_string();
+    assert!(told.contains("the log is torn"), "{told}");
+    let log = fs::read_to_string(cluster.log("n2")).unwrap();
+    assert_eq!(log.matches("the log is torn").count(), 1, "started once only");
 }
 
 #[tokio::test]

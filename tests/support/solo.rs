@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use playhead::ambient::SystemClock;
 use playhead::client::Client;
-use playhead::ids::{AccountId, GroupId, ShardId};
+use playhead::ids::{AccountId, GroupId, Revision, ShardId};
 use playhead::proto::v1;
 use playhead::raft::{ReadMode, Role};
 use playhead::ring::{ShardCount, Token};
@@ -21,7 +21,10 @@ use playhead::rpc::{
     Backend, Cluster, Failure, Fault, Limits, Operations, Read, Served, Services, ServicesParts, Within, Write,
 };
 use playhead::time::{Clock, LogicalMs, Stamp};
-use playhead::view::{Answer, Command, Envelope, Lookup, Missing, Query, Reply, Scanned, Settings, State};
+use playhead::view::{
+    AccountCommand, Answer, Command, Directive, Envelope, Lookup, Missing, Progressed, Query, Reply, Scanned, Settings,
+    State,
+};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +46,8 @@ pub struct Solo {
     pub refuse_next: AtomicU32,
     /// So many writes from now on are taken; after them the disk is full.
     pub full_after: AtomicU32,
+    /// So many of the next reports are acknowledged, and lost.
+    pub lose_next: AtomicU32,
     /// Reports are answered as if they were not the newest.
     pub unapply: std::sync::atomic::AtomicBool,
     /// Spoils what reads say of positions.
@@ -93,6 +98,7 @@ pub async fn serve_by(clock: Arc<dyn Clock>) -> Serving {
         hide_next: AtomicU32::new(0),
         refuse_next: AtomicU32::new(0),
         full_after: AtomicU32::new(u32::MAX),
+        lose_next: AtomicU32::new(0),
         unapply: false.into(),
         lie: false.into(),
     });
@@ -169,6 +175,12 @@ impl Solo {
         let shard = shard_of(envelope.account().unwrap());
         let mut state = self.current(shard);
         let stamp = self.stamp();
+        let is_report = matches!(&envelope.command, Command::Account(_, AccountCommand::ReportProgress(_)));
+        if is_report && take(&self.lose_next) {
+            let expires_at = stamp.wall.plus(100_000);
+            let told = Progressed { applied: true, interval_ms: 60_000, expires_at, directive: Directive::Continue };
+            return Ok(Write { answer: Answer::Progressed(told), shard, revision: Revision(1), hint: None });
+        }
         while let Some(missing) = state.missing(stamp, envelope).unwrap() {
             admit(&mut state, missing);
         }

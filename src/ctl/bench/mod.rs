@@ -126,10 +126,10 @@ impl Bench<'_> {
         shown.say(second::HEADER)?;
         let watched = self.watch(&fleet.stats(), &mut shown, &mut interrupts).await;
         shown.clear()?;
-        watched?;
+        let offered_for = watched?;
         self.say("\nreading back what was acknowledged, by strong reads, and ending the views ...");
         let summary = tokio::select! {
-            summary = self.end(fleet, shown) => summary?,
+            summary = self.end(fleet, shown, offered_for) => summary?,
             () = interrupts.next() => {
                 return Err(Failure::error("interrupted again: nothing was read back, and views are still active"));
             }
@@ -139,7 +139,13 @@ impl Bench<'_> {
     }
 
     /// Shows how it goes until all reports have been offered and answered, or somebody interrupts.
-    async fn watch(&self, stats: &Stats, shown: &mut Shown<'_>, interrupts: &mut Interrupts) -> Result<(), Failure> {
+    /// Returns for how long they were offered.
+    async fn watch(
+        &self,
+        stats: &Stats,
+        shown: &mut Shown<'_>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Duration, Failure> {
         let end = shown.begun.plus(ms(self.pace.duration));
         // A household ends the call that it is in, and asks again what is unknown, for longer than that only in a bad state.
         let patience = end.plus(ms(self.context.timeout) * 2);
@@ -151,32 +157,37 @@ impl Bench<'_> {
                 () = interrupts.next() => {
                     shown.clear()?;
                     self.context.note("interrupted: what was acknowledged is read back (again: at once)");
-                    return Ok(());
+                    let lasted = self.context.clock.monotonic().since(shown.begun);
+                    return Ok(self.pace.duration.min(Duration::from_millis(lasted)));
                 }
             }
             let now = self.context.clock.monotonic();
             let is_over = now >= end && (stats.due().busy == 0 || now >= patience);
             shown.second(stats, now)?;
             if is_over {
-                return Ok(());
+                return Ok(self.pace.duration);
             }
         }
     }
 
-    async fn end(&self, fleet: Fleet, mut shown: Shown<'_>) -> Result<Summary, Failure> {
-        let played = fleet.stop().await;
+    async fn end(&self, fleet: Fleet, mut shown: Shown<'_>, offered_for: Duration) -> Result<Summary, Failure> {
+        let mut played = fleet.stop().await;
         let stats = played.stats();
         // What ended since it was shown last.
         shown.take(&stats);
         let report = played.check(&[self.context.client()?]).await;
         let (views_ended, households_left) = played.end_views(&self.context.client()?).await;
-        let status = status(&self.context.again()).await?;
+        // What was measured is told all the same.
+        let complaints = match status(&self.context.again()).await {
+            Ok(status) => status.complaints(),
+            Err(failure) => vec![format!("it does not say how it is: {failure}")],
+        };
         let due = stats.due();
         Ok(Summary {
             seed: self.seed,
             accounts: format!("{}-{:x}-*", self.plan.name, self.seed),
             rate: self.pace.rate,
-            seconds: self.pace.duration.as_secs_f64(),
+            seconds: offered_for.as_secs_f64(),
             way: self.options.way,
             due,
             since_due: (&shown.all).into(),
@@ -184,7 +195,7 @@ impl Bench<'_> {
             devices: report,
             views_ended,
             households_left,
-            complaints: status.complaints(),
+            complaints,
         })
     }
 

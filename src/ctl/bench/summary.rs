@@ -59,6 +59,7 @@ pub(super) struct Summary {
     /// How its accounts are named; they stay.
     pub(super) accounts: String,
     pub(super) rate: u32,
+    /// For how long they were offered: less than asked for where it was interrupted.
     pub(super) seconds: f64,
     pub(super) way: By,
     #[serde(flatten)]
@@ -94,6 +95,10 @@ impl Summary {
         }
         if self.devices.households_checked < self.devices.households {
             reasons.push("not all households could be read back".into());
+        }
+        if counters.unresolved > 0 {
+            let unresolved = number(counters.unresolved);
+            reasons.push(format!("nobody learned what came of {unresolved} writes"));
         }
         if self.households_left > 0 {
             reasons.push(format!("views of {} households could not be ended", number(self.households_left)));

@@ -2,10 +2,11 @@
 //!
 //! **Contract.** The seed alone decides which faults come, to which nodes, for how long and at what distance; the same seed and
 //! options give the same schedule. One fault is undone, and the cluster healthy again, before the next begins. Every write that
-//! the cluster acknowledged stands in the ledger of the household that made it ([`crate::device`]). At the end each household is
-//! read back by strong reads through every node, the replicas' states are compared, and the nodes are asked to stop. Exit code 0
-//! says: at least one fault was done and had an effect, nothing acknowledged is lost or contradicted, everything could be read,
-//! the cluster is healthy, and no process is left. Everything else is 1, and the folder of data is kept.
+//! the cluster acknowledged stands in the ledger of the household that made it ([`crate::device`]). A third of the households
+//! stands still around each fault, and is compared before it goes on. At the end each household is read back by strong reads
+//! through every node and under the lead of every replica, the replicas' states are compared, and the nodes are asked to stop.
+//! Exit code 0 says: at least one fault was done and had an effect, nothing acknowledged is lost or contradicted, everything could
+//! be read, no node ended by itself, the cluster is healthy, every node stopped with exit code 0, and no process is left. Everything else is 1, and the folder of data is kept.
 //!
 //! **Invariants.** No process is left standing still, however this one ends, but by a SIGKILL of its own; nodes that were started
 //! here are killed at the latest when it ends. A fault that had no effect is said, and does not count.
@@ -14,6 +15,7 @@
 //! cluster each time. Dying processes lose nothing that they have given to the kernel, so that what is missing at a fsync shows
 //! only where the machine itself loses its power.
 
+mod lead;
 mod nodes;
 mod play;
 mod row;
@@ -43,6 +45,8 @@ use schedule::{Fault, Kind, Schedule, Terms};
 use verdict::Verdict;
 use view::View;
 
+/// How long the nodes of a cluster that was there before may take to start after a run that failed.
+const BRING_BACK_MAX: Duration = Duration::from_secs(60);
 /// What the first interrupt does.
 const INTERRUPTED: &str = "interrupted: the faults end, everything is brought back and checked (again: at once)";
 /// How long it goes on where nothing is said.
@@ -119,7 +123,7 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
     let outcome = run.interruptible().await;
     let right = outcome.as_ref().is_ok_and(Verdict::is_right);
     match run.options.existing {
-        true => run.tell_who_is_dead(),
+        true => run.bring_back(outcome.is_err()).await,
         false => run.tidy_up(right),
     }
     if !right {
@@ -206,11 +210,7 @@ impl Run<'_> {
             return Ok((nodes, status));
         }
         // Before anything is started.
-        let replicas = match (options.replicas, options.nodes) {
-            (0, 0..3) => 1,
-            (0, _) => 3,
-            (replicas, _) => replicas,
-        };
+        let replicas = self.replicas();
         if replicas > u32::from(options.nodes) {
             let what = format!("--replicas {replicas} needs as many nodes, and --nodes is {}", options.nodes);
             return Err(Failure::Usage(what));
@@ -222,6 +222,15 @@ impl Run<'_> {
         let nodes = Nodes::new(LocalCluster::start(plan).await?, true);
         let status = bootstrapped(self.context, &nodes.local, options.shards, replicas).await?;
         Ok((nodes, status))
+    }
+
+    /// How many replicas a shard of a cluster of its own has.
+    fn replicas(&self) -> u32 {
+        match (self.options.replicas, self.options.nodes) {
+            (0, 0..3) => 1,
+            (0, _) => 3,
+            (replicas, _) => replicas,
+        }
     }
 
     /// The households; half of them report by single calls, half by streams.
@@ -258,7 +267,7 @@ impl Run<'_> {
         let mut view = View::new(here, begun, until, stop.clone());
         view.say(&format!("{} households play; ctrl-C ends the faults\n", number(self.options.households.into())))?;
         view.header()?;
-        let mut play = Play { context: here, nodes, stats: fleet.stats(), view, begun, stop };
+        let mut play = Play { context: here, nodes, fleet, stats: fleet.stats(), view, begun, stop };
         let mut last = begun;
         for fault in schedule.take(rounds.map_or(usize::MAX, |rounds| rounds as usize)) {
             let due = last.plus(fault.after_ms);
@@ -284,7 +293,7 @@ impl Run<'_> {
             std::fs::remove_dir_all(nodes.local.data(&name))?;
         }
         nodes.local.start_all().await?;
-        bootstrapped(self.context, &nodes.local, self.options.shards, self.options.replicas).await?;
+        bootstrapped(self.context, &nodes.local, self.options.shards, self.replicas()).await?;
         Ok(())
     }
 
@@ -339,9 +348,24 @@ impl Run<'_> {
         }
     }
 
-    /// Says which nodes of a cluster that was there before are left dead by a run that was ended at once.
-    fn tell_who_is_dead(&self) {
+    /// Starts what a run that `failed`, or was ended at once, has left dead of a cluster that was there before; says who is
+    /// dead all the same.
+    async fn bring_back(&self, failed: bool) {
         let Ok(mut local) = LocalCluster::open(&self.root) else { return };
+        if failed && local.states().iter().any(|node| node.pid.is_none()) {
+            self.context.note("starting the nodes that this run has left dead (ctrl-C: not) ...");
+            let started = tokio::time::timeout(BRING_BACK_MAX, local.start_all());
+            let interrupted = async {
+                match Interrupts::new() {
+                    Ok(mut interrupts) => interrupts.next().await,
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = started => {}
+                () = interrupted => {}
+            }
+        }
         for node in local.states().iter().filter(|node| node.pid.is_none()) {
             let (name, root) = (&node.name, self.root.display());
             self.context.note(&format!("{name} does not run: `clusterctl local start {name} --root {root}` starts it"));

@@ -1,6 +1,6 @@
 //! The nodes to which faults are done, and who has to be brought back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::connect::Connection;
@@ -23,11 +23,13 @@ pub(super) struct Nodes {
     pub(super) own: bool,
     /// Who stands still.
     paused: BTreeSet<String>,
+    /// What was found wrong with the processes: a node has ended that nobody here has ended.
+    troubles: BTreeSet<String>,
 }
 
 impl Nodes {
     pub(super) fn new(local: LocalCluster, own: bool) -> Self {
-        Self { local, own, paused: BTreeSet::new() }
+        Self { local, own, paused: BTreeSet::new(), troubles: BTreeSet::new() }
     }
 
     /// The name of the node with this number.
@@ -53,7 +55,23 @@ impl Nodes {
         for name in std::mem::take(&mut self.paused) {
             self.local.pause(&name, false)?;
         }
+        self.start_all().await
+    }
+
+    /// Starts all that are dead; who was neither stopped nor killed here is remembered as a trouble.
+    pub(super) async fn start_all(&mut self) -> Result<(), LocalError> {
+        self.look();
         self.local.start_all().await
+    }
+
+    /// Looks for nodes that have ended by themselves.
+    pub(super) fn look(&mut self) {
+        self.troubles.extend(self.local.fallen().into_iter().map(|(name, how)| format!("{name} {how}")));
+    }
+
+    /// What was found since the last call.
+    pub(super) fn take_troubles(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.troubles).into_iter().collect()
     }
 
     /// Every node's own services for operators.
@@ -71,11 +89,6 @@ impl Nodes {
     /// Where they are.
     pub(super) fn connection(&self) -> Connection {
         Connection::new(self.local.client_endpoints(), self.local.admin_endpoints())
-    }
-
-    /// How many processes there are.
-    pub(super) fn running(&mut self) -> usize {
-        self.local.states().into_iter().filter(|state| state.pid.is_some()).count()
     }
 }
 
@@ -97,9 +110,9 @@ pub(super) async fn complaints(admins: &[(String, AdminClient)]) -> Vec<String> 
     futures::future::join_all(asked).await.concat()
 }
 
-/// Whether others have noticed that `silent` is not there: one of them does not take it for alive, or has another leader for one
-/// of the shards that it led.
-pub(super) async fn is_noticed(admins: &[(String, AdminClient)], silent: &str, led: &[u32]) -> bool {
+/// Whether others have noticed that `silent` is not there: one of them does not take it for alive, or has another leader in a
+/// higher term for one of the shards that it led.
+pub(super) async fn is_noticed(admins: &[(String, AdminClient)], silent: &str, led: &Led) -> bool {
     for (_, admin) in admins.iter().filter(|(name, _)| name != silent) {
         let Ok(status) = admin.get_cluster_status(v1::GetClusterStatusRequest {}).await else { continue };
         let status = Status::from(status);
@@ -107,18 +120,43 @@ pub(super) async fn is_noticed(admins: &[(String, AdminClient)], silent: &str, l
             return true;
         }
         let Ok(shards) = admin.all_shards().await else { continue };
-        let mut moved = shards.iter().filter(|shard| led.contains(&shard.shard) && !shard.leader.is_empty());
-        return moved.any(|shard| shard.leader != silent);
+        if shards.iter().any(|shard| has_moved(shard, silent, led)) {
+            return true;
+        }
     }
     false
 }
 
+/// Shards with the term in which they were led.
+pub(super) type Led = BTreeMap<u32, u64>;
+
+fn has_moved(shard: &v1::ShardStatus, silent: &str, led: &Led) -> bool {
+    let is_later = led.get(&shard.shard).is_some_and(|term| shard.term > *term);
+    is_later && !shard.leader.is_empty() && shard.leader != silent
+}
+
 /// The shards that these nodes lead, as the first that answers knows.
-pub(super) async fn led_by(admins: &[(String, AdminClient)], nodes: &[String]) -> Vec<u32> {
+pub(super) async fn led_by(admins: &[(String, AdminClient)], nodes: &[String]) -> Led {
     for (_, admin) in admins {
         if let Ok(shards) = admin.all_shards().await {
-            return shards.into_iter().filter(|s| nodes.contains(&s.leader)).map(|s| s.shard).collect();
+            return shards.into_iter().filter(|s| nodes.contains(&s.leader)).map(|s| (s.shard, s.term)).collect();
         }
     }
-    Vec::new()
+    Led::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_has_moved_only_to_another_leader_in_a_later_term() {
+        let led = Led::from([(7, 3)]);
+        let told =
+            |shard, leader: &str, term| v1::ShardStatus { shard, leader: leader.into(), term, ..Default::default() };
+        assert!(has_moved(&told(7, "n2", 4), "n1", &led));
+        assert!(!has_moved(&told(7, "n2", 3), "n1", &led), "an answer from before");
+        assert!(!has_moved(&told(7, "n1", 4), "n1", &led) && !has_moved(&told(7, "", 4), "n1", &led));
+        assert!(!has_moved(&told(8, "n2", 4), "n1", &led), "it did not lead this one");
+    }
 }

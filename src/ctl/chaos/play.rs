@@ -8,17 +8,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::context::Context;
 use super::super::exit::Failure;
-use super::nodes::{Nodes, complaints, is_noticed, led_by};
+use super::nodes::{Led, Nodes, complaints, is_noticed, led_by};
 use super::row::Row;
 use super::schedule::{Fault, Kind};
 use super::view::View;
 use crate::client::AdminClient;
-use crate::device::{Snapshot, Stats};
+use crate::device::{Fleet, Snapshot, Stats};
 use crate::proto::v1::{self, get_shard_request::Of};
 use crate::time::MonotonicMs;
 
 /// How long the cluster may take to be healthy again.
 const HEAL_MAX: Duration = Duration::from_secs(90);
+/// How long households may take until they stand still; who takes longer follows.
+const STILL_MAX: Duration = Duration::from_secs(3);
+/// How long it may take to compare those that stand still.
+const COMPARE_MAX: Duration = Duration::from_secs(60);
+/// How often a leader is asked to hand over.
+const TRANSFERS_MAX: usize = 3;
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -26,6 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Play<'a> {
     pub(super) context: &'a Context,
     pub(super) nodes: &'a mut Nodes,
+    pub(super) fleet: &'a Fleet,
     pub(super) stats: Arc<Stats>,
     pub(super) view: View,
     pub(super) begun: MonotonicMs,
@@ -57,20 +64,23 @@ impl Play<'_> {
 
     /// Does one fault, undoes it, and waits until the cluster is healthy again.
     pub(super) async fn carry_out(&mut self, fault: &Fault) -> Result<Row, Failure> {
+        self.nodes.look();
         let admins = self.nodes.admins(self.context)?;
         let nodes: Vec<String> = fault.nodes.iter().map(|number| self.nodes.name(*number)).collect();
         let led = led_by(&admins, &nodes).await;
+        let stood_still = self.fleet.stand_still(STILL_MAX).await;
         let (before, began) = (self.stats.snapshot(), self.now());
         self.stats.take_gaps(began);
-        let mut row = Row { at_ms: began.since(self.begun), fault: Some(fault.kind), nodes, ..Row::default() };
+        let at_ms = began.since(self.begun);
+        let mut row = Row { at_ms, fault: Some(fault.kind), nodes, stood_still, ..Row::default() };
         let concerned = match fault.kind {
             Kind::Move => self.move_leaders(fault, &mut row, &before).await,
             _ => match self.disturb(fault, &admins, &led, &mut row, &before).await {
-                Ok(()) => led,
+                Ok(()) => led.into_keys().collect(),
                 Err(failure) => {
-                    (row.shown, row.trouble) = (false, true);
-                    row.remarks.push(format!("{failure:#}"));
-                    led
+                    row.shown = false;
+                    row.trouble(format!("{failure:#}"));
+                    led.into_keys().collect()
                 }
             },
         };
@@ -80,7 +90,13 @@ impl Play<'_> {
         if concerned.is_empty() && row.shown {
             row.remarks.push("it led no shard at that moment".into());
         }
-        self.heal(&mut row, &before, began).await?;
+        let healed = self.heal(&mut row, &before, began).await;
+        self.fleet.go_on();
+        healed?;
+        self.nodes.take_troubles().into_iter().for_each(|what| row.trouble(what));
+        for name in self.nodes.local.take_moved() {
+            row.remarks.push(format!("{name} has other ports now: its own were taken"));
+        }
         let gaps = self.stats.take_gaps(self.now());
         row.gaps(concerned.iter().filter_map(|shard| gaps.get(shard).copied()).collect());
         row.count(&before, &self.stats.snapshot(), false);
@@ -93,7 +109,7 @@ impl Play<'_> {
         &mut self,
         fault: &Fault,
         admins: &[(String, AdminClient)],
-        led: &[u32],
+        led: &Led,
         row: &mut Row,
         before: &Snapshot,
     ) -> Result<(), Failure> {
@@ -111,10 +127,10 @@ impl Play<'_> {
                 self.nodes.local.kill(&names[1]).await?;
             }
             Kind::Restart => {
-                let by_itself =
+                let stopped =
                     self.drawn(row, before, async |nodes: &mut Nodes| nodes.local.stop(&names[0]).await).await??;
-                if !by_itself {
-                    return Err(Failure::error(format!("{} did not stop when asked, and was killed", names[0])));
+                if !stopped.is_well() {
+                    return Err(Failure::error(format!("{} {stopped}", names[0])));
                 }
             }
             Kind::Move => {}
@@ -124,7 +140,7 @@ impl Play<'_> {
         if let Some(paused) = paused {
             self.nodes.resume(paused)?;
         }
-        self.drawn(row, before, async |nodes: &mut Nodes| nodes.local.start_all().await).await??;
+        self.drawn(row, before, async |nodes: &mut Nodes| nodes.start_all().await).await??;
         row.shown = paused.is_none() || noticed;
         if !row.shown {
             row.remarks.push("it went on before any other node noticed: this one does not count".into());
@@ -138,7 +154,7 @@ impl Play<'_> {
         lasts_ms: u64,
         admins: &[(String, AdminClient)],
         paused: Option<&str>,
-        led: &[u32],
+        led: &Led,
         row: &mut Row,
         before: &Snapshot,
     ) -> Result<bool, Failure> {
@@ -167,11 +183,12 @@ impl Play<'_> {
             let context = self.context;
             let moving = self.drawn(row, before, async |_: &mut Nodes| transfer(context, *shard, *choice).await).await;
             match moving.and_then(|moved| moved) {
-                Ok(leader) => {
+                Ok(Some(leader)) => {
                     moved.push(*shard);
                     to.insert(leader);
                 }
-                Err(failure) => row.remarks.push(format!("shard {shard} was not moved: {failure}")),
+                Ok(None) => row.remarks.push(format!("shard {shard} has no other replica")),
+                Err(failure) => row.trouble(format!("shard {shard} was not moved: {failure}")),
             }
         }
         (row.nodes, row.shown) = (to.into_iter().collect(), !moved.is_empty());
@@ -186,19 +203,25 @@ impl Play<'_> {
         let undone = self.now();
         // With what is left of an interrupted fault, if there is anything.
         if let Err(e) = self.drawn(row, before, async |nodes: &mut Nodes| nodes.heal().await).await? {
-            row.remarks.push(format!("not started again: {e}"));
+            row.trouble(format!("not started again: {e}"));
             return Ok(());
         }
         let admins = self.nodes.admins(self.context)?;
         let deadline = undone.plus(u64::try_from(HEAL_MAX.as_millis()).unwrap_or(u64::MAX));
+        // How long the comparing has taken is not how long the healing has.
+        let mut compared_ms = None;
         loop {
             let mut wrong = complaints(&admins).await;
+            if wrong.is_empty() && compared_ms.is_none() {
+                compared_ms = Some(self.compare(row, before).await?);
+            }
             let silent = self.stats.silent_since(began);
             if !silent.is_empty() {
                 wrong.push(format!("shards {silent:?} have acknowledged no write since"));
             }
             if wrong.is_empty() {
-                row.healthy_after_ms = Some(self.now().since(undone));
+                let took_ms = self.now().since(undone);
+                row.healthy_after_ms = Some(took_ms.saturating_sub(compared_ms.unwrap_or_default()));
                 return Ok(());
             }
             if self.now() >= deadline {
@@ -208,6 +231,18 @@ impl Play<'_> {
             self.renew(row, before, false)?;
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Compares the households that stand still, and lets them go on; how long that took, milliseconds.
+    async fn compare(&mut self, row: &mut Row, before: &Snapshot) -> Result<u64, Failure> {
+        let (fleet, begun) = (self.fleet, self.now());
+        let compared = self.drawn(row, before, async |_: &mut Nodes| fleet.compare_still(COMPARE_MAX).await).await?;
+        (row.compared, row.facts) = compared;
+        if row.compared < row.stood_still {
+            row.trouble(format!("{} households could not be compared", row.stood_still - row.compared));
+        }
+        self.fleet.go_on();
+        Ok(self.now().since(begun))
     }
 
     fn renew(&mut self, row: &mut Row, before: &Snapshot, lasting: bool) -> Result<(), Failure> {
@@ -237,19 +272,34 @@ impl Play<'_> {
     }
 }
 
-/// Makes another replica of a shard its leader; its node.
-async fn transfer(context: &Context, number: u32, choice: usize) -> Result<String, Failure> {
+/// Makes another replica of a shard its leader; its node, or none where there is no other replica. A leader whose followers are
+/// not up to date may refuse at first.
+async fn transfer(context: &Context, number: u32, choice: usize) -> Result<Option<String>, Failure> {
+    for _ in 1..TRANSFERS_MAX {
+        match try_transfer(context, number, choice).await {
+            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+            moved => return moved,
+        }
+    }
+    try_transfer(context, number, choice).await
+}
+
+async fn try_transfer(context: &Context, number: u32, choice: usize) -> Result<Option<String>, Failure> {
     let context = context.again();
     let admin = context.patient_admin().await?;
     let shard = admin.get_shard(v1::GetShardRequest { of: Some(Of::Shard(number)) }).await?.shard.unwrap_or_default();
     let others: Vec<&String> = shard.placement.iter().filter(|node| **node != shard.leader).collect();
     let Some(to) = others.get(choice % others.len().max(1)) else {
-        return Err(Failure::error("it has no other replica"));
+        return Ok(None);
     };
     let request = v1::TransferLeaderRequest { shard: number, to_node: (*to).clone() };
     let answer = admin.transfer_leader(request).await?;
-    match answer.leader == **to {
-        true => Ok(answer.leader),
-        false => Err(Failure::error(format!("{:?} leads, not {to:?}", answer.leader))),
+    // Term 0: it has not heard of it.
+    match answer.leader == **to && answer.term > shard.term {
+        true => Ok(Some(answer.leader)),
+        false => {
+            let (leader, term) = (answer.leader, answer.term);
+            Err(Failure::error(format!("{leader:?} leads in term {term}, not {to:?} in one after {}", shard.term)))
+        }
     }
 }

@@ -36,6 +36,12 @@ pub(super) struct Row {
     pub(super) unknown_resolved: u64,
     /// From when it was undone until every node said that all is well, and every shard had acknowledged writes again.
     pub(super) healthy_after_ms: Option<u64>,
+    /// Households that stood still from before it until they were compared after it.
+    pub(super) stood_still: u64,
+    /// Of those, how many could be read.
+    pub(super) compared: u64,
+    /// Facts of theirs that were compared.
+    pub(super) facts: u64,
     /// Answers that contradicted what was acknowledged.
     pub(super) mismatches: u64,
     /// It was done, and had an effect.
@@ -66,9 +72,16 @@ impl Row {
         self.gap_median_ms = gaps_ms.get(gaps_ms.len() / 2).copied();
     }
 
-    /// It was not undone as it should be, or not done as planned; without an effect alone is no failure.
+    /// It was not undone as it should be, or not done as planned, or a node ended by itself; without an effect alone is no
+    /// failure.
     pub(super) fn failed(&self) -> bool {
-        !self.shown && self.trouble
+        self.trouble
+    }
+
+    /// Something that should not be.
+    pub(super) fn trouble(&mut self, what: String) {
+        self.trouble = true;
+        self.remarks.push(what);
     }
 
     /// Its line, under [`HEADER`].

@@ -1,6 +1,6 @@
 //! What came of it all, and whether that is right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,10 +10,12 @@ use super::super::context::Context;
 use super::super::exit::Failure;
 use super::super::output::{bare_table, judged, number, ranges, text};
 use super::super::shard::{Compared, compare_all};
+use super::lead::{self, ReadUnder};
 use super::nodes::{Nodes, complaints};
 use super::row::{Row, brief};
 use super::schedule::Kind;
 use crate::device::{Played, Report};
+use crate::local::Stopped;
 
 /// How long the reading back of everything through one node may take.
 const READ_MAX: Duration = Duration::from_secs(300);
@@ -21,6 +23,10 @@ const READ_MAX: Duration = Duration::from_secs(300);
 const READ_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the cluster may take to be healthy at the end, and to compare its states.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// How often it is read back once more, where a shard was not yet read under each of its replicas.
+const READINGS_MORE: usize = 4;
+/// One household of so many may have active views that cannot be compared.
+const BLIND_ONE_OF: usize = 20;
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -46,8 +52,16 @@ pub(super) struct Verdict {
     pub(super) devices: Option<Report>,
     /// Through how many nodes all of them were read back.
     pub(super) read_through: usize,
-    /// Facts that were compared at the end, over all nodes.
+    /// How often everything was read back: through each node, and until every replica of every shard had led.
+    pub(super) readings: usize,
+    /// By shard that was played on, under the lead of which nodes everything of it was read back.
+    pub(super) read_under: ReadUnder,
+    /// Shards that were not read back under each of their replicas.
+    pub(super) not_read_under_all: Vec<u32>,
+    /// Facts that were compared at the end, over all readings.
     pub(super) facts_at_end: u64,
+    /// Facts of households that stood still around a fault.
+    pub(super) facts_around_faults: u64,
     pub(super) states: Compared,
     /// What the nodes say is wrong at the end, and what could not be done.
     pub(super) complaints: Vec<String>,
@@ -59,10 +73,10 @@ pub(super) struct Verdict {
 
 impl Verdict {
     /// Reads everything back, compares the states, stops the nodes.
-    pub(super) async fn check(&mut self, here: &Context, nodes: &mut Nodes, played: Played) {
+    pub(super) async fn check(&mut self, here: &Context, nodes: &mut Nodes, mut played: Played) {
         let here = here.at(nodes.connection());
         self.settle(&here, nodes).await;
-        match self.read_back(&here, nodes, &played).await {
+        match self.read_back(&here, nodes, &mut played).await {
             Ok(report) => self.devices = Some(report),
             Err(failure) => self.complaints.push(format!("could not be read back: {failure}")),
         }
@@ -86,7 +100,9 @@ impl Verdict {
 
     /// Waits until every node says that all is well; what is still wrong after a while is a complaint.
     async fn settle(&mut self, here: &Context, nodes: &mut Nodes) {
-        if let Err(e) = nodes.heal().await {
+        let healed = nodes.heal().await;
+        self.complaints.extend(nodes.take_troubles());
+        if let Err(e) = healed {
             self.complaints.push(format!("not started again: {e}"));
             return;
         }
@@ -103,30 +119,50 @@ impl Verdict {
     }
 
     /// Compares the whole ledger of every household, through each node.
-    async fn read_back(&mut self, here: &Context, nodes: &mut Nodes, played: &Played) -> Result<Report, Failure> {
+    async fn read_back(&mut self, here: &Context, nodes: &mut Nodes, played: &mut Played) -> Result<Report, Failure> {
         let before = played.stats().snapshot().facts;
         let mut worst: Option<Report> = None;
-        for (name, (_, client)) in nodes.local.names().into_iter().zip(here.client_of_each()?) {
-            let clients = [client.with_deadline(READ_PATIENCE)];
+        let through: Vec<_> = nodes.local.names().into_iter().zip(here.client_of_each()?).collect();
+        let least = through.len().max(self.replicas as usize);
+        for reading in 0..least + READINGS_MORE {
+            // The first under whoever leads.
+            if reading > 0 {
+                lead::turn(here, &self.read_under).await?;
+            }
+            let Some((name, (_, client))) = through.get(reading % through.len().max(1)) else { break };
+            let clients = [client.clone().with_deadline(READ_PATIENCE)];
             let read = tokio::time::timeout(READ_MAX, played.check(&clients)).await;
             let report = read.map_err(|_| Failure::error(format!("{name} took more than {} s", READ_MAX.as_secs())))?;
             let checked =
                 worst.map_or(report.households_checked, |w| w.households_checked.min(report.households_checked));
             worst = Some(Report { households_checked: checked, ..report });
-            self.read_through += 1;
+            for (shard, by) in played.served_by() {
+                self.read_under.entry(shard).or_default().extend(by);
+            }
+            (self.readings, self.read_through) = (reading + 1, (reading + 1).min(through.len()));
+            if reading + 1 >= least {
+                self.not_read_under_all = lead::unread(here, &self.read_under).await?;
+                if self.not_read_under_all.is_empty() {
+                    break;
+                }
+            }
         }
+        self.facts_around_faults = self.rows.iter().map(|row| row.facts).sum();
         let report = worst.ok_or_else(|| Failure::error("there is no node to read through"))?;
         self.facts_at_end = report.counters.facts.saturating_sub(before);
         Ok(report)
     }
 
     async fn stop(&mut self, nodes: &mut Nodes) {
-        let (running, all) = (nodes.running(), nodes.local.names().len());
         match nodes.local.stop_all().await {
-            Ok(by_themselves) => self.nodes_stopped_when_asked = Some(by_themselves && running == all),
+            Ok(stopped) => {
+                let badly: Vec<_> = stopped.iter().filter(|(_, how)| *how != Stopped::Well).collect();
+                self.nodes_stopped_when_asked = Some(badly.is_empty());
+                self.complaints.extend(badly.iter().map(|(name, how)| format!("{name} {how}")));
+            }
             Err(e) => self.complaints.push(format!("not stopped: {e}")),
         }
-        self.processes_left = Some(nodes.running());
+        self.processes_left = Some(nodes.local.left().len());
     }
 
     /// The faults that were done and had an effect, by kind.
@@ -158,14 +194,25 @@ impl Verdict {
                     let unread = report.households - report.households_checked;
                     reasons.push(format!("{unread} households could not be read back through every node"));
                 }
+                let blind = report.households_blind;
+                if blind > report.households / BLIND_ONE_OF {
+                    reasons.push(format!("the active views of {blind} households could not be compared"));
+                }
             }
+        }
+        if self.read_through != self.nodes {
+            reasons.push(format!("it was read back through {} of {} nodes", self.read_through, self.nodes));
+        }
+        if !self.not_read_under_all.is_empty() {
+            let shards = ranges(self.not_read_under_all.iter().copied());
+            reasons.push(format!("shards {shards} were not read back under each of their replicas"));
         }
         let unhealed = self.rows.iter().filter(|row| row.healthy_after_ms.is_none()).count();
         if unhealed > 0 {
             reasons.push("the cluster was not healthy again after a fault".into());
         }
         if self.rows.iter().any(Row::failed) {
-            reasons.push("a fault could not be done as planned".into());
+            reasons.push("a fault could not be done as planned, or a node ended by itself".into());
         }
         if !self.states.differ.is_empty() {
             reasons.push(format!("replicas of shards {} differ", ranges(self.states.differ.iter().copied())));
@@ -201,10 +248,12 @@ impl Verdict {
             let counters = &report.counters;
             let acked = counters.reports_acknowledged + counters.writes_acknowledged;
             row("writes acknowledged", number(acked), counters.reports_acknowledged > 0);
+            let rest = counters.facts.saturating_sub(self.facts_at_end + self.facts_around_faults);
             let facts = format!(
-                "{} at the end, {} while playing",
+                "{} at the end, {} around faults, {} besides",
                 number(self.facts_at_end),
-                number(counters.facts - self.facts_at_end)
+                number(self.facts_around_faults),
+                number(rest)
             );
             row("facts compared", facts, self.facts_at_end > 0);
             row("lost or contradicted", number(counters.mismatches), counters.mismatches == 0);
@@ -221,7 +270,16 @@ impl Verdict {
                 number(report.households as u64),
                 self.read_through
             );
-            row("households read back", read, report.households_checked == report.households);
+            let all = report.households_checked == report.households && self.read_through == self.nodes;
+            row("households read back", read, all);
+            let still: u64 = self.rows.iter().map(|row| row.compared).sum();
+            row("compared around a fault", format!("{} households", number(still)), true);
+            let blind = report.households_blind;
+            row("views not comparable", format!("of {blind} households"), blind <= report.households / BLIND_ONE_OF);
+            let least = self.read_under.values().map(BTreeSet::len).min().unwrap_or_default();
+            let played = self.read_under.len();
+            let under = format!("{played} of {} shards, each under {least} leaders or more", self.shards);
+            row("shards played on, read back", under, self.not_read_under_all.is_empty());
         }
         let gaps = self.rows.iter().filter_map(|row| row.gap_worst_ms);
         if let Some(worst) = gaps.max() {

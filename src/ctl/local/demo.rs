@@ -119,8 +119,9 @@ async fn demo(context: &Context, options: &Options, root: &Path) -> Result<Summa
     };
     say("stopping the nodes ...\n");
     let running = cluster.states().into_iter().filter(|state| state.pid.is_some()).count();
-    let nodes_stopped_by_themselves = cluster.stop_all().await? && running == cluster.names().len();
-    let processes_left = cluster.states().into_iter().filter(|state| state.pid.is_some()).count();
+    let stopped = cluster.stop_all().await?;
+    let nodes_stopped_by_themselves = stopped.iter().all(|(_, how)| how.is_well()) && running == cluster.names().len();
+    let processes_left = cluster.left().len();
     Ok(Summary { status, sample, devices, played_ms, nodes_stopped_by_themselves, processes_left })
 }
 

@@ -62,7 +62,7 @@ struct Told {
 }
 
 pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failure> {
-    let checked = check(context, options.shard).await?;
+    let checked = check(context, options.shard, false).await?;
     let verdict = verdict(&checked);
     context.show(context.screen(&checked, || text_of(&checked), verdict)?)
 }
@@ -75,10 +75,11 @@ pub(in super::super) struct Compared {
     pub(in super::super) not_compared: Vec<u32>,
 }
 
-/// Compares all shards, within `--timeout`.
+/// Compares all shards, within `--timeout`: equal are those whose replicas are at an entry that none was beyond at the first
+/// look. What they agreed on earlier settles nothing; what they differ in does.
 pub(in super::super) async fn compare_all(context: &Context) -> Result<Compared, Failure> {
     let mut compared = Compared::default();
-    for Checked { shard, verdict, .. } in check(context, None).await? {
+    for Checked { shard, verdict, .. } in check(context, None, true).await? {
         match verdict {
             Verdict::Equal => compared.equal.push(shard),
             Verdict::Differ => compared.differ.push(shard),
@@ -89,11 +90,12 @@ pub(in super::super) async fn compare_all(context: &Context) -> Result<Compared,
 }
 
 /// Looks at this shard, or at all, until nothing more is to be learned or the time is over.
-async fn check(context: &Context, shard: Option<u32>) -> Result<Vec<Checked>, Failure> {
+async fn check(context: &Context, shard: Option<u32>, from_now: bool) -> Result<Vec<Checked>, Failure> {
     let mut looked: BTreeMap<u32, Looked> = BTreeMap::new();
     loop {
         for shard in shards(context, shard.map(Of::Shard)).await? {
-            looked.entry(shard.shard).or_default().take(shard);
+            let floor = if from_now { newest(&shard) } else { 0 };
+            looked.entry(shard.shard).or_insert_with(|| Looked { floor, ..Looked::default() }).take(shard);
         }
         let over = context.left() <= LOOK_EVERY * 2;
         if over || looked.values().all(Looked::is_settled) {
@@ -102,6 +104,11 @@ async fn check(context: &Context, shard: Option<u32>) -> Result<Vec<Checked>, Fa
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(looked.iter().map(|(shard, looked)| looked.checked(*shard)).collect())
+}
+
+/// The newest entry that any replica of it has in its state.
+fn newest(shard: &Shard) -> u64 {
+    shard.replicas.iter().map(|replica| replica.applied_index).fold(shard.applied_index, u64::max)
 }
 
 /// What was told of a shard over several looks.
@@ -113,6 +120,8 @@ struct Looked {
     told: BTreeMap<u64, BTreeMap<u64, String>>,
     /// What the answering node found by itself: whether they differ, after which entry, and how many it compared.
     found: (&'static str, u64, usize),
+    /// Equal states after an earlier entry say nothing.
+    floor: u64,
 }
 
 impl Looked {
@@ -149,12 +158,13 @@ impl Looked {
         };
         // A difference outweighs any number of equal states.
         let compared = indexes.map(|index| (*index, at(*index))).filter(|(_, told)| told.len() > 1);
+        let compared = compared.filter(|(index, told)| *index >= self.floor || differ(told));
         compared.max_by_key(|(index, told)| (differ(told), told.len(), *index))
     }
 
     /// The answering node has compared all replicas and found them equal.
     fn is_found_equal(&self) -> bool {
-        self.found.0 == AGREE && self.found.1 > 0 && self.found.2 >= self.replicas.len()
+        self.found.0 == AGREE && self.found.1 >= self.floor.max(1) && self.found.2 >= self.replicas.len()
     }
 
     /// Looking again will not tell more.
@@ -304,6 +314,21 @@ mod tests {
         let twice = looked(&[&[(1, 9, "a"), (2, 8, "b"), (3, 9, "a")], &[(1, 12, "c"), (2, 9, "a"), (3, 13, "d")]]);
         assert!(twice.is_settled());
         assert_eq!((twice.checked(0).verdict, twice.checked(0).index), (Verdict::Equal, Some(9)));
+    }
+
+    #[test]
+    fn equal_states_after_an_entry_before_the_first_look_settle_nothing_where_that_is_asked_for() {
+        let looks: [&[(u64, u64, &str)]; 2] = [&[(1, 64, "a"), (2, 64, "a")], &[(1, 90, "b"), (2, 90, "b")]];
+        let mut from_now = Looked { floor: newest(&shard(&[(1, 64, ""), (2, 90, "")])), ..Looked::default() };
+        from_now.take(shard(looks[0]));
+        assert!(!from_now.is_settled());
+        from_now.found = (AGREE, 64, 2);
+        assert!(!from_now.is_settled(), "the nodes' own word of then says nothing either");
+        assert_eq!(from_now.checked(0).verdict, Verdict::NotCompared);
+        from_now.take(shard(looks[1]));
+        assert_eq!((from_now.checked(0).verdict, from_now.checked(0).index), (Verdict::Equal, Some(90)));
+        from_now.take(shard(&[(1, 32, "a"), (2, 32, "x")]));
+        assert_eq!(from_now.checked(0).verdict, Verdict::Differ, "a difference counts whenever it was");
     }
 
     #[test]

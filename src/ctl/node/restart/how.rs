@@ -47,8 +47,11 @@ impl How {
                 Ok(format!("`{command}` ended with 0"))
             }
             Self::Local(root) => {
-                LocalCluster::open(root)?.restart(&node.node).await?;
-                Ok("its process was stopped and started".to_string())
+                let stopped = LocalCluster::open(root)?.restart(&node.node).await?;
+                match stopped.is_well() {
+                    true => Ok("its process was stopped and started".to_string()),
+                    false => Ok(format!("it {stopped}; its process was started")),
+                }
             }
             Self::Hands => {
                 context.note(&format!("restart {} now: it is waited for, at most {}", node.node, span_of(wait)));
