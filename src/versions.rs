@@ -73,7 +73,7 @@ pub const TABLE: &[Version] = &[
 pub enum Feature {
     /// A shard adopts versions by a command in its own log, and keeps the adopted one in its state.
     ShardVersions,
-    /// The file `identity` names the newest cluster version that was heard of.
+    /// The file `identity` names the newest cluster version that there is proof of.
     FolderVersions,
 }
 

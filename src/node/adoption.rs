@@ -1,7 +1,11 @@
 //! The shards led here adopt the cluster's version, each through its own log.
 //!
 //! Each is asked what it has, every time: a lead may have come here from a node that died before it told the shard. A shard is never
-//! told more than this node keeps in its folder and speaks, so what it leaves in log and store is never newer than the folder says.
+//! told more than this node keeps in its folder and speaks.
+//!
+//! A follower's folder may say less when the adoption comes to it: then its node is told by the shard, and no checkpoint of such a
+//! state is made and no such snapshot installed before the folder says it (`raft::KnownVersion`). So the store is never newer than
+//! the folder says. The log may be: its entries are acknowledged before anybody looks what they say.
 
 use std::sync::Arc;
 use std::time::Duration;

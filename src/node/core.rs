@@ -222,7 +222,7 @@ impl Node {
             weight: config.node_weight,
             endpoints: bound.endpoints.clone(),
             cluster: Default::default(),
-            versions: Versions::new(spoken, identity.newest_version()),
+            versions: Versions::new(spoken, identity.cluster_version()),
         });
         if let Some(charter) = &identity.charter {
             let _ = me.cluster.set(charter.cluster.clone());
@@ -254,6 +254,7 @@ impl Node {
             room: room.clone(),
             rows_bytes: config.memory_rows_mib << 20,
             spoken,
+            known: me.versions.known().clone(),
             started: started_at,
             retired: storage.retired,
             lost: storage.lost,

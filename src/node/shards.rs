@@ -31,8 +31,8 @@ use parking_lot::Mutex;
 
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::raft::{
-    Broken, Cause, Group, GroupConfig, GroupParts, MetaMachine, RaftThread, Role, Room, RowsShare, ShardMachine,
-    StartError, Switchboard,
+    Broken, Cause, Group, GroupConfig, GroupParts, KnownVersion, MetaMachine, RaftThread, Role, Room, RowsShare,
+    ShardMachine, StartError, Switchboard,
 };
 use crate::store::StoreHandle;
 use crate::time::{Clock, MonotonicMs};
@@ -111,6 +111,8 @@ pub struct Parts {
     pub rows_bytes: u64,
     /// The cluster versions that this node speaks.
     pub spoken: Spoken,
+    /// What its folder says of its cluster's.
+    pub known: Arc<KnownVersion>,
     /// When the process began.
     pub started: MonotonicMs,
     /// Replicas that log or store have lost something of, and why.
@@ -323,7 +325,8 @@ impl Shards {
             GroupId::META => Group::start(parts, MetaMachine::new(Replicated::default())).await.map(Handle::Meta),
             _ => {
                 // Not what meta says now: the log is replayed from its beginning, and settings come through it.
-                let machine = ShardMachine::sharing(Settings::default(), self.rows.clone(), self.parts.spoken.newest);
+                let (rows, newest, known) = (self.rows.clone(), self.parts.spoken.newest, self.parts.known.clone());
+                let machine = ShardMachine::sharing(Settings::default(), rows, newest, known);
                 Group::start(parts, machine).await.map(Handle::Shard)
             }
         };

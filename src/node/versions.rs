@@ -2,19 +2,23 @@
 //!
 //! # Contract
 //!
-//! The newest cluster version that was heard of (from the meta state, or from whoever answers on the link) is kept in the data folder
-//! before the node does anything by it. A node that doesn't speak it stops, with the reason; its folder is refused at the next start
-//! unless the build speaks that version, before anything in it is touched.
+//! - The newest cluster version that there is proof of (it stands in the meta state that was applied here, in the founding record, or a
+//!   shard here has adopted it) is kept in the data folder. A node that doesn't speak it stops, with the reason; its folder is
+//!   refused at the next start unless the build speaks that version, before anything in it is touched.
+//! - What another node says of the cluster's version is hearsay: a node that doesn't speak that stops as well, and neither writes it
+//!   down nor tells it on.
 //!
 //! # Caveats
 //!
 //! A replica may get commands of a newer version before its node hears of that version. It stops by itself then, and is not given up.
+//! Until a follower's folder is written, which is tried again until it is, its log may hold an adoption that its folder doesn't tell.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::raft::KnownVersion;
 use crate::versions::{ClusterVersion, Spoken};
 
 use super::core::{Inner, Node};
@@ -35,14 +39,15 @@ pub fn build() -> String {
 #[derive(Debug)]
 pub struct Versions {
     spoken: Spoken,
-    heard: watch::Sender<ClusterVersion>,
-    kept: watch::Sender<ClusterVersion>,
+    known: Arc<KnownVersion>,
+    /// The newest that others say the cluster has.
+    told: watch::Sender<ClusterVersion>,
 }
 
 impl Versions {
     /// Of a node on a folder that says `kept`.
     pub fn new(spoken: Spoken, kept: ClusterVersion) -> Self {
-        Self { spoken, heard: watch::Sender::new(kept), kept: watch::Sender::new(kept) }
+        Self { spoken, known: Arc::new(KnownVersion::new(kept)), told: watch::Sender::new(kept) }
     }
 
     /// What the node speaks.
@@ -50,23 +55,51 @@ impl Versions {
         self.spoken
     }
 
-    /// The newest version of the cluster that was heard of.
+    /// What its replicas are told of the cluster's version, and tell of it.
+    pub fn known(&self) -> &Arc<KnownVersion> {
+        &self.known
+    }
+
+    /// The newest version of the cluster that there is proof of.
     pub fn cluster(&self) -> ClusterVersion {
-        *self.heard.borrow()
+        self.known.heard()
     }
 
     /// The newest that is durable in the folder: what the node may write by.
     pub fn kept(&self) -> ClusterVersion {
-        *self.kept.borrow()
+        self.known.kept()
     }
 
-    /// Somebody who knows says that the cluster has this version. It never goes back.
+    /// There is proof that the cluster has this version. It never goes back.
     pub fn hear(&self, version: ClusterVersion) {
-        self.heard.send_if_modified(|heard| {
-            let news = version > *heard;
-            *heard = version.max(*heard);
-            news
-        });
+        self.known.hear(version);
+    }
+
+    /// Another node says that the cluster has this version.
+    pub fn be_told(&self, version: ClusterVersion) {
+        self.told.send_replace(version);
+    }
+
+    /// Why the node can't go on, if it can't.
+    fn obstacle(&self) -> Option<String> {
+        let (cluster, told) = (self.cluster(), *self.told.borrow());
+        let (who, version) = match (self.spoken.speaks(cluster), told > self.spoken.newest) {
+            (false, _) => ("the cluster has", cluster),
+            (true, true) => ("another node says that the cluster has", told),
+            (true, false) => return None,
+        };
+        let (name, spoken) = (build(), self.spoken);
+        Some(format!(
+            "{who} version {version}, and this build ({name}) speaks {spoken}: start a build that speaks {version}"
+        ))
+    }
+
+    /// Waits until the cluster has a version that a node which speaks these doesn't.
+    pub async fn outgrows(&self, spoken: Spoken) {
+        let mut news = self.known.news();
+        if news.wait_for(|version| !spoken.speaks(*version)).await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 
@@ -111,34 +144,62 @@ impl Inner {
     }
 }
 
-/// Keeps what is heard, and stops the node when it doesn't speak that.
+/// Keeps what there is proof of, and stops the node when it doesn't speak what its cluster has.
 pub(super) async fn run(inner: Arc<Inner>) {
     let versions = &inner.me.versions;
-    let mut heard = versions.heard.subscribe();
+    let (mut news, mut told) = (versions.known.news(), versions.told.subscribe());
     loop {
-        let version = *heard.borrow_and_update();
-        let mut kept = true;
-        if version > versions.kept() {
-            match inner.change_folder(move |folder| folder.keep_version(version)).await {
-                Ok(()) => drop(versions.kept.send_replace(version)),
-                Err(error) => {
-                    tracing::error!(%version, error, "the cluster's version can't be kept on disk");
-                    kept = false;
-                }
-            }
-        }
-        if !versions.spoken.speaks(version) {
-            let name = build();
-            inner.halt(format!(
-                "the cluster has version {version}, and this build ({name}) speaks {}: start a build that speaks {version}",
-                versions.spoken
-            ));
+        let version = *news.borrow_and_update();
+        told.mark_unchanged();
+        let kept = keep(&inner, version).await;
+        if let Some(why) = versions.obstacle() {
+            inner.halt(why);
         }
         if kept {
-            // The sender lives as long as the node does.
-            let _ = heard.changed().await;
+            // The senders live as long as the node does.
+            tokio::select! {
+                _ = news.changed() => {}
+                _ = told.changed() => {}
+            }
         } else {
             tokio::time::sleep(RETRY).await;
         }
+    }
+}
+
+/// Writes it into the folder, if that doesn't say it yet; whether it does then.
+async fn keep(inner: &Inner, version: ClusterVersion) -> bool {
+    let versions = &inner.me.versions;
+    if version <= versions.kept() {
+        return true;
+    }
+    match inner.change_folder(move |folder| folder.keep_version(version)).await {
+        Ok(()) => {
+            versions.known.keep(version);
+            true
+        }
+        Err(error) => {
+            tracing::error!(%version, error, "the cluster's version can't be kept on disk");
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_node_says_stops_a_node_that_does_not_speak_it_and_is_neither_kept_nor_told_on() {
+        let versions = Versions::new(Spoken::FIRST, ClusterVersion::FIRST);
+        versions.be_told(ClusterVersion(1));
+        assert_eq!(versions.obstacle(), None);
+        versions.be_told(ClusterVersion(7));
+        assert_eq!((versions.cluster(), versions.kept()), (ClusterVersion::FIRST, ClusterVersion::FIRST));
+        let why = versions.obstacle().unwrap();
+        assert!(why.contains("another node says that the cluster has version 7") && why.contains("speaks 1"), "{why}");
+        versions.hear(ClusterVersion(2));
+        let why = versions.obstacle().unwrap();
+        assert!(why.starts_with("the cluster has version 2"), "{why}");
     }
 }

@@ -67,6 +67,7 @@
 mod batcher;
 mod codec;
 mod group;
+mod known;
 mod log_store;
 mod machine;
 mod network;
@@ -82,6 +83,7 @@ pub use group::{
     ChangeError, Changes as GroupChanges, Group, GroupConfig, GroupParts, GroupStatus, InvalidConfig, Members,
     MembershipId, Progress, StartError, Submitted, TransferError, destroy,
 };
+pub use known::KnownVersion;
 pub use machine::{
     Broken, Cause, Changes, Machine, MetaMachine, MetaState, Missing, RowsShare, ShardMachine, Stop, encode_commands,
 };

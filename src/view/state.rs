@@ -237,6 +237,11 @@ impl State {
         Self { known, ..self }
     }
 
+    /// The version that a frozen shard with this header has adopted.
+    pub fn version_in(header: &[u8], known: ClusterVersion) -> Result<ClusterVersion, RestoreError> {
+        Head::read(header, known).map(|head| head.adopted())
+    }
+
     /// A shard as it was frozen: the header, and all images that stand in the store, in any order. Rows are not needed. A build that
     /// speaks versions up to `known` restores no later one's.
     pub fn restore(

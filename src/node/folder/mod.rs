@@ -3,7 +3,7 @@
 //! ```text
 //! DATA_DIR/
 //!   LOCK             held by the process (flock), never deleted
-//!   identity         node id, generation, founding record, the newest cluster version that was heard of
+//!   identity         node id, generation, founding record, the newest cluster version that there is proof of
 //!   meta             this node's replicas of the meta group
 //!   peers            where the other nodes were last reached
 //!   log-lost         only after the log was lost: which replicas must not go on
@@ -107,7 +107,7 @@ pub struct Identity {
     /// A founding record that it holds for a cluster that is not known to have begun: not all founders may hold it yet.
     #[n(3)]
     pub offered: Option<Charter>,
-    /// The newest version of its cluster that it has heard of; `None`: the first, or as its founding record says.
+    /// The newest version of its cluster that it has proof of; `None`: the first, or as its founding record says.
     #[n(4)]
     pub cluster_version: Option<ClusterVersion>,
 }
@@ -118,10 +118,15 @@ impl Identity {
         self.charter.as_ref().or(self.offered.as_ref())
     }
 
+    /// The newest version that the node's cluster is known to have. An offer says nothing of it: it may be withdrawn, and the node
+    /// become one of another cluster.
+    pub fn cluster_version(&self) -> ClusterVersion {
+        self.charter.iter().map(Charter::version).chain(self.cluster_version).max().unwrap_or_default()
+    }
+
     /// The newest cluster version that the folder has to do with.
     pub fn newest_version(&self) -> ClusterVersion {
-        let charters = [&self.charter, &self.offered].into_iter().flatten().map(Charter::version);
-        charters.chain(self.cluster_version).max().unwrap_or_default()
+        self.offered.iter().map(Charter::version).fold(self.cluster_version(), ClusterVersion::max)
     }
 
     /// Whether a build that speaks these versions may go on with the folder.
@@ -268,10 +273,10 @@ impl DataFolder {
         self.keep(identity)
     }
 
-    /// Remembers the newest cluster version that was heard of, durably: builds that don't speak it refuse the folder.
+    /// Remembers the newest cluster version that there is proof of, durably: builds that don't speak it refuse the folder.
     pub fn keep_version(&mut self, version: ClusterVersion) -> Result<(), FolderError> {
         let mut identity = self.identity.clone();
-        if version > identity.newest_version() {
+        if version > identity.cluster_version() {
             identity.cluster_version = Some(version);
         }
         self.keep(identity)

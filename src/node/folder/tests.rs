@@ -179,6 +179,24 @@ fn a_member_of_a_cluster_that_is_older_than_the_build_is_refused_and_a_node_of_n
 }
 
 #[test]
+fn an_offer_of_a_later_version_that_is_withdrawn_leaves_nothing_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let later = founding(1, &[1, 2, 3]).at(ClusterVersion(2));
+    DataFolder::open(dir.path(), 1 << 32, Spoken::BUILD).unwrap().offer(later.clone()).unwrap();
+    let mut folder = DataFolder::open(dir.path(), 1 << 32, Spoken::BUILD).unwrap();
+    assert_eq!(folder.identity().newest_version(), ClusterVersion(2), "who doesn't speak it can't begin with it");
+    assert_eq!(folder.identity().cluster_version(), ClusterVersion(1), "the node is of no cluster yet");
+    folder.withdraw(&later).unwrap();
+    let first = founding(2, &[1, 2, 3]);
+    folder.offer(first.clone()).unwrap();
+    folder.begin(&first).unwrap();
+    let identity = folder.identity();
+    assert_eq!((identity.cluster_version(), identity.newest_version()), (ClusterVersion(1), ClusterVersion(1)));
+    drop(folder);
+    assert!(DataFolder::open(dir.path(), 1 << 32, Spoken::FIRST).is_ok());
+}
+
+#[test]
 fn a_founding_record_of_a_later_version_makes_the_folder_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut folder = DataFolder::open(dir.path(), 1 << 32, Spoken::BUILD).unwrap();

@@ -13,12 +13,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use crate::ids::{Generation, NodeId};
+use crate::ids::NodeId;
 use crate::proto::link::v1 as wire;
 use crate::raft::LinkError;
 use crate::telemetry::Metrics;
-use crate::versions::ClusterVersion;
+use crate::versions::{ClusterVersion, Spoken};
 
+use super::handshake;
 use super::transport::{CONNECT_TIMEOUT, chain, connect};
 use super::{Book, Lane, LinkConfig};
 
@@ -95,6 +96,8 @@ pub(super) struct Dialer {
 struct Open {
     sender: mpsc::Sender<wire::LaneMessage>,
     answers: Streaming<wire::LaneMessage>,
+    /// What the other node speaks.
+    spoken: Spoken,
 }
 
 impl Dialer {
@@ -151,23 +154,17 @@ impl Dialer {
         let (answers, first) = answered.map_err(|status| format!("{address}: {}", chain(&status)))?;
         let first = first.unwrap_or_default();
         if let Some(refusal) = first.refusal {
-            // One of the cluster says what version that has: a node that can't go on with it stops.
-            self.config.me.versions.hear(ClusterVersion(refusal.cluster_version));
+            if refusal.reason() == wire::refusal::Reason::ClusterVersion {
+                // Who refuses has not shown who it is: this is enough to stop for, and not to be written down.
+                self.config.me.versions.be_told(ClusterVersion(refusal.cluster_version));
+            }
             return Err(format!("{address} refused: {}", refusal.detail.chars().take(300).collect::<String>()));
         }
         let welcome = first.welcome.ok_or_else(|| format!("{address} didn't answer the handshake"))?;
-        if welcome.node_id != self.node.0 {
-            return Err(format!("{address} is node {} now", welcome.node_id));
-        }
-        if self.book.generation(self.node).is_some_and(|known| known > Generation(welcome.generation)) {
-            return Err(format!("{address} is an older process of node {}", self.node));
-        }
-        let (cluster, spoken) = (ClusterVersion(welcome.cluster_version), self.config.me.versions.spoken());
-        if cluster > ClusterVersion(0) && !spoken.speaks(cluster) {
-            self.config.me.versions.hear(cluster);
-            return Err(format!("{address} is in a cluster of version {cluster}, and this node speaks {spoken}"));
-        }
-        Ok(Open { sender, answers })
+        let seen = self.book.generation(self.node);
+        let spoken = handshake::judge_welcome(&self.config.me, self.node, seen, &welcome)
+            .map_err(|why| format!("{address} {why}"))?;
+        Ok(Open { sender, answers, spoken })
     }
 
     /// Gives the reason why the lane broke.
@@ -184,6 +181,9 @@ impl Dialer {
             () = stop.cancelled() => "the link stops".to_string(),
             why = self.write(open.sender, receiver, &pending) => why,
             why = self.read(open.answers, &pending) => why,
+            () = self.config.me.versions.outgrows(open.spoken) => {
+                format!("the cluster's version was raised, and it speaks {}", open.spoken)
+            }
         };
         self.queue.up.store(false, Ordering::Relaxed);
         self.metrics.link_lanes_up.dec();

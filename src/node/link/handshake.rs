@@ -80,8 +80,35 @@ pub(super) fn endpoints(addresses: Option<wire::Addresses>) -> Endpoints {
     Endpoints { link, client, admin }
 }
 
-fn spoken(hello: &wire::Hello) -> Spoken {
+pub(super) fn spoken(hello: &wire::Hello) -> Spoken {
     Spoken::told(hello.cluster_version_oldest, hello.cluster_version_newest)
+}
+
+/// Whether who welcomes this node is `meant`, of whom `seen` is the newest generation that was heard, and speaks what the cluster has;
+/// what it speaks then. Else what is wrong, for people.
+pub(super) fn judge_welcome(
+    me: &Me,
+    meant: NodeId,
+    seen: Option<Generation>,
+    welcome: &wire::Welcome,
+) -> Result<Spoken, String> {
+    if welcome.node_id != meant.0 {
+        return Err(format!("is node {} now", welcome.node_id));
+    }
+    if seen.is_some_and(|seen| seen > Generation(welcome.generation)) {
+        return Err(format!("is an older process of node {meant}"));
+    }
+    let told = ClusterVersion(welcome.cluster_version);
+    if told > me.versions.spoken().newest {
+        me.versions.be_told(told);
+        return Err(format!("is in a cluster of version {told}, and this node speaks {}", me.versions.spoken()));
+    }
+    let (spoken, cluster) =
+        (Spoken::told(welcome.cluster_version_oldest, welcome.cluster_version_newest), me.versions.cluster());
+    match spoken.speaks(cluster) {
+        true => Ok(spoken),
+        false => Err(format!("speaks {spoken}, and the cluster has version {cluster}: it needs another build")),
+    }
 }
 
 /// Why a lane was refused.
@@ -269,5 +296,27 @@ mod tests {
         let refused = judge(&one, |_| None, &of_before).unwrap_err();
         assert_eq!(refused, Refused::ClusterVersion { spoken: Spoken::FIRST, cluster: ClusterVersion(2) });
         assert_eq!(refused.to_wire().cluster_version, 2);
+    }
+
+    #[test]
+    fn a_node_that_does_not_speak_the_clusters_version_is_not_called_either() {
+        let one = me(1, Some(9));
+        let welcome = |node_id, cluster_version, newest| wire::Welcome {
+            node_id,
+            generation: 3,
+            cluster_version,
+            cluster_version_oldest: newest,
+            cluster_version_newest: newest,
+        };
+        let judged = |seen, welcome| judge_welcome(&one, NodeId(2), Some(Generation(seen)), &welcome);
+        assert!(judged(3, welcome(5, 1, 1)).unwrap_err().contains("is node 5"));
+        assert!(judged(4, welcome(2, 1, 1)).unwrap_err().contains("older process"));
+        // A build of before there was a second version says nothing.
+        assert_eq!(judged(3, welcome(2, 0, 0)), Ok(Spoken::FIRST));
+        one.versions.hear(ClusterVersion(2));
+        assert!(judged(3, welcome(2, 0, 0)).unwrap_err().contains("speaks 1, and the cluster has version 2"));
+        assert_eq!(judged(3, welcome(2, 1, 2)), Ok(Spoken::told(2, 2)), "it has not heard of the raise");
+        assert!(judged(3, welcome(2, 9, 9)).unwrap_err().contains("cluster of version 9"));
+        assert_eq!(one.versions.cluster(), ClusterVersion(2), "that is hearsay");
     }
 }

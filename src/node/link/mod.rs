@@ -11,7 +11,8 @@
 //! - [`Link::call`] and [`Link::cast`] queue and return; they never block. Frames of a lane arrive in the order in which they were
 //!   queued, or the lane breaks. Without a connection they fail at once.
 //! - A stream carries frames only after its handshake: both sides know the other's node id and generation, and that both are of
-//!   one cluster and speak one wire version. A refusal says why ([`handshake`]).
+//!   one cluster and speak one wire version, and the cluster's version as far as each knows it. A refusal says why ([`handshake`]). When
+//!   the cluster's version is raised, lanes of who doesn't speak it are closed.
 //! - Addresses are hints. They come from handshakes and pulses, are kept on disk, and are never part of a decision:
 //!   who answers is told by the handshake.
 //!

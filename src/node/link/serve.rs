@@ -17,7 +17,7 @@ use crate::proto::link::v1 as wire;
 use crate::proto::link::v1::link_service_server::{LinkService, LinkServiceServer};
 use crate::telemetry::{Metrics, OutcomeLabels};
 
-use super::handshake::{WIRE_VERSION, judge};
+use super::handshake::{WIRE_VERSION, judge, spoken};
 use super::transport::MESSAGE_BYTES_MAX;
 use super::{Book, Lane, Me, Peer, Receive, Runtimes};
 
@@ -102,7 +102,8 @@ impl<R: Receive> LinkService for Service<R> {
         let first = tokio::time::timeout(HELLO_TIMEOUT, requests.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no hello in time"))??.unwrap_or_default();
         let seen = |node| self.book.generation(node);
-        let judged = judge(&self.me, seen, &first.hello.unwrap_or_default());
+        let hello = first.hello.unwrap_or_default();
+        let judged = judge(&self.me, seen, &hello);
         let outcome = judged.as_ref().map_or_else(|refused| refused.label(), |_| "welcome");
         self.metrics.link_handshakes.get_or_create(&OutcomeLabels { outcome }).inc();
         let (sender, receiver) = mpsc::channel(2);
@@ -113,6 +114,8 @@ impl<R: Receive> LinkService for Service<R> {
                     node_id: self.me.node.0,
                     generation: self.me.generation.0,
                     cluster_version: self.me.versions.cluster().0,
+                    cluster_version_oldest: self.me.versions.spoken().oldest.0,
+                    cluster_version_newest: self.me.versions.spoken().newest.0,
                 };
                 let message = wire::LaneMessage { welcome: Some(welcome), ..Default::default() };
                 let _ = sender.try_send(Ok(message));
@@ -123,10 +126,12 @@ impl<R: Receive> LinkService for Service<R> {
                     metrics: self.metrics.clone(),
                     receive: self.receive.clone(),
                 };
-                let stop = self.stop.clone();
+                let (stop, me, spoken) = (self.stop.clone(), self.me.clone(), spoken(&hello));
                 self.runtimes.of(lane).spawn(async move {
                     tokio::select! {
                         () = stop.cancelled() => {}
+                        // Its next call is refused, and told why.
+                        () = me.versions.outgrows(spoken) => {}
                         () = serving.run(requests, sender) => {}
                     }
                 });

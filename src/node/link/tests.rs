@@ -14,6 +14,8 @@ use tonic::transport::server::TcpIncoming;
 
 use super::*;
 use crate::node::folder::ClusterId;
+use crate::node::versions::Versions;
+use crate::versions::{ClusterVersion, Spoken};
 
 /// Answers a request by its bytes in reverse, and keeps what is cast.
 #[derive(Default)]
@@ -56,6 +58,10 @@ struct End {
 }
 
 async fn end(node: u64, generation: u64, cluster: u64, silent_on: Option<u8>) -> End {
+    end_speaking(Versions::default(), node, generation, cluster, silent_on).await
+}
+
+async fn end_speaking(versions: Versions, node: u64, generation: u64, cluster: u64, silent_on: Option<u8>) -> End {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let me = Arc::new(Me {
@@ -66,7 +72,7 @@ async fn end(node: u64, generation: u64, cluster: u64, silent_on: Option<u8>) ->
         weight: 1,
         endpoints: Endpoints { link: address, ..Endpoints::default() },
         cluster: Default::default(),
-        versions: Default::default(),
+        versions,
     });
     me.cluster.set(ClusterId::from_random(cluster, 0)).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -145,6 +151,23 @@ async fn a_broken_lane_answers_what_was_on_it_and_comes_back() {
     until(|| a.link.is_up(NodeId(2), Lane::Append)).await;
     let answered = a.link.call(NodeId(2), Lane::Append, Bytes::from_static(&[1, 2])).await;
     assert_eq!(answered, Ok(Bytes::from_static(&[2, 1])));
+}
+
+#[tokio::test]
+async fn a_raise_cuts_the_lanes_of_who_does_not_speak_the_new_version_and_they_stay_cut() {
+    let first = Versions::new(Spoken::FIRST, ClusterVersion::FIRST);
+    let (a, b) = (end(1, 1, 9, None).await, end_speaking(first, 2, 1, 9, None).await);
+    introduce(&a, &b);
+    introduce(&b, &a);
+    let up = |from: &End, to: u64| Lane::ALL.into_iter().all(|lane| from.link.is_up(NodeId(to), lane));
+    let down = |from: &End, to: u64| !Lane::ALL.into_iter().any(|lane| from.link.is_up(NodeId(to), lane));
+    until(|| up(&a, 2) && up(&b, 1)).await;
+    a.link.me().versions.hear(ClusterVersion(2));
+    until(|| down(&a, 2) && down(&b, 1)).await;
+    let refused = "playhead_link_handshakes_total{outcome=\"cluster_version\"}";
+    until(|| a.link.shared.metrics.encode().contains(refused)).await;
+    assert!(down(&a, 2) && down(&b, 1));
+    assert_eq!(b.link.me().versions.cluster(), ClusterVersion::FIRST, "what it was told is no proof");
 }
 
 #[tokio::test]

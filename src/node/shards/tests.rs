@@ -7,7 +7,7 @@ use crate::ambient::SystemClock;
 use crate::fs::LyingFs;
 use crate::ids::{AccountId, DeviceId, ProfileId, RequestId, ShardId, TitleId, ViewId};
 use crate::node::log_budget::LogBudget;
-use crate::raft::MemoryNet;
+use crate::raft::{KnownVersion, MemoryNet};
 use crate::store::{Fault, MemDisk, MemStore, Queues};
 use crate::time::WallMs;
 use crate::versions::Spoken;
@@ -79,6 +79,7 @@ impl Rig {
             room: Arc::default(),
             rows_bytes: 16 << 20,
             spoken: Spoken::BUILD,
+            known: Arc::new(KnownVersion::new(Spoken::BUILD.newest)),
             started: clock.monotonic(),
             retired: BTreeMap::new(),
             lost: None,

@@ -151,6 +151,17 @@ pub trait Machine: Send + Sync + Sized + 'static {
     /// What was set aside, as the store takes it. May take its time: it is called on a thread for such work.
     fn changes(frozen: &Self::Frozen) -> Changes;
 
+    /// Whether this state may be written down on this node by now.
+    fn may_be_written(&self) -> bool {
+        true
+    }
+
+    /// The same of a state that was frozen on another node with `header`; an error: it is none that this build restores.
+    fn may_be_installed(&self, header: &[u8]) -> Result<bool, Stop> {
+        let _ = header;
+        Ok(true)
+    }
+
     /// Says that what was frozen is durable.
     fn thawed(&mut self);
 

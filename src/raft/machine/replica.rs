@@ -22,6 +22,10 @@ use crate::wal::{CheckpointRecord, Wal};
 const BUSY_WAIT: Duration = Duration::from_millis(100);
 /// The same while the disk is full.
 const FULL_WAIT: Duration = Duration::from_secs(2);
+/// How long a snapshot may wait for the folder to say its version, before the replica stops and is opened anew.
+const FOLDER_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked whether it does.
+const FOLDER_WAIT: Duration = Duration::from_millis(20);
 /// About how many bytes of images are read from the store at a time.
 const IMAGES_BYTES: usize = 1 << 20;
 
@@ -67,12 +71,26 @@ impl<M: Machine> Replica<M> {
         io::Error::other(format!("{doing}: {error}"))
     }
 
+    /// Waits until the folder says by which version the snapshot is written: builds that don't speak it are to find that before
+    /// they find the snapshot.
+    async fn may_be_installed(&self, header: &Header) -> Result<(), Stop> {
+        let waiting = async {
+            while !self.core.look(|machine, _| machine.may_be_installed(&header.machine))? {
+                tokio::time::sleep(FOLDER_WAIT).await;
+            }
+            Ok(())
+        };
+        let late = |_| Stop("the data folder doesn't say its version yet".to_string());
+        tokio::time::timeout(FOLDER_MAX, waiting).await.map_err(late)?
+    }
+
     async fn install(&mut self, install: InstallHandle, header: Header) -> Result<(), io::Error> {
         let generation = self.core.checkpointed().generation + 1;
         let bytes = header.clone().encode();
         // openraft has cut off by now what contradicts the snapshot. Log and store are synced each for itself: were the snapshot
         // there after a crash and the cut not, the log would contradict it (invariant raft/12).
         self.wal.flush().map_err(io::Error::other)?.await.map_err(io::Error::other)?;
+        self.may_be_installed(&header).await.map_err(|e| self.fail("installing a snapshot", &e))?;
         self.core.begin_install();
         let done = install.finish(generation, bytes).await.map_err(|e| self.fail("installing a snapshot", &e))?;
         let applied = header.meta.last_log_id;
@@ -153,6 +171,10 @@ impl<M: Machine> RaftStateMachine<Types> for Replica<M> {
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Checkpointer<M>> {
         let permit = Arc::clone(&self.core.gate).try_lock_owned().ok().filter(|_| !self.core.is_closed())?;
         let mut inner = self.core.inner.write();
+        if !inner.machine.may_be_written() {
+            // The folder's file could not be written yet; it is tried until it can be, and so is this.
+            return None;
+        }
         let frozen = inner.machine.freeze()?;
         inner.frozen_at = inner.marks.total();
         let purge_upto = self.core.leaving(&mut inner);

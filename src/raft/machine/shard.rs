@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Changes, Machine, Missing, Stop, Tried};
 use crate::ids::Revision;
+use crate::raft::known::KnownVersion;
 use crate::raft::room::Growth;
 use crate::store::Pair;
 use crate::time::{LogicalMs, Stamp};
@@ -42,18 +43,22 @@ pub struct ShardMachine {
     settings: Settings,
     rows: Arc<RowsShare>,
     /// The newest version that this node speaks.
-    known: ClusterVersion,
+    spoken: ClusterVersion,
+    /// What this node's folder says of the cluster's version.
+    known: Arc<KnownVersion>,
 }
 
 impl ShardMachine {
     /// An empty shard under these settings.
     pub fn new(settings: Settings) -> Self {
-        Self::sharing(settings, Arc::default(), Spoken::BUILD.newest)
+        let newest = Spoken::BUILD.newest;
+        Self::sharing(settings, Arc::default(), newest, Arc::new(KnownVersion::new(newest)))
     }
 
-    /// As [`ShardMachine::new`], with a share of the node's memory for rows, on a node that speaks versions up to `known`.
-    pub fn sharing(settings: Settings, rows: Arc<RowsShare>, known: ClusterVersion) -> Self {
-        Self { state: State::new(settings.clone()).knowing(known), settings, rows, known }
+    /// As [`ShardMachine::new`], with a share of the node's memory for rows, on a node that speaks versions up to `spoken` and whose
+    /// folder is told of those that its shards have adopted: no state of a version is written down before the folder says it.
+    pub fn sharing(settings: Settings, rows: Arc<RowsShare>, spoken: ClusterVersion, known: Arc<KnownVersion>) -> Self {
+        Self { state: State::new(settings.clone()).knowing(spoken), settings, rows, spoken, known }
     }
 
     /// The state, to be asked.
@@ -97,12 +102,20 @@ impl Machine for ShardMachine {
     }
 
     fn apply(&mut self, stamp: Stamp, command: &Envelope) -> Result<Applied, Stop> {
-        self.state.apply(stamp, command).map_err(|e| Stop(e.to_string()))
+        match self.try_apply(stamp, command)? {
+            Ok(applied) => Ok(applied),
+            Err(missing) => Err(Stop(format!("{} rows are not resident", missing.keys.len()))),
+        }
     }
 
     fn try_apply(&mut self, stamp: Stamp, command: &Envelope) -> Result<Tried<Self>, Stop> {
         match self.state.apply(stamp, command) {
-            Ok(applied) => Ok(Ok(applied)),
+            Ok(applied) => {
+                if matches!(command.command, Command::Adopt(_)) {
+                    self.known.hear(self.state.version());
+                }
+                Ok(Ok(applied))
+            }
             Err(view::Stop::NotResident(rows)) => Ok(Err(missing(rows))),
             Err(e) => Err(Stop(e.to_string())),
         }
@@ -172,6 +185,16 @@ impl Machine for ShardMachine {
         }
     }
 
+    fn may_be_written(&self) -> bool {
+        self.state.version() <= self.known.kept()
+    }
+
+    fn may_be_installed(&self, header: &[u8]) -> Result<bool, Stop> {
+        let version = State::version_in(header, self.spoken).map_err(|e| Stop(e.to_string()))?;
+        self.known.hear(version);
+        Ok(version <= self.known.kept())
+    }
+
     fn thawed(&mut self) {
         self.state.thawed();
     }
@@ -185,7 +208,8 @@ impl Machine for ShardMachine {
     }
 
     fn empty(&self) -> Self {
-        Self::sharing(self.settings.clone(), Arc::clone(&self.rows), self.known)
+        let (rows, known) = (Arc::clone(&self.rows), Arc::clone(&self.known));
+        Self::sharing(self.settings.clone(), rows, self.spoken, known)
     }
 
     fn follow(&mut self, before: &Self) {
@@ -193,7 +217,8 @@ impl Machine for ShardMachine {
     }
 
     fn restore(&self, header: &[u8], images: Vec<Pair>) -> Result<Self, Stop> {
-        let state = State::restore(header, images, self.known).map_err(|e| Stop(e.to_string()))?;
-        Ok(Self { state, settings: self.settings.clone(), rows: Arc::clone(&self.rows), known: self.known })
+        let state = State::restore(header, images, self.spoken).map_err(|e| Stop(e.to_string()))?;
+        self.known.hear(state.version());
+        Ok(Self { state, ..self.empty() })
     }
 }

@@ -7,19 +7,26 @@ use crate::ambient::SystemClock;
 use crate::fs::LyingFs;
 use crate::ids::GroupId;
 use crate::raft::GroupConfig;
-use crate::raft::machine::{Replica, SnapshotData};
+use crate::raft::known::KnownVersion;
+use crate::raft::machine::{Replica, ShardMachine, SnapshotData};
 use crate::raft::tests::{Tally, wal_config};
 use crate::raft::types::log_id;
 use crate::store::{MemDisk, MemStore};
-use crate::wal::{Progress, Wal};
+use crate::versions::{ClusterVersion, Spoken};
+use crate::view::{Command, Envelope, Settings};
+use crate::wal::{Engine, Progress, Wal};
 
 const REPLICA: ReplicaId = ReplicaId(3);
 
 async fn core() -> Arc<Core<Tally>> {
+    core_of(Tally::default()).await
+}
+
+async fn core_of<M: Machine>(machine: M) -> Arc<Core<M>> {
     let (store, _) = MemStore::open(&MemDisk::new(), Arc::new(SystemClock::new()), &[]);
     let store = StoreHandle::inline(Arc::new(store));
     store.create(REPLICA).await.expect("made");
-    Core::new(REPLICA, store, Tally::default(), None, 0, &GroupConfig::default()).0
+    Core::new(REPLICA, store, machine, None, 0, &GroupConfig::default()).0
 }
 
 fn missing(core: &Core<Tally>) -> Option<Missing<u64>> {
@@ -29,6 +36,22 @@ fn missing(core: &Core<Tally>) -> Option<Missing<u64>> {
 fn header() -> Header {
     let meta = SnapshotMeta { last_log_id: Some(log_id(1, 7)), ..SnapshotMeta::default() };
     Header { meta, stamp: Stamp::default(), machine: vec![0; 16] }
+}
+
+/// Writes the log on a thread, until told to stop.
+fn stepped(mut engine: Engine) -> (Arc<AtomicBool>, std::thread::JoinHandle<()>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stepping = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            while !stop.load(Ordering::Acquire) {
+                if !matches!(engine.step(), Ok(Progress::Wrote)) {
+                    std::thread::yield_now();
+                }
+            }
+        }
+    });
+    (stop, stepping)
 }
 
 #[tokio::test]
@@ -53,7 +76,7 @@ async fn rows_that_are_read_while_a_snapshot_is_installed_are_not_taken_in() {
 #[tokio::test]
 async fn what_was_cut_off_the_log_is_durable_before_a_snapshot_takes_the_place_of_what_was_there() {
     let core = core().await;
-    let (wal, mut engine, _) = Wal::open_stepped(Arc::new(LyingFs::new(1)), wal_config()).expect("the log opens");
+    let (wal, engine, _) = Wal::open_stepped(Arc::new(LyingFs::new(1)), wal_config()).expect("the log opens");
     let mut replica = Replica::new(GroupId(1), Arc::clone(&core), wal.clone(), 1000);
     let install = core.store.begin_install(REPLICA).await.expect("begun");
     let data = SnapshotData::Received { install: Mutex::new(install), header: header() };
@@ -65,17 +88,7 @@ async fn what_was_cut_off_the_log_is_durable_before_a_snapshot_takes_the_place_o
         tokio::task::yield_now().await;
     }
     assert_eq!(core.store.header(REPLICA).await.expect("read"), None, "the cut is not durable yet");
-    let stop = Arc::new(AtomicBool::new(false));
-    let stepping = std::thread::spawn({
-        let stop = Arc::clone(&stop);
-        move || {
-            while !stop.load(Ordering::Acquire) {
-                if !matches!(engine.step(), Ok(Progress::Wrote)) {
-                    std::thread::yield_now();
-                }
-            }
-        }
-    });
+    let (stop, stepping) = stepped(engine);
     installing.await.expect("installed");
     cut.await.expect("durable");
     stop.store(true, Ordering::Release);
@@ -98,4 +111,62 @@ async fn nothing_of_a_closed_replica_reaches_the_store() {
     let data = SnapshotData::Received { install: Mutex::new(install), header: header() };
     assert!(replica.install_snapshot(&header().meta, data).await.is_err());
     assert_eq!(core.store.header(REPLICA).await.expect("read"), None);
+}
+
+const SECOND: ClusterVersion = ClusterVersion(2);
+
+/// A shard on a node whose folder says the first version, and what that node knows.
+fn shard() -> (ShardMachine, Arc<KnownVersion>) {
+    let known = Arc::new(KnownVersion::new(ClusterVersion::FIRST));
+    let newest = Spoken::BUILD.newest;
+    (ShardMachine::sharing(Settings::default(), Arc::default(), newest, Arc::clone(&known)), known)
+}
+
+fn adopt(machine: &mut ShardMachine) {
+    let adopt = Envelope::plain(Command::Adopt(SECOND));
+    machine.apply(Stamp::default(), &adopt).expect("applied");
+}
+
+#[tokio::test]
+async fn a_shard_that_has_adopted_a_version_makes_no_checkpoint_before_the_folder_says_that_version() {
+    let (mut machine, known) = shard();
+    adopt(&mut machine);
+    assert_eq!((known.heard(), known.kept()), (SECOND, ClusterVersion::FIRST), "the node is told");
+    let core = core_of(machine).await;
+    let (wal, _engine, _) = Wal::open_stepped(Arc::new(LyingFs::new(1)), wal_config()).expect("the log opens");
+    let mut replica = Replica::new(GroupId(1), Arc::clone(&core), wal, 1000);
+    assert!(replica.try_create_snapshot_builder(false).await.is_none());
+    assert!(!core.is_checkpointing());
+    known.keep(SECOND);
+    assert!(replica.try_create_snapshot_builder(false).await.is_some());
+}
+
+#[tokio::test]
+async fn no_snapshot_takes_the_place_of_what_was_there_before_the_folder_says_its_version() {
+    let (mut sender, _) = shard();
+    adopt(&mut sender);
+    let machine = ShardMachine::changes(&sender.freeze().expect("nothing is frozen")).header;
+    let (machine_here, known) = shard();
+    let core = core_of(machine_here).await;
+    let (wal, engine, _) = Wal::open_stepped(Arc::new(LyingFs::new(1)), wal_config()).expect("the log opens");
+    let (stop, stepping) = stepped(engine);
+    let mut replica = Replica::new(GroupId(1), Arc::clone(&core), wal, 1000);
+    let install = core.store.begin_install(REPLICA).await.expect("begun");
+    let header = Header { machine, ..header() };
+    let meta = header.meta.clone();
+    let data = SnapshotData::Received { install: Mutex::new(install), header };
+    let mut news = known.news();
+    {
+        let mut installing = std::pin::pin!(replica.install_snapshot(&meta, data));
+        tokio::select! {
+            installed = &mut installing => panic!("it was not to be written: {installed:?}"),
+            _ = news.wait_for(|version| *version == SECOND) => {}
+        }
+        assert_eq!(core.store.header(REPLICA).await.expect("read"), None);
+        known.keep(SECOND);
+        installing.await.expect("installed");
+    }
+    assert!(core.store.header(REPLICA).await.expect("read").is_some());
+    stop.store(true, Ordering::Release);
+    stepping.join().expect("no panic");
 }
