@@ -121,3 +121,17 @@ impl From<anyhow::Error> for Failure {
         Self::Error(e)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_done_is_said_as_unknown_and_never_as_not_done() {
+        let failure = Failure::from(client::Error::Unknown { attempts: 3, last: "no answer".into() });
+        let told = failure.to_string();
+        assert!(told.contains("the outcome is unknown") && told.contains("look whether it was done"), "{told}");
+        assert!(!told.contains("nothing was changed"), "{told}");
+        assert_eq!(format!("{:?}", failure.exit_code()), format!("{:?}", ExitCode::from(1)));
+    }
+}

@@ -34,6 +34,14 @@ fn tables(versions: &Versions) -> String {
         "cluster version {cluster_version}, adopted by {shards_adopted} of {shards} shards; {answered_by} says so\n\n{}",
         text(&mut nodes)
     );
+    if shards_adopted < shards {
+        let why = format!(
+            "{} of them have not: one that stays behind for longer than some seconds after a raise has no leader, or one whose \
+             folder can't be written; `clusterctl doctor` and that node's log say more",
+            shards - shards_adopted
+        );
+        out.push_str(&format!("\n\n{}", wrapped(&why, 80).join("\n")));
+    }
     let news = versions.known.iter().filter(|info| info.version > *cluster_version && info.version <= *newest_version);
     let news: Vec<String> =
         news.map(|info| wrapped(&format!("version {}: {}", info.version, info.what), 78).join("\n  ")).collect();

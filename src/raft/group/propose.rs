@@ -174,7 +174,7 @@ impl<M: Machine> Group<M> {
         let mut cutter = Cutter { queue, call: commands, from: 0, body: Vec::new(), parts: Vec::new() };
         let room = self.inner.parts.room.level();
         for (at, command) in commands.iter().enumerate() {
-            // Invariant raft/13: by the state as it is applied here, so that whoever applies the command has come as far.
+            // Invariant versions/3: by the state as it is applied here, so that whoever applies the command has come as far.
             if M::is_gated(command) && !self.inner.core.look(|machine, _| machine.permits(command)) {
                 cutter.refuse(at, Rejected::NotYet);
             } else if room.admits(M::growth(command)) {

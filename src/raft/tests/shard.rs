@@ -239,3 +239,31 @@ async fn what_adds_data_is_refused_while_room_is_short_and_what_ends_something_i
     commit(&cluster, vec![start(3, 1)]).await;
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_puts_no_command_of_a_version_that_its_shard_has_not_adopted_into_the_log() {
+    use crate::raft::Rejected;
+    use crate::versions::ClusterVersion;
+    let cluster = TestCluster::<ShardMachine>::form(1, config()).await;
+    commit(&cluster, vec![start(1, 1)]).await;
+    let group = cluster.nodes[&1].group();
+    // Nothing but the adoption belongs to a later version yet: one that says so of itself stands for all.
+    let later = Envelope { version: 3, ..Envelope::plain(Command::Tick) };
+    let adopt = Envelope::plain(Command::Adopt(ClusterVersion(2)));
+    let refused = |outcome: &Outcome<_>| matches!(outcome, Outcome::Rejected(Rejected::NotYet));
+    let before = group.status().last_log;
+    let alone = group.propose(vec![later.clone()], LONG).await;
+    assert!(alone.iter().all(refused), "{alone:?}");
+    let mut body = Vec::new();
+    crate::raft::machine::push::<ShardMachine>(&later, &mut body);
+    let mut submitted = group.submit_encoded(body, 1).expect("it can be decoded");
+    submitted.wait().await;
+    submitted.end(|outcome| assert!(refused(&outcome), "{outcome:?}"));
+    assert_eq!(group.status().last_log, before, "nothing was proposed");
+    // What goes with it in one call is proposed, and an adoption in the log permits nothing before it is applied.
+    let mixed = group.propose(vec![report(1, 1, 1), later.clone(), adopt, later.clone()], LONG).await;
+    assert_eq!(mixed.iter().map(refused).collect::<Vec<_>>(), [false, true, false, true], "{mixed:?}");
+    let after = group.propose(vec![later], LONG).await;
+    assert!(matches!(after[..], [Outcome::Committed(_)]), "{after:?}");
+    cluster.end().await;
+}

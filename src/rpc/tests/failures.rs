@@ -10,6 +10,7 @@ use super::bad_input::good_start;
 use super::fake::{active, ended, serve};
 use crate::ids::{ShardId, ViewId};
 use crate::proto::v1;
+use crate::proto::v1::admin_service_client::AdminServiceClient;
 use crate::proto::v1::collection_service_client::CollectionServiceClient;
 use crate::ring::ShardCount;
 use crate::rpc::{Failure, Hint, Limits};
@@ -50,6 +51,15 @@ async fn every_failure_has_its_code_its_reason_and_a_wait_where_waiting_helps() 
         let status = client.start_view(good_start()).await.unwrap_err();
         assert_eq!(told(&status), (code, reason.to_string(), waits), "{failure:?}");
     }
+}
+
+#[tokio::test]
+async fn a_raise_of_the_version_that_may_have_been_done_is_told_as_unknown() {
+    let served = serve(Limits::default()).await;
+    let mut admin = AdminServiceClient::new(served.admin.clone());
+    served.fake.outcomes.lock().push_back(Err(Failure::Unknown));
+    let status = admin.raise_cluster_version(v1::RaiseClusterVersionRequest::default()).await.unwrap_err();
+    assert_eq!(told(&status), (Code::Unknown, "OUTCOME_UNKNOWN".to_string(), true));
 }
 
 #[tokio::test]

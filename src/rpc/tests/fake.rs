@@ -253,7 +253,10 @@ impl Operations for Fake {
         Ok(v1::GetVersionsResponse::default())
     }
     async fn raise_version(&self, _: v1::RaiseClusterVersionRequest) -> Result<v1::RaiseClusterVersionResponse, Fault> {
-        Ok(v1::RaiseClusterVersionResponse::default())
+        match self.outcomes.lock().pop_front() {
+            Some(Err(failure)) => Err(failure.into()),
+            _ => Ok(v1::RaiseClusterVersionResponse::default()),
+        }
     }
     fn name(&self) -> String {
         "node-1".into()
