@@ -25,7 +25,7 @@ nodes here, as `./cluster/local.sh` does for you. On machines of their own every
 ";
 /// What takes so long hangs.
 const HANGS: Duration = Duration::from_secs(180);
-/// For how long a step is repeated until it ends as it should: nodes hear of each other in moments.
+/// For how long a question is repeated until the answer is as it should be: nodes hear of each other in moments.
 const SETTLES: Duration = Duration::from_secs(90);
 
 /// What a command gave: all that it said, in the order of a terminal.
@@ -82,8 +82,6 @@ impl Hour {
             .stdin(Stdio::null())
             .kill_on_drop(true);
         bash.env("PATH", &self.path).env("COLUMNS", "80").env_remove("NO_COLOR");
-        // Calm elections: this build is slow, and the machine is busy with other tests.
-        bash.env("PLAYHEAD_RAFT_ELECTION_MIN_MS", "1500").env("PLAYHEAD_RAFT_ELECTION_MAX_MS", "3000");
         if !self.endpoints.is_empty() {
             bash.env("PLAYHEAD_ENDPOINTS", &self.endpoints);
         }
@@ -96,22 +94,34 @@ impl Hour {
         Ended { code: output.status.code().unwrap(), out: String::from_utf8(output.stdout).unwrap() }
     }
 
-    /// Runs it until it ends with `code`, and writes that down.
+    /// Runs it once, and writes that down; it has to end with `code`.
     async fn step(&mut self, command: &str, code: i32) -> Ended {
-        let trying = async {
+        let ended = self.end(command).await;
+        assert_eq!(ended.code, code, "`{command}`\n{}", ended.out);
+        self.write(command, &ended);
+        ended
+    }
+
+    /// Asks until the answer comes with `code`, and writes that down.
+    async fn asks(&mut self, question: &str, code: i32) -> Ended {
+        let ended = self.until(question, |ended| ended.code == code).await;
+        self.write(question, &ended);
+        ended
+    }
+
+    async fn until(&self, question: &str, is_so: impl Fn(&Ended) -> bool) -> Ended {
+        let asking = async {
             loop {
-                let ended = self.end(command).await;
-                if ended.code == code {
+                let ended = self.end(question).await;
+                if is_so(&ended) {
                     return ended;
                 }
-                eprintln!("`{command}` ends with {}, not {code}\n{}", ended.code, ended.out);
+                eprintln!("`{question}` ends with {}\n{}", ended.code, ended.out);
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         };
-        let ended = tokio::time::timeout(SETTLES, trying).await;
-        let ended = ended.unwrap_or_else(|_| panic!("`{command}` does not end with {code}\n{}", self.transcript));
-        self.write(command, &ended);
-        ended
+        let ended = tokio::time::timeout(SETTLES, asking).await;
+        ended.unwrap_or_else(|_| panic!("`{question}` is not answered as it should be\n{}", self.transcript))
     }
 
     fn write(&mut self, command: &str, ended: &Ended) {
@@ -161,11 +171,13 @@ fn skeleton(document: &str) -> String {
 async fn an_operators_first_hour() {
     let mut hour = Hour::new();
     hour.say("## A cluster of three nodes");
-    hour.step("clusterctl local up --shards 16 --timeout 60s", 0).await;
+    hour.say("Elections are calmer than by default, because this build is slow and the machine is busy.");
+    let calm = "--raft-election-min-ms 1500 --raft-election-max-ms 3000";
+    hour.step(&format!("clusterctl local up --shards 16 --timeout 60s -- {calm}"), 0).await;
     let env = hour.step("clusterctl local env", 0).await;
     hour.endpoints = env.out.split('\'').nth(1).unwrap().to_string();
     hour.say("`eval \"$(clusterctl local env)\"` lets everything that follows find it.");
-    let status = hour.step("clusterctl status", 0).await;
+    let status = hour.asks("clusterctl status", 0).await;
     assert!(status.out.contains("16 of 16") && status.out.contains("48 of 48"), "{}", status.out);
 
     imports(&mut hour).await;
@@ -203,17 +215,12 @@ async fn watches(hour: &mut Hour) {
     hour.say(&format!("In another terminal runs `{bench}`, which plays as devices do."));
     let load = hour.background(bench);
     let top = "clusterctl top --count 1";
-    let busy = async {
-        loop {
-            let seen = hour.end(&format!("{top} -o json")).await;
-            let seen: serde_json::Value = serde_json::from_str(&seen.out).unwrap_or_default();
-            if seen["reports_per_second"].as_f64().unwrap_or_default() > 20.0 {
-                return;
-            }
-        }
+    let is_busy = |ended: &Ended| {
+        let seen: serde_json::Value = serde_json::from_str(&ended.out).unwrap_or_default();
+        seen["reports_per_second"].as_f64().unwrap_or_default() > 20.0
     };
-    tokio::time::timeout(SETTLES, busy).await.unwrap_or_else(|_| panic!("nothing is reported"));
-    let seen = hour.step(top, 0).await;
+    hour.until(&format!("{top} -o json"), is_busy).await;
+    let seen = hour.asks(top, 0).await;
     assert!(seen.out.contains("HEAT") && seen.out.contains("HOTTEST") && seen.out.contains("n3"), "{}", seen.out);
     interrupted(load, bench).await;
 }
@@ -224,19 +231,16 @@ async fn loses_a_node(hour: &mut Hour) {
     hour.say(
         "Exit code 3 says that the cluster is degraded. Two replicas of three are a quorum, so members notice nothing.",
     );
-    let status = hour.step("clusterctl status", 3).await;
+    let status = hour.asks("clusterctl status", 3).await;
     assert!(status.out.contains("not alive: n2"), "{}", status.out);
-    let until_dead = "clusterctl status -o json | grep -q '\"liveness\": \"dead\"'";
-    while hour.end(until_dead).await.code != 0 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let doctor = hour.step("clusterctl doctor", 3).await;
+    hour.until("clusterctl status -o json", |ended| ended.out.contains("\"liveness\": \"dead\"")).await;
+    let doctor = hour.asks("clusterctl doctor", 3).await;
     assert!(doctor.out.contains("n2 is dead"), "{}", doctor.out);
     hour.step("clusterctl account resume ann --profile Ines \"Salt, Smoke, and the Sea\"", 0).await;
     hour.say("It comes back, opens what it has on disk, and catches up.");
     hour.step("clusterctl local start n2", 0).await;
     hour.step("clusterctl status --wait --timeout 60s", 0).await;
-    hour.step("clusterctl doctor", 0).await;
+    hour.asks("clusterctl doctor", 0).await;
 }
 
 async fn restarts(hour: &mut Hour) {
@@ -246,7 +250,7 @@ async fn restarts(hour: &mut Hour) {
     let load = hour.background(bench);
     hour.step("clusterctl node restart-safe --all --root .local/cluster --yes", 0).await;
     hour.say("Leads go back to where the placement prefers them, one by one; then nothing is wrong.");
-    hour.step("clusterctl doctor", 0).await;
+    hour.asks("clusterctl doctor", 0).await;
     hour.say("And what the devices say of it, interrupted after that: no call failed, no outcome was unknown.");
     let ended = interrupted(load, bench).await;
     hour.write(bench, &ended);

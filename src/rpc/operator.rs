@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::backend::{Failure, Operations};
-use super::convert::{self, timestamp};
+use super::convert::{self, intent, replica_status, timestamp};
 use super::digests;
 use super::fault::Fault;
 use super::replacement::{How, Replacement, Seen};
@@ -20,7 +20,7 @@ use crate::node::Given;
 use crate::node::gossip::{Ear, Leads, ReplicaReport, ReplicaRole, Report};
 use crate::node::leaders::Leaders;
 use crate::node::link::{Book, Endpoints};
-use crate::node::meta::{self, Intent, MetaState, NodeRecord};
+use crate::node::meta::{self, MetaState, NodeRecord};
 use crate::node::router::{Call, NotTransferred, Router};
 use crate::node::shards::Shards;
 use crate::proto::v1;
@@ -236,7 +236,8 @@ impl Operator {
             replicas: replicas
                 .map(|(id, allotted)| {
                     let said = told.iter().find(|(node, _, r)| *node == allotted.node && r.replica == *id);
-                    let status = replica_status(*id, meta.name_of(allotted.node), said, ahead);
+                    let status =
+                        replica_status(*id, meta.name_of(allotted.node), said.map(|(_, at, r)| (*at, r)), ahead);
                     // What a dead node said last is no role that it has now.
                     let dead = self.liveness(allotted.node) == Liveness::Dead;
                     let role = if dead { v1::ReplicaRole::Unspecified.into() } else { status.role };
@@ -352,52 +353,6 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-fn intent(intent: Intent) -> v1::NodeIntent {
-    match intent {
-        Intent::Joining => v1::NodeIntent::Joining,
-        Intent::Active => v1::NodeIntent::Active,
-        Intent::Draining => v1::NodeIntent::Draining,
-        Intent::Removed => v1::NodeIntent::Removed,
-    }
-}
-
-fn role(role: ReplicaRole) -> v1::ReplicaRole {
-    match role {
-        ReplicaRole::Leader => v1::ReplicaRole::Leader,
-        ReplicaRole::Follower => v1::ReplicaRole::Follower,
-        ReplicaRole::Candidate => v1::ReplicaRole::Candidate,
-        ReplicaRole::Learner => v1::ReplicaRole::Learner,
-        ReplicaRole::Stopped => v1::ReplicaRole::Stopped,
-        ReplicaRole::Failed => v1::ReplicaRole::Failed,
-        ReplicaRole::Retired => v1::ReplicaRole::Retired,
-    }
-}
-
-/// A replica; of one that was not heard of, only where it stands.
-fn replica_status(id: ReplicaId, node: String, said: Option<&Told>, ahead: u64) -> v1::ReplicaStatus {
-    let place = v1::ReplicaStatus { replica_id: id.0, node, ..Default::default() };
-    let Some((_, at, r)) = said else { return place };
-    v1::ReplicaStatus {
-        role: role(r.role).into(),
-        voter: r.voter,
-        last_log_index: r.last_log,
-        applied_index: r.applied,
-        lag: ahead.saturating_sub(r.applied),
-        log_bytes: r.log_bytes,
-        checkpoint_index: r.checkpointed,
-        checkpoint_generation: r.checkpoint_generation,
-        digest: r
-            .digests
-            .first()
-            .filter(|(at, _)| *at == r.applied)
-            .map(|(_, d)| format!("{d:016x}"))
-            .unwrap_or_default(),
-        report_time: Some(timestamp(*at)),
-        why: r.why.clone().unwrap_or_default(),
-        ..place
-    }
-}
-
 #[async_trait]
 impl Operations for Operator {
     async fn bootstrap(&self, request: v1::BootstrapRequest) -> Result<v1::BootstrapResponse, Fault> {
@@ -418,6 +373,10 @@ impl Operations for Operator {
 
     async fn cluster_status(&self) -> Result<v1::GetClusterStatusResponse, Fault> {
         let meta = self.parts.router.meta();
+        if meta.cluster.is_none() && self.parts.router.is_of_a_cluster() {
+            // It has just started, and must not be taken for one that belongs to none: another node is to be asked.
+            return Err(Failure::NoCluster.into());
+        }
         let mut nodes: Vec<v1::NodeStatus> =
             meta.nodes.iter().map(|(node, record)| self.node_status(&meta, *node, record)).collect();
         nodes.sort_by(|a, b| a.node.cmp(&b.node));

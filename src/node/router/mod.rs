@@ -228,6 +228,11 @@ impl Router {
         self.parts().meta.load_full()
     }
 
+    /// Whether this node belongs to a cluster, also before its meta state has come.
+    pub fn is_of_a_cluster(&self) -> bool {
+        self.parts().link.me().cluster.get().is_some()
+    }
+
     /// Where a node serves clients (`host:port`), as far as it was heard.
     pub fn client_endpoint(&self, node: NodeId) -> Option<String> {
         if node == self.parts().node {

@@ -4,12 +4,14 @@
 //! [`Fields`].
 
 mod account;
+mod cluster;
 mod collection;
 mod history;
 mod progress;
 mod raft;
 
 pub(super) use account::{account_summary, settings, settings_update, stream_policy, update_stream_policy};
+pub(super) use cluster::{intent, replica_status};
 pub(super) use collection::{end_view, ended, progress_result, report, start_view, started, stop_view, stopped, view};
 pub(super) use history::{entry, import, imported, list_history};
 pub(super) use progress::{continue_item, resume_point, titles};
