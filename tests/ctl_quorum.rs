@@ -1,0 +1,130 @@
+//! `clusterctl` while some shards of a cluster have no quorum and all others work: two of five nodes are down.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+
+#[path = "support/program.rs"]
+mod program;
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use playhead::proto::v1;
+use program::{json, run};
+use support::{Cluster, Result};
+use tokio::time::Instant;
+
+const SHARDS: u32 = 8;
+const FLAGS: &[&str] = &["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000"];
+/// For how long it is looked until nodes have noticed that others are gone.
+const SETTLES: Duration = Duration::from_secs(90);
+/// What a call that can't succeed is given, and how much later it must have ended at the latest.
+const TIMEOUT: (&str, Duration) = ("2s", Duration::from_secs(8));
+
+/// Where the replicas of each shard are.
+async fn places(at: &str) -> BTreeMap<u32, BTreeSet<String>> {
+    let shards = json(at, &["shard", "list"], 0).await;
+    let nodes = |shard: &serde_json::Value| {
+        let replicas = shard["replicas"].as_array().unwrap().iter();
+        replicas.map(|replica| replica["node"].as_str().unwrap().to_string()).collect()
+    };
+    let shards = shards.as_array().unwrap().iter();
+    shards.map(|shard| (u32::try_from(shard["shard"].as_u64().unwrap()).unwrap(), nodes(shard))).collect()
+}
+
+/// Two nodes whose loss takes the quorum from some shards, not from all, and not from the meta group.
+async fn victims(at: &str, places: &BTreeMap<u32, BTreeSet<String>>) -> BTreeSet<String> {
+    let meta = json(at, &["raft", "show", "meta"], 0).await;
+    let voters = |node: &str| meta["voters"].as_array().unwrap().iter().filter(|voter| voter["node"] == node).count();
+    let most = (meta["voters"].as_array().unwrap().len() - 1) / 2;
+    let names: Vec<String> = (1..=5).map(|n| format!("n{n}")).collect();
+    let pairs = names.iter().flat_map(|a| names.iter().filter(move |b| a < *b).map(move |b| [a.clone(), b.clone()]));
+    let fits = |pair: &[String; 2]| {
+        let dead = dead(places, &pair.iter().cloned().collect()).len();
+        (1..places.len()).contains(&dead) && pair.iter().map(|node| voters(node)).sum::<usize>() <= most
+    };
+    pairs.into_iter().find(fits).expect("some pair shares some shards and not all").into_iter().collect()
+}
+
+/// The shards that have lost two of three replicas.
+fn dead(places: &BTreeMap<u32, BTreeSet<String>>, gone: &BTreeSet<String>) -> BTreeSet<u32> {
+    places.iter().filter(|(_, nodes)| nodes.intersection(gone).count() >= 2).map(|(shard, _)| *shard).collect()
+}
+
+async fn start_view(cluster: &Cluster, account: &str) -> Result<()> {
+    let request = v1::StartViewRequest {
+        account_id: account.into(),
+        view_id: "v1".into(),
+        profile_id: "p".into(),
+        device_id: "tv".into(),
+        title_id: "film-1".into(),
+        title_type: v1::TitleType::Film.into(),
+        duration_ms: Some(6_000_000),
+        ..Default::default()
+    };
+    cluster.client(Duration::from_secs(20))?.start_view(request).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_without_a_quorum_are_named_and_all_others_are_served() -> Result<()> {
+    let mut cluster = Cluster::start(5, SHARDS, FLAGS).await?;
+    let list = |endpoints: Vec<String>| endpoints.join(",");
+    let at = format!("{};admin={}", list(cluster.local.client_endpoints()), list(cluster.local.admin_endpoints()));
+    run(&at, &["status", "--wait", "--timeout", "60s"]).await;
+    let mut accounts: BTreeMap<u32, String> = BTreeMap::new();
+    for account in (0..64).map(|n| format!("quorum-{n}")) {
+        if accounts.len() == SHARDS as usize {
+            break;
+        }
+        let shard = json(&at, &["shard", "show", "--account", &account], 0).await["shard"].as_u64().unwrap();
+        let shard = u32::try_from(shard).unwrap();
+        if !accounts.contains_key(&shard) {
+            start_view(&cluster, &account).await?;
+            accounts.insert(shard, account);
+        }
+    }
+    let places = places(&at).await;
+    let gone = victims(&at, &places).await;
+    let dead = dead(&places, &gone);
+    for node in &gone {
+        cluster.local.kill(node).await?;
+    }
+    let begun = Instant::now();
+    let told = format!("{} of {SHARDS} shards have no leader", dead.len());
+    loop {
+        let status = run(&at, &["status"]).await;
+        let diagnosis = run(&at, &["doctor", "-o", "json"]).await;
+        if status.code == 3 && status.err.contains(&told) && diagnosis.out.contains("shard-without-quorum") {
+            assert_eq!(diagnosis.code, 3, "{}", diagnosis.err);
+            break;
+        }
+        assert!(begun.elapsed() < SETTLES, "{told}: {}{}\n{}", status.out, status.err, diagnosis.out);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let listed = json(&at, &["shard", "list"], 3).await;
+    let unled = listed.as_array().unwrap().iter().filter(|shard| shard["leader"].is_null());
+    let unled: BTreeSet<u32> = unled.map(|shard| u32::try_from(shard["shard"].as_u64().unwrap()).unwrap()).collect();
+    assert_eq!(unled, dead);
+    let asking = accounts.iter().map(|(shard, account)| told_as_it_is(&at, *shard, account, dead.contains(shard)));
+    futures::future::join_all(asking).await;
+    Ok(())
+}
+
+/// Of a shard that is dead everything is refused in time, but what may be old; of another one everything is answered.
+async fn told_as_it_is(at: &str, shard: u32, account: &str, is_dead: bool) {
+    let (code, timeout) = if is_dead { (3, TIMEOUT.0) } else { (0, "30s") };
+    for output in ["table", "json"] {
+        for question in [["account", "active", account], ["account", "show", account], ["policy", "get", account]] {
+            let begun = Instant::now();
+            let told = run(at, &[&question[..], &["--timeout", timeout, "-o", output]].concat()).await;
+            assert_eq!(told.code, code, "shard {shard}: {question:?}: {}{}", told.out, told.err);
+            assert_eq!(is_dead, told.err.starts_with("clusterctl: degraded: "), "{question:?}: {}", told.err);
+            assert!(!is_dead || (told.out.is_empty() && begun.elapsed() < TIMEOUT.1), "{question:?} hangs");
+        }
+    }
+    let old = run(at, &["account", "active", account, "--read", "any", "--timeout", "30s"]).await;
+    assert!(matches!(old.code, 0 | 3) && old.out.contains("film-1"), "{}{}", old.out, old.err);
+    let ended = run(at, &["view", "end", account, "v1", "--yes", "--timeout", timeout]).await;
+    assert!(if is_dead { matches!(ended.code, 1 | 3) } else { ended.code == 0 }, "{}", ended.err);
+}
