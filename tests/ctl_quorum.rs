@@ -6,6 +6,7 @@
 mod program;
 mod support;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -79,9 +80,9 @@ async fn shards_without_a_quorum_are_named_and_all_others_are_served() -> Result
         }
         let shard = json(&at, &["shard", "show", "--account", &account], 0).await["shard"].as_u64().unwrap();
         let shard = u32::try_from(shard).unwrap();
-        if !accounts.contains_key(&shard) {
+        if let Entry::Vacant(first) = accounts.entry(shard) {
             start_view(&cluster, &account).await?;
-            accounts.insert(shard, account);
+            first.insert(account);
         }
     }
     let places = places(&at).await;

@@ -6,7 +6,8 @@
 //! stands still around each fault, and is compared before it goes on. At the end each household is read back by strong reads
 //! through every node and under the lead of every replica, the replicas' states are compared, and the nodes are asked to stop.
 //! Exit code 0 says: at least one fault was done and had an effect, nothing acknowledged is lost or contradicted, everything could
-//! be read, no node ended by itself, the cluster is healthy, every node stopped with exit code 0, and no process is left. Everything else is 1, and the folder of data is kept.
+//! be read, no node ended by itself, the cluster is healthy, every node stopped with exit code 0, and no process is left.
+//! Everything else is 1, and the folder of data is kept.
 //!
 //! **Invariants.** No process is left standing still, however this one ends, but by a SIGKILL of its own; nodes that were started
 //! here are killed at the latest when it ends. A fault that had no effect is said, and does not count.

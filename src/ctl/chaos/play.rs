@@ -266,7 +266,9 @@ impl Play<'_> {
                 () = tokio::time::sleep(View::RENEW) => {}
             }
             let now = self.stats.snapshot();
-            row.count(before, &now, true);
+            // Once it is undone, what is acknowledged is no longer acknowledged in spite of it.
+            let lasting = row.lasted_ms.is_none();
+            row.count(before, &now, lasting);
             self.view.draw(Some(row), &now, self.context.clock.monotonic())?;
         }
     }
