@@ -13,8 +13,9 @@ use playhead::proto::v1;
 use steady::Steady;
 use support::{Cluster, Result, setting};
 
-/// Elections take long here, so that one that happens where a lead should have been handed over shows.
-const FLAGS: &[&str] = &["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000"];
+/// Elections take longer here than callers without retries wait, so that one that happens where a lead should have been handed over
+/// shows.
+const FLAGS: &[&str] = &["--raft-election-min-ms", "3000", "--raft-election-max-ms", "5000"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_under_load_fails_no_request() -> Result<()> {
@@ -42,20 +43,27 @@ async fn a_rolling_restart_under_load_fails_no_request() -> Result<()> {
             println!("{round:>5}  {name:<5} {led:>4} {:>22} {:>22}", of(&gaps), of(&after));
         }
     }
-    load.end(&cluster).await
+    let bare = load.bare.clone();
+    load.end(&cluster).await?;
+    assert!(bare.answered.load(std::sync::atomic::Ordering::Relaxed) > 0, "nobody called without retries");
+    Ok(())
 }
 
 /// Waits until every other node has heard of the process that is the node's `generation`th.
 async fn back(cluster: &Cluster, name: &str, generation: u64) -> Result<()> {
     for other in cluster.local.names().into_iter().filter(|other| other != name) {
         let admin = cluster.admin_of(&other, Duration::from_secs(20))?;
-        loop {
-            let status = admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?;
-            if status.nodes.iter().any(|node| node.node == name && node.generation == generation) {
-                break;
+        let heard = async {
+            loop {
+                let status = admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?;
+                if status.nodes.iter().any(|node| node.node == name && node.generation == generation) {
+                    return Ok::<_, playhead::client::Error>(());
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        };
+        let never = |_| format!("{other} does not hear of start {generation} of {name}\n{}", cluster.logs());
+        tokio::time::timeout(Duration::from_secs(60), heard).await.map_err(never)??;
     }
     Ok(())
 }

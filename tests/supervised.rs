@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::process::{Child, Command};
 
 const HANGS: Duration = Duration::from_secs(60);
 
-fn start(folder: &Path, socket: &Path, flags: &[&str]) -> Child {
+fn start(folder: &Path, socket: impl AsRef<OsStr>, flags: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_playhead"));
     let free = "127.0.0.1:0";
     command.arg("--data-dir").arg(folder.join("data")).args(["--listen-client", free, "--listen-link", free]);
@@ -57,6 +58,54 @@ async fn a_supervisor_hears_that_the_node_is_ready_lives_and_stops() {
     assert!(seen.iter().any(|told| told == "EXTEND_TIMEOUT_USEC=40000000"), "{seen:?}");
     let ended = tokio::time::timeout(HANGS, node.wait()).await.unwrap().unwrap();
     assert_eq!(ended.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_supervisor_is_heard_at_an_abstract_socket() {
+    use std::os::linux::net::SocketAddrExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    // The folder's own name is nobody else's.
+    let name = folder.path().display().to_string();
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = std::os::unix::net::UnixDatagram::bind_addr(&address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let socket = UnixDatagram::from_std(socket).unwrap();
+    let _node = start(folder.path(), format!("@{name}"), &[]);
+    until(&socket, &mut Vec::new(), "READY=1").await;
+}
+
+/// Whether a process has a handler for SIGTERM.
+fn hears_term(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() & (1 << (15 - 1)) != 0
+}
+
+#[tokio::test]
+async fn a_supervisor_that_reads_nothing_keeps_no_node_from_starting_and_stopping() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let _socket = UnixDatagram::bind(&path).unwrap();
+    let full = UnixDatagram::unbound().unwrap();
+    full.connect(&path).unwrap();
+    while full.try_send(b"STATUS=full").is_ok() {}
+    let mut node = start(folder.path(), &path, &[]);
+    let begun = async {
+        while !folder.path().join("data/endpoints.json").exists() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(HANGS, begun).await.unwrap();
+    let pid = Pid::from_raw(i32::try_from(node.id().unwrap()).unwrap()).unwrap();
+    let ended = async {
+        // Before it hears signals, one would end it at once.
+        while !hears_term(node.id().unwrap()) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        kill_process(pid, Signal::TERM).unwrap();
+        node.wait().await.unwrap()
+    };
+    assert_eq!(tokio::time::timeout(HANGS, ended).await.unwrap().code(), Some(0));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use playhead::ambient::{SystemClock, random_u64};
 use playhead::node::config::{Config, FIELDS, LogFormat, Sources, load};
 use playhead::node::supervisor::Supervisor;
 use playhead::node::{Node, Seeds, Started};
-use playhead::rpc::serve_node;
+use playhead::rpc::faces;
 use playhead::telemetry;
 
 /// docs/decisions/0006-mimalloc.md
@@ -89,7 +89,7 @@ fn run(config: Config) -> anyhow::Result<()> {
 /// Whoever has started the process and set `NOTIFY_SOCKET`, as systemd does.
 fn supervisor() -> Supervisor {
     match std::env::var_os("NOTIFY_SOCKET") {
-        Some(_) => Supervisor::new(sd_notify::notify, sd_notify::watchdog_enabled()),
+        Some(socket) => Supervisor::at(socket, sd_notify::watchdog_enabled()),
         None => Supervisor::none(),
     }
 }
@@ -99,7 +99,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let seeds = Seeds { node: random_u64(), jitter: random_u64() };
     let supervisor = supervisor();
     let Started { node, client, admin } = supervisor.starting(Node::start(config, clock, seeds)).await?;
-    let faces = serve_node(node.clone(), client, admin, random_u64());
+    // All that can be wrong with them shows before anybody is told that the node serves, and they serve from then on by themselves.
+    let faces = faces(node.clone(), random_u64()).await?;
+    let faces = tokio::spawn(faces.serve(client, admin));
+    let faces = async { anyhow::Ok(faces.await??) };
     node.announce().context("endpoints.json")?;
     supervisor.ready(&node).await;
     playhead::node::run_until_signal(&node, &supervisor, faces).await?;

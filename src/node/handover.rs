@@ -153,39 +153,102 @@ async fn give(inner: &Inner, hosted: &Hosted, tried: usize) -> End {
 }
 
 /// Who may take a lead.
+#[derive(Debug, PartialEq, Eq)]
 enum Heirs {
     /// Nobody who lives.
     None,
-    /// Somebody may soon: its replica is not open yet.
+    /// Somebody may soon: its replica is not open yet, or does not know yet whom it follows.
     Later,
     /// These, the best first.
     Some(Vec<ReplicaId>),
 }
 
-/// Who may take a lead: voters that follow, on nodes that live and don't stop; those that an operator wants without leads come
-/// last. How far a replica is tells nothing of whether it runs, since its process may be another one by now: so it counts
-/// only if that says that it follows.
+/// A voter on another node that lives.
+struct Candidate {
+    replica: ReplicaId,
+    leads: Leads,
+    lag: u64,
+    /// What its process says that it is; `None`: nothing yet.
+    role: Option<ReplicaRole>,
+}
+
+/// Who may take a lead: voters that follow, on nodes that live and don't stop. How far a replica is tells nothing of whether it
+/// runs, since its process may be another one by now: so it counts only if that says that it follows.
 fn heirs(inner: &Inner, hosted: &Hosted) -> Heirs {
     let status = hosted.status();
     let alive = inner.ear.alive();
     let told = inner.ear.replicas_of(hosted.group);
-    let follows = |replica| told.iter().any(|(_, _, r)| r.replica == replica && r.role == ReplicaRole::Follower);
+    let role = |replica| told.iter().find(|(_, _, r)| r.replica == replica).map(|(_, _, r)| r.role);
+    let voters =
+        status.progress.iter().filter(|(replica, _)| **replica != hosted.replica && status.members.is_voter(**replica));
+    let candidates = voters.filter_map(|(replica, progress)| {
+        let node = status.members.nodes.get(replica).filter(|node| alive.contains(node))?;
+        let (leads, role) = (inner.ear.leads(*node), role(*replica));
+        Some(Candidate { replica: *replica, leads, lag: progress.lag, role })
+    });
+    choose(inner.is_leaving(), candidates)
+}
+
+/// Nodes that an operator wants without leads take them only from one that stops, and only where nobody else can: two of them would
+/// pass leads to and fro.
+fn choose(leaving: bool, candidates: impl Iterator<Item = Candidate>) -> Heirs {
+    let takes = |leads| leads == Leads::Takes || (leaving && leads == Leads::Held);
     let (mut heirs, mut later): (Vec<(Leads, u64, ReplicaId)>, bool) = (Vec::new(), false);
-    for (replica, progress) in &status.progress {
-        let Some(node) = status.members.nodes.get(replica).filter(|node| alive.contains(node)) else { continue };
-        let leads = inner.ear.leads(*node);
-        if *replica == hosted.replica || !status.members.is_voter(*replica) || leads == Leads::Leaving {
-            continue;
-        }
-        match follows(*replica) {
-            true => heirs.push((leads, progress.lag, *replica)),
-            false => later = true,
+    for Candidate { replica, leads, lag, role } in candidates.filter(|candidate| takes(candidate.leads)) {
+        match role {
+            Some(ReplicaRole::Follower) => heirs.push((leads, lag, replica)),
+            // One that says that it leads led before this one did: it has not heard of it, or its word is old.
+            None | Some(ReplicaRole::Candidate | ReplicaRole::Leader) => later = true,
+            Some(ReplicaRole::Learner | ReplicaRole::Stopped | ReplicaRole::Failed | ReplicaRole::Retired) => {}
         }
     }
     heirs.sort();
+    let best = heirs.first().map(|(leads, ..)| *leads);
+    heirs.retain(|(leads, ..)| Some(*leads) == best);
     match (heirs.is_empty(), later) {
         (false, _) => Heirs::Some(heirs.into_iter().map(|(_, _, replica)| replica).collect()),
         (true, true) => Heirs::Later,
         (true, false) => Heirs::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(replica: u64, leads: Leads, lag: u64, role: Option<ReplicaRole>) -> Candidate {
+        Candidate { replica: ReplicaId(replica), leads, lag, role }
+    }
+
+    #[test]
+    fn two_held_nodes_pass_no_lead_to_each_other() {
+        let held = || [one(2, Leads::Held, 0, Some(ReplicaRole::Follower))].into_iter();
+        assert_eq!(choose(false, held()), Heirs::None);
+        // One that stops can't keep it.
+        assert_eq!(choose(true, held()), Heirs::Some(vec![ReplicaId(2)]));
+        assert_eq!(choose(false, [one(2, Leads::Held, 0, None)].into_iter()), Heirs::None);
+    }
+
+    #[test]
+    fn whoever_takes_leads_is_asked_before_anybody_who_is_held() {
+        let follows = Some(ReplicaRole::Follower);
+        let all = || {
+            let held = [one(2, Leads::Held, 0, follows), one(5, Leads::Leaving, 0, follows)];
+            held.into_iter().chain([one(3, Leads::Takes, 9, follows), one(4, Leads::Takes, 1, follows)])
+        };
+        for leaving in [true, false] {
+            assert_eq!(choose(leaving, all()), Heirs::Some(vec![ReplicaId(4), ReplicaId(3)]));
+        }
+    }
+
+    #[test]
+    fn only_a_replica_that_may_follow_soon_is_waited_for() {
+        use ReplicaRole::{Candidate as Stands, Failed, Leader, Learner, Retired, Stopped};
+        for role in [None, Some(Stands), Some(Leader)] {
+            assert_eq!(choose(true, [one(2, Leads::Takes, 0, role)].into_iter()), Heirs::Later, "{role:?}");
+        }
+        for role in [Failed, Retired, Stopped, Learner] {
+            assert_eq!(choose(true, [one(2, Leads::Takes, 0, Some(role))].into_iter()), Heirs::None, "{role:?}");
+        }
     }
 }

@@ -82,7 +82,7 @@ impl Inner {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         set(&m.groups_hosted, self.shards.all().len() as u64);
-        set(&m.groups_led, self.shards.led().len() as u64);
+        set(&m.groups_led, self.shards.led_with_quorum().len() as u64);
         set(&m.groups_failed, self.shards.failed().len() as u64);
         set(&m.meta_epoch, self.meta.now.load().epoch.0);
         set(&m.uptime_seconds, self.clock.monotonic().since(self.started_at) / 1000);

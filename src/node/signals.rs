@@ -44,11 +44,23 @@ pub async fn run_until_signal<E>(
     };
     tracing::info!(signal = which, "stopping: leaders are handed over first");
     let drain_ms = node.config().shutdown_drain_ms;
-    supervisor.stopping(Duration::from_millis(drain_ms)).await;
     let end = node.clock().monotonic().plus(drain_ms);
-    // Calls that are under way, and those that come over the link, are served while leaders move.
-    node.unready();
-    node.hand_over(Duration::from_millis(drain_ms / 4 * 3)).await;
+    let mut handing = std::pin::pin!(async {
+        supervisor.stopping(Duration::from_millis(drain_ms)).await;
+        node.unready();
+        node.hand_over(Duration::from_millis(drain_ms / 4 * 3)).await;
+    });
+    // The faces go on meanwhile: calls and connections that come now are served while leaders move.
+    let ended = tokio::select! {
+        () = &mut handing => None,
+        ended = &mut faces => Some(ended),
+    };
+    if let Some(ended) = ended {
+        handing.await;
+        node.close();
+        node.stop().await;
+        return ended;
+    }
     node.close();
     let left = Duration::from_millis(end.since(node.clock().monotonic()));
     let drained = tokio::select! {

@@ -3,7 +3,7 @@
 //!
 //! # Contract
 //!
-//! Without a supervisor nothing is sent. READY=1 is said when log and store are open and all listeners are up: the node can be
+//! Without a supervisor nothing is sent. READY=1 is said when log and store are open and all listeners are served: the node can be
 //! asked then. Whether it serves clients is more (it belongs to a cluster and knows it) and told by its health.
 //!
 //! # Caveats
@@ -11,8 +11,13 @@
 //! WATCHDOG=1 says that the groups' thread and the runtime that serves calls have answered just before. It says nothing of the
 //! disk: a log that can't write ends the process by itself.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -30,6 +35,9 @@ const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// What stopping takes beside the drain: tasks, replicas, the log.
 const STOP_BESIDE: Duration = Duration::from_secs(30);
 
+/// How long the supervisor may take to read what it is told.
+const TELL_MAX: Duration = Duration::from_secs(1);
+
 type Send = dyn Fn(&[NotifyState<'_>]) -> std::io::Result<()> + std::marker::Send + Sync;
 
 /// Whoever started the process and wants to hear of it. Cheap to clone.
@@ -39,6 +47,8 @@ pub struct Supervisor {
     send: Option<Arc<Send>>,
     /// How long it waits for a sign of life.
     watchdog: Option<Duration>,
+    /// It could not be told once, and that was said.
+    deaf: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Supervisor {
@@ -50,7 +60,7 @@ impl fmt::Debug for Supervisor {
 impl Supervisor {
     /// Nobody.
     pub fn none() -> Self {
-        Self { send: None, watchdog: None }
+        Self { send: None, watchdog: None, deaf: Arc::default() }
     }
 
     /// One that is told by `send`, and that wants a sign of life within every `watchdog`.
@@ -58,20 +68,29 @@ impl Supervisor {
         send: impl Fn(&[NotifyState<'_>]) -> std::io::Result<()> + std::marker::Send + Sync + 'static,
         watchdog: Option<Duration>,
     ) -> Self {
-        Self { send: Some(Arc::new(send)), watchdog: watchdog.filter(|every| !every.is_zero()) }
+        let watchdog = watchdog.filter(|every| !every.is_zero());
+        Self { send: Some(Arc::new(send)), watchdog, deaf: Arc::default() }
     }
 
-    /// A supervisor that reads slowly keeps no thread of the runtime.
+    /// One that reads at this socket; `@name` is one of Linux's abstract ones.
+    pub fn at(socket: OsString, watchdog: Option<Duration>) -> Self {
+        Self::new(move |states| send_to(&socket, states), watchdog)
+    }
+
+    /// A supervisor that reads slowly keeps no thread of the runtime, and one that does not read keeps nobody for long.
     async fn tell(&self, states: impl FnOnce(&dyn Fn(&[NotifyState<'_>])) + std::marker::Send + 'static) {
         let Some(send) = self.send.clone() else { return };
+        let deaf = self.deaf.clone();
         let telling = tokio::task::spawn_blocking(move || {
-            states(&|told| {
-                if let Err(error) = send(told) {
+            states(&|told| match send(told) {
+                Ok(()) => {}
+                Err(error) if deaf.swap(true, Ordering::Relaxed) => {
                     tracing::debug!(%error, "the supervisor can't be told");
                 }
+                Err(error) => tracing::warn!(%error, "the supervisor can't be told; said once"),
             });
         });
-        let _ = telling.await;
+        let _ = tokio::time::timeout(TELL_MAX, telling).await;
     }
 
     /// Does the work of starting; says meanwhile that it takes its time.
@@ -128,6 +147,22 @@ impl Supervisor {
         let text = "handing leads over, then closing";
         self.tell(move |send| send(&[NotifyState::Stopping, status(text), longer(within)])).await;
     }
+}
+
+/// Sends a datagram; one that is not taken in time fails.
+fn send_to(socket: &OsStr, states: &[NotifyState<'_>]) -> io::Result<()> {
+    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let from = UnixDatagram::unbound()?;
+    from.set_write_timeout(Some(TELL_MAX))?;
+    match socket.as_bytes().strip_prefix(b"@") {
+        #[cfg(target_os = "linux")]
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt as _;
+            from.connect_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)?;
+        }
+        _ => from.connect(socket)?,
+    }
+    from.send(message.as_bytes()).map(drop)
 }
 
 fn status(text: &str) -> NotifyState<'_> {

@@ -51,7 +51,7 @@ mod versions;
 pub use backend::{Backend, Cluster, Failure, Hint, Operations, Read, Served, Within, Write};
 pub use fault::Fault;
 pub use limits::Limits;
-pub use node::serve_node;
+pub use node::{Faces, faces};
 pub use operator::{Bootstrap, Founded, Operator, OperatorParts};
 pub use routed::Routed;
 pub use serve::{ServeError, Services, ServicesParts};

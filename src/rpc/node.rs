@@ -77,8 +77,27 @@ async fn read(path: &std::path::Path) -> Result<Vec<u8>, ServeError> {
     tokio::fs::read(path).await.map_err(|source| ServeError::TlsFile { path: path.to_path_buf(), source })
 }
 
-/// Serves clients and operators of `node` until it closes. `seed` is for ids of requests whose callers give none.
-pub async fn serve_node(node: Node, client: TcpListener, admin: TcpListener, seed: u64) -> Result<(), ServeError> {
+/// The services of a node, ready to serve.
+pub struct Faces {
+    node: Node,
+    services: Services,
+}
+
+impl Faces {
+    /// Serves clients and operators until the node closes.
+    pub async fn serve(self, client: TcpListener, admin: TcpListener) -> Result<(), ServeError> {
+        let stop = self.node.closing();
+        tokio::try_join!(
+            self.services.serve_clients(client, stop.clone()),
+            self.services.serve_admin(admin, stop.clone())
+        )?;
+        Ok(())
+    }
+}
+
+/// Makes the services of `node`; whatever is wrong with the files of its TLS is found here. `seed` is for ids of requests whose
+/// callers give none.
+pub async fn faces(node: Node, seed: u64) -> Result<Faces, ServeError> {
     let config = node.config();
     let limits = Limits {
         deadline_max: Duration::from_millis(config.limits_call_ms_max),
@@ -116,7 +135,6 @@ pub async fn serve_node(node: Node, client: TcpListener, admin: TcpListener, see
         Some(files) => services.with_client_tls(&read(&files.certificate).await?, &read(&files.key).await?),
         None => services,
     };
-    let stop = node.closing();
-    tokio::try_join!(services.serve_clients(client, stop.clone()), services.serve_admin(admin, stop.clone()))?;
-    Ok(())
+    services.check()?;
+    Ok(Faces { node, services })
 }

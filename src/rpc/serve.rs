@@ -106,6 +106,14 @@ impl Services {
         self
     }
 
+    /// What is wrong with certificate or key, before anybody is served.
+    pub fn check(&self) -> Result<(), ServeError> {
+        match &self.tls {
+            Some(tls) => self.server().tls_config(tls.clone()).map(drop).map_err(ServeError::Tls),
+            None => Ok(()),
+        }
+    }
+
     /// Serves clients on `listener` until `stop`: the services, health, and reflection. Then health says that the node doesn't
     /// serve, streams end, and calls at work are waited for, not longer than [`Limits::grace`].
     pub async fn serve_clients(&self, listener: TcpListener, stop: CancellationToken) -> Result<(), ServeError> {

@@ -25,6 +25,8 @@ use crate::support::{Cluster, Result};
 const ACCOUNTS: u64 = 16;
 /// The patience of clients: they try again within it.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// The patience of callers without retries: shorter than any election of the clusters that they are at.
+const BARE: Duration = Duration::from_secs(2);
 /// Between two calls of one reader or caller.
 const PAUSE: Duration = Duration::from_millis(15);
 /// Failures that are told in words.
@@ -251,8 +253,14 @@ async fn bare_calls(channel: &Channel, bare: &Tally, clock: &dyn Clock, name: &s
     let request = v1::ReportProgressRequest { report: Some(report) };
     let (mut writer, mut reader) =
         (CollectionServiceClient::new(channel.clone()), ProgressServiceClient::new(channel.clone()));
-    bare.call(&format!("a bare write at {name}"), clock, writer.report_progress(request)).await;
-    bare.call(&format!("a bare read at {name}"), clock, reader.get_resume_point(resume_point(number))).await;
+    bare.call(&format!("a bare write at {name}"), clock, writer.report_progress(within(request))).await;
+    bare.call(&format!("a bare read at {name}"), clock, reader.get_resume_point(within(resume_point(number)))).await;
+}
+
+fn within<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(BARE);
+    request
 }
 
 fn resume_point(number: u64) -> v1::GetResumePointRequest {

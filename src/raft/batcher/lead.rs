@@ -35,12 +35,21 @@ pub(crate) struct Lead {
     clock: Arc<dyn Clock>,
     metrics: ServerMetrics,
     reign: Mutex<Option<Reign>>,
+    /// The term in which this replica was last seen to lead, and when for the first time.
+    seen: Mutex<Option<(u64, MonotonicMs)>>,
     stopped: AtomicBool,
 }
 
 impl Lead {
     pub(crate) fn new(replica: ReplicaId, clock: Arc<dyn Clock>, metrics: ServerMetrics) -> Self {
-        Self { replica, clock, metrics, reign: Mutex::new(None), stopped: AtomicBool::new(false) }
+        Self {
+            replica,
+            clock,
+            metrics,
+            reign: Mutex::new(None),
+            seen: Mutex::new(None),
+            stopped: AtomicBool::new(false),
+        }
     }
 
     /// The replica has stopped, or failed: openraft itself would go on naming its last role.
@@ -64,6 +73,20 @@ impl Lead {
         let leader = metrics.current_leader;
         let member = leader.and_then(|id| metrics.membership_config.get_node(&id).copied());
         (role, metrics.vote.leader_id.term, hint(leader, member))
+    }
+
+    /// For how long this replica has led in its term, as far as it was looked at, milliseconds; `None`: it does not lead.
+    pub(crate) fn led_ms(&self) -> Option<u64> {
+        let (role, term, _) = self.now();
+        let now = self.clock.monotonic();
+        let mut seen = self.seen.lock();
+        if role != Role::Leader {
+            *seen = None;
+            return None;
+        }
+        let (_, since) = *seen.filter(|(of, _)| *of == term).get_or_insert((term, now));
+        *seen = Some((term, since));
+        Some(now.since(since))
     }
 
     /// Tells role and leader whenever they change.

@@ -332,12 +332,17 @@ impl<M: Machine> Group<M> {
     /// Whether this replica leads, and no quorum has answered it for two leases: others may have elected another, and if they
     /// have not, nobody leads. Twice, so that a busy machine is not taken for a cut network.
     pub fn has_lost_quorum(&self) -> bool {
+        let led_ms = self.inner.lead.led_ms();
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let alone = metrics.membership_config.membership().voter_ids().count() <= 1;
         let silence = self.inner.parts.config.lease() * 2;
-        let is_silent = metrics.last_quorum_acked.is_some_and(|at| at.elapsed() > silence);
-        is_silent && !alone && self.inner.lead.now().0 == Role::Leader
+        // Before the first answer it is counted from when it took the lead.
+        let is_silent = |led_ms| match metrics.last_quorum_acked {
+            Some(at) => at.elapsed() > silence,
+            None => u128::from(led_ms) > silence.as_millis(),
+        };
+        !alone && led_ms.is_some_and(is_silent)
     }
 
     /// Ends the replica: no frame reaches it any more, its tasks end, whoever waits is told. To be called once it is
