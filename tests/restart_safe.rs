@@ -113,16 +113,25 @@ async fn leads_are_given_and_taken_again(at: &str) {
     until(at, &["node", "show", "n3", "-o", "json"], |run| run.json()["shards_led"].as_u64() > Some(0)).await;
 }
 
+/// Before what has little patience.
+async fn well(at: &str) {
+    let well = run(at, &["status", "--wait", "--timeout", "60s"]).await;
+    assert_eq!(well.code, 0, "{}{}", well.out, well.err);
+}
+
 /// What is not to be done is not done, and said.
 async fn refusals(cluster: &mut Cluster, at: &str, root: &str) {
+    well(at).await;
     // A command that restarts nothing is found out, and the node takes leads again.
     let nothing = ["node", "restart-safe", "n2", "--exec", "true {node}", "--yes", "--wait", "3s", "-o", "json"];
     let found = run(at, &nothing).await;
     let document = found.json();
     assert_eq!((found.code, &document["done"]), (3, &false.into()), "{}", found.err);
     assert!(document["why"].as_str().unwrap().contains("n2 runs on as before (start 2)"), "{document}");
-    let status = run(at, &["status", "-o", "json"]).await.json();
-    assert!(status["nodes"].as_array().unwrap().iter().all(|node| node["without_leads"] == false), "{status}");
+    let none_held = |run: &Run| {
+        run.json()["nodes"].as_array().is_some_and(|nodes| nodes.iter().all(|node| node["without_leads"] == false))
+    };
+    until(at, &["status", "-o", "json"], none_held).await;
     let failed = run(at, &["node", "restart-safe", "n2", "--exec", "exit 7", "--yes", "--wait", "60s"]).await;
     assert!(failed.code == 1 && failed.err.contains("exit code 7"), "{}", failed.err);
     let unknown = run(at, &["node", "restart-safe", "n9", "--exec", "true", "--yes"]).await;
@@ -137,6 +146,7 @@ async fn refusals(cluster: &mut Cluster, at: &str, root: &str) {
     });
     assert!(done.code == 0 && done.err.contains("restart n2 now"), "{}{}", done.out, done.err);
     done.assert_fits();
+    well(at).await;
     // One that is killed and does not come back: no further node is touched.
     cluster.local = LocalCluster::open(root).unwrap();
     let pid = cluster.local.pid("n1").unwrap();

@@ -33,8 +33,10 @@ pub use state::Endpoints;
 pub const NODES_MAX: usize = 16;
 /// How long a node may take until it serves.
 const READY_MAX: Duration = Duration::from_secs(60);
-/// How long a node may take to stop before it is killed.
-const STOP_MAX: Duration = Duration::from_secs(20);
+/// How long a node may take to stop before it is killed, beside its drain: tasks, replicas, the log.
+const STOP_BESIDE: Duration = Duration::from_secs(35);
+/// The drain of a node whose flags say nothing of it.
+const DRAIN: Duration = Duration::from_secs(10);
 /// After so many processes those that are gone are forgotten.
 const SPAWNED_MAX: usize = 1_024;
 /// What a node's log says when a port is taken, in the operating system's words.
@@ -265,8 +267,9 @@ impl LocalCluster {
 
     /// Asks a node to stop and waits for it; returns how it ended.
     pub async fn stop(&mut self, name: &str) -> Result<Stopped, LocalError> {
+        let patience = self.patience();
         let stopped = match self.node(name)?.process.take() {
-            Some(mut process) => process.stop(STOP_MAX).await,
+            Some(mut process) => process.stop(patience).await,
             None => Stopped::WasDown,
         };
         self.save()?;
@@ -275,10 +278,11 @@ impl LocalCluster {
 
     /// Asks all nodes to stop, and waits for them; returns how each ended, by name.
     pub async fn stop_all(&mut self) -> Result<Vec<(String, Stopped)>, LocalError> {
+        let patience = self.patience();
         let nodes = self.nodes.iter_mut().map(|(name, node)| (name.clone(), node.process.take()));
         let stopping = nodes.map(|(name, process)| async move {
             match process {
-                Some(mut process) => (name, process.stop(STOP_MAX).await),
+                Some(mut process) => (name, process.stop(patience).await),
                 None => (name, Stopped::WasDown),
             }
         });
@@ -311,6 +315,13 @@ impl LocalCluster {
     /// The nodes that got other ports since the last call, as theirs were taken.
     pub fn take_moved(&mut self) -> Vec<String> {
         std::mem::take(&mut self.moved)
+    }
+
+    /// How long a node may take to stop by itself.
+    fn patience(&self) -> Duration {
+        let mut flags = self.flags.iter().skip_while(|flag| *flag != "--shutdown-drain-ms");
+        let drain = flags.nth(1).and_then(|value| value.parse().ok()).map_or(DRAIN, Duration::from_millis);
+        drain + STOP_BESIDE
     }
 
     /// Stops a node's clock (SIGSTOP), or lets it go on (SIGCONT).

@@ -66,6 +66,8 @@ pub(super) async fn hand_over(context: &Context, node: &Node, hold: Duration) ->
             generation: answer.generation,
         })),
         Err(Error::Rejected(rejection)) if rejection.code == Code::Unimplemented => Ok(None),
+        // Asked again it does the same: that it may have been done already harms nothing.
+        Err(error @ Error::Unknown { .. }) => Err(Failure::Unreachable(error.to_string())),
         Err(error) => Err(error.into()),
     }
 }

@@ -88,8 +88,10 @@ fn filled(template: &str, node: &Node) -> Result<String, String> {
 async fn run(command: &str, wait: Duration) -> Result<(), Failure> {
     let out = std::io::stderr().as_fd().try_clone_to_owned()?;
     let mut shell = tokio::process::Command::new("sh");
-    // Not killed when this program ends: half of a restart is worse than a restart that nobody watches.
-    let mut child = shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(Stdio::from(out)).spawn()?;
+    // Not killed when this program ends, and in a process group of its own, so that Ctrl-C in the terminal does not reach it: half
+    // of a restart is worse than a restart that nobody watches.
+    shell.arg("-c").arg(command).stdin(Stdio::null()).stdout(Stdio::from(out)).process_group(0);
+    let mut child = shell.spawn()?;
     match tokio::time::timeout(wait, child.wait()).await {
         Ok(ended) => {
             let ended = ended?;
@@ -126,6 +128,13 @@ mod tests {
             assert!(super::filled("restart it", &node(name, "")).is_ok());
         }
         assert!(super::filled("ssh {host}", &node("n", "")).is_err());
+    }
+
+    #[tokio::test]
+    async fn ctrl_c_in_the_terminal_reaches_no_command() {
+        // The fifth field is the process group: of a shell that was started in one of its own, its own number.
+        let own = "set -- $(cat /proc/$$/stat); [ \"$1\" = \"$5\" ]";
+        run(own, Duration::from_secs(60)).await.unwrap();
     }
 
     #[tokio::test]

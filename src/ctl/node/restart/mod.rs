@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::task::JoinHandle;
 
 use super::super::ask::permission;
 use super::super::connect::{self, Connection};
@@ -21,17 +22,21 @@ use super::super::exit::Failure;
 use super::super::output::span_of;
 use super::super::shard::shards;
 use super::super::status::Status;
-use super::hand_over::hand_over;
+use super::hand_over::{HandedOver, hand_over};
 use super::{Node, node_name, show};
 use crate::local::LocalCluster;
 use crate::proto::v1;
 use crate::time::MonotonicMs;
 use how::How;
 use journal::{Journal, Work};
-use judge::Refusal;
+use judge::{Refusal, Word};
 
 /// How often it is looked while it is waited.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// For how long what is seen may differ from what is wanted after leads have moved: others hear of it with the next pulses.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+/// A node that hands over answers within 5 seconds; with this much it is in time on a busy machine too.
+const ANSWER_MIN: Duration = Duration::from_secs(10);
 /// The most endpoints that are asked.
 const ENDPOINTS_MAX: usize = 64;
 
@@ -79,7 +84,8 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
     let begun = context.clock.monotonic();
     let admins = status.nodes.iter().map(|node| node.admin_endpoint.clone()).filter(|endpoint| !endpoint.is_empty());
     let admins = admins.collect();
-    let rolling = Rolling { context: &context, journal: &journal, how: &how, wait: options.wait, admins };
+    let under_way = tokio::sync::Mutex::default();
+    let rolling = Rolling { context: &context, journal: &journal, how: &how, wait: options.wait, admins, under_way };
     let ended = tokio::select! {
         ended = rolling.run(&nodes) => ended,
         interrupted = tokio::signal::ctrl_c() => Err(match interrupted {
@@ -115,6 +121,8 @@ struct Rolling<'a> {
     wait: Duration,
     /// Where all nodes serve operators.
     admins: Vec<String>,
+    /// The restart of a node's process, if one has begun: it goes on when whoever waits for it is dropped.
+    under_way: tokio::sync::Mutex<Option<JoinHandle<Result<String, Failure>>>>,
 }
 
 impl Rolling<'_> {
@@ -134,11 +142,17 @@ impl Rolling<'_> {
         // Where it is now, not where it was when the first node was restarted.
         let node = chosen(&status, Some(name))?.pop().unwrap_or_else(|| node.clone());
         self.journal.begin(name, Work::HandOver);
-        let (generation, detail) = self.give_leads(&node).await?;
+        let ready = async {
+            let given = self.give_leads(&node).await?;
+            self.still_spared(&others, &node).await.map(|()| given)
+        };
+        let (generation, detail) = match ready.await {
+            Ok(given) => given,
+            Err(failure) => return Err(self.give_back(&node, failure).await),
+        };
         self.journal.done(detail)?;
         self.journal.begin(name, Work::Restart);
-        let restarted = self.how.restart(self.context, &node, self.wait).await;
-        let detail = match restarted {
+        let detail = match self.restart(&node).await {
             Ok(detail) => detail,
             Err(failure) => return Err(self.give_back(&node, failure).await),
         };
@@ -154,22 +168,79 @@ impl Rolling<'_> {
         }
         self.journal.begin(name, Work::WellAfter);
         let status = self.until(&others, complaint).await.map_err(|failure| not_back(name, failure))?;
-        self.caught_up(&others, name).await.map_err(|failure| not_back(name, failure))?;
+        self.caught_up(&others, name, &status).await.map_err(|failure| not_back(name, failure))?;
         self.journal.done(format!("{} of {} replicas follow", status.replicas_current, status.replicas_wanted))
+    }
+
+    /// Restarts the process, as a task of its own: an interrupt waits for it too.
+    async fn restart(&self, node: &Node) -> Result<String, Failure> {
+        let (how, context, node, wait) = (self.how.clone(), self.context.clone(), node.clone(), self.wait);
+        *self.under_way.lock().await = Some(tokio::spawn(async move { how.restart(&context, &node, wait).await }));
+        self.restarted().await.unwrap_or_else(|| Err(Failure::error("no restart has begun")))
+    }
+
+    /// How the restart that is under way has ended; `None`: none is.
+    async fn restarted(&self) -> Option<Result<String, Failure>> {
+        let mut under_way = self.under_way.lock().await;
+        let ended = under_way.as_mut()?.await;
+        *under_way = None;
+        Some(ended.unwrap_or_else(|error| Err(Failure::error(error.to_string()))))
+    }
+
+    /// Looks once more, now that the node leads nothing: another one may have gone since, or be held by somebody else who wants to
+    /// restart it.
+    async fn still_spared(&self, others: &Context, node: &Node) -> Result<(), Failure> {
+        let (begun, patience) = (self.context.clock.monotonic(), self.wait.min(SETTLE_MAX));
+        loop {
+            let looked = async {
+                let status = look(others).await?;
+                let refused = self.refusal(others, node, &status).await?;
+                Ok(refused.map(|refused| refused.why).or_else(|| complaint(&status)))
+            };
+            let failure = match looked.await {
+                Ok(None) => return Ok(()),
+                Ok(Some(why)) => Failure::Degraded(why),
+                Err(failure) => failure,
+            };
+            self.journal.waits(&words(&failure));
+            if u128::from(self.context.clock.monotonic().since(begun)) >= patience.as_millis() {
+                return Err(reworded(failure, |why| format!("{} is not restarted: {why}", node.node)));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// What each of these nodes says of itself; who is silent is left out.
+    async fn words(&self, nodes: &[Node]) -> Vec<Word> {
+        let context = self.context.again();
+        let said = each(&context, nodes, async |admin| {
+            let meta = v1::GetRaftStateRequest { of: Some(v1::get_raft_state_request::Of::Meta(true)) };
+            let status = admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?;
+            Ok((admin.get_raft_state(meta).await?.state, status))
+        });
+        let word = |(node, meta, status): (String, _, v1::GetClusterStatusResponse)| {
+            let own = Status::from(status).nodes.into_iter().find(|own| own.node == node);
+            Word { without_leads: own.is_some_and(|own| own.without_leads), node, meta }
+        };
+        let said = said.await.into_iter().filter_map(|said| Some((said.node, said.answer.ok()?)));
+        said.map(|(node, (meta, status))| word((node, meta, status))).collect()
     }
 
     /// Waits until the node's replicas have applied what any had applied when this was called: a replica follows by its heartbeats
     /// before entries reach it, and is no help to a quorum until they do.
-    async fn caught_up(&self, others: &Context, name: &str) -> Result<(), Failure> {
+    async fn caught_up(&self, others: &Context, name: &str, status: &Status) -> Result<(), Failure> {
         let begun = self.context.clock.monotonic();
-        let mut marks = None;
+        let (mut marks, mut meta_mark) = (None, None);
         loop {
             let why = match shards(&others.again(), None).await {
                 Ok(now) => {
+                    let words = self.words(&status.nodes).await;
                     let marks = marks.get_or_insert_with(|| judge::marks(&now));
-                    match judge::behind(name, marks, &now) {
-                        0 => return Ok(()),
-                        some => format!("{some} replicas of {name} catch up"),
+                    let meta_mark = *meta_mark.get_or_insert_with(|| judge::meta_mark(&words));
+                    match (judge::behind(name, marks, &now), judge::meta_behind(name, meta_mark, &words)) {
+                        (0, None) => return Ok(()),
+                        (0, Some(why)) => why,
+                        (some, _) => format!("{some} replicas of {name} catch up"),
                     }
                 }
                 Err(failure) => words(&failure),
@@ -230,19 +301,31 @@ impl Rolling<'_> {
     /// Why the node can't be spared, by what is known now.
     async fn refusal(&self, others: &Context, node: &Node, status: &Status) -> Result<Option<Refusal>, Failure> {
         let known = shards(&others.again(), None).await?;
-        let request = v1::GetRaftStateRequest { of: Some(v1::get_raft_state_request::Of::Meta(true)) };
-        let asked = std::slice::from_ref(node);
-        let mut meta = each(&others.again(), asked, async |admin| admin.get_raft_state(request).await).await;
-        let meta = meta.pop().and_then(|said| said.answer.ok()?.state);
-        Ok(judge::refusal(&node.node, &known, meta.as_ref(), status))
+        let words = self.words(&status.nodes).await;
+        Ok(judge::refusal(&node.node, &known, &words, status))
     }
 
-    /// Has the node give its leads away; which process it is, and what came of it.
+    /// Asks the node once to give its leads away. `None`: its version can't.
+    async fn ask_for_leads(&self, node: &Node) -> Result<Option<HandedOver>, Failure> {
+        let mut patient = self.context.clone();
+        patient.timeout = patient.timeout.max(ANSWER_MIN);
+        hand_over(&patient.again(), node, self.wait).await
+    }
+
+    /// Has the node give its leads away; which process it is, and what came of it. Asked again, it hands over what is left.
     async fn give_leads(&self, node: &Node) -> Result<(u64, String), Failure> {
         let begun = self.context.clock.monotonic();
         let mut handed = 0;
         loop {
-            let Some(done) = hand_over(&self.context.again(), node, self.wait).await? else {
+            let asked = match self.ask_for_leads(node).await {
+                Err(failure @ Failure::Unreachable(_)) if !self.is_over(begun) => {
+                    self.journal.waits(&words(&failure));
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    continue;
+                }
+                asked => asked?,
+            };
+            let Some(done) = asked else {
                 return Ok((node.generation, "left to its stopping: its version can't before".to_string()));
             };
             handed += done.handed_over;
@@ -254,8 +337,7 @@ impl Rolling<'_> {
             let why = format!("{} leads that nobody else can take yet", done.leads);
             self.journal.waits(&why);
             if self.is_over(begun) {
-                let failure = Failure::Degraded(format!("{} is not restarted: {}", node.node, self.too_long(&why)));
-                return Err(self.give_back(node, failure).await);
+                return Err(Failure::Degraded(format!("{} is not restarted: {}", node.node, self.too_long(&why))));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -307,6 +389,13 @@ impl Rolling<'_> {
             return Failure::error("interrupted; nothing was under way");
         };
         let again = "clusterctl status --wait tells when all is well; then begin again";
+        if work == Work::Restart {
+            self.context.note(&format!("{name}: its restart is waited for; interrupt again to leave it alone"));
+            tokio::select! {
+                _ = self.restarted() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
         let failure = match work {
             Work::WellBefore | Work::HandOver => {
                 Failure::error(format!("interrupted: {name} was not restarted; begin again when you like"))
@@ -321,7 +410,9 @@ impl Rolling<'_> {
             }
         };
         match nodes.iter().find(|node| node.node == name) {
-            Some(node) if matches!(work, Work::HandOver | Work::Restart) => self.give_back(node, failure).await,
+            Some(node) if matches!(work, Work::HandOver | Work::Restart | Work::Back) => {
+                self.give_back(node, failure).await
+            }
             _ => failure,
         }
     }
