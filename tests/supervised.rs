@@ -18,6 +18,10 @@ fn start(folder: &Path, socket: impl AsRef<OsStr>, flags: &[&str]) -> Child {
     let free = "127.0.0.1:0";
     command.arg("--data-dir").arg(folder.join("data")).args(["--listen-client", free, "--listen-link", free]);
     command.args(["--listen-admin", free, "--listen-metrics", free]).args(flags);
+    // What is set for tests is no setting of a node.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PLAYHEAD_")) {
+        command.env_remove(name);
+    }
     command.env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", "900000").env_remove("WATCHDOG_PID");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
 }
