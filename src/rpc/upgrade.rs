@@ -1,5 +1,7 @@
 //! What the node can tell of its cluster's versions, and raising them.
 
+use std::time::Duration;
+
 use super::backend::{Failure, Operations as _};
 use super::convert::timestamp;
 use super::fault::Fault;
@@ -11,7 +13,13 @@ use crate::node::gossip::{Heard, ReplicaRole};
 use crate::node::meta::{self, Intent, MetaState};
 use crate::node::router::RouteError;
 use crate::proto::v1;
+use crate::time::WallMs;
 use crate::versions::{ClusterVersion, Spoken};
+
+/// How long it is waited for a pulse of every node before the version is raised.
+const SAY_ANEW_MS_MAX: u64 = 2_000;
+/// How often it is looked whether they have come.
+const SAY_ANEW_LOOK: Duration = Duration::from_millis(20);
 
 impl Operator {
     /// What this node speaks.
@@ -35,11 +43,27 @@ impl Operator {
         self.heard(node).map(|heard| heard.spoken)
     }
 
-    fn seen(&self, meta: &MetaState) -> Vec<SeenNode> {
+    /// Whether a node has said since then what it speaks: what was heard before may be of a process that has ended meanwhile.
+    fn said_since(&self, node: NodeId, since: WallMs) -> bool {
+        node == self.me() || self.heard(node).is_some_and(|heard| heard.at > since)
+    }
+
+    /// Waits for every node to say anew what it speaks, some pulses long.
+    async fn all_say_anew(&self, meta: &MetaState, since: WallMs) {
+        let clock = self.parts.router.clock().clone();
+        let until = clock.monotonic().plus(SAY_ANEW_MS_MAX);
+        let there = || meta.nodes.iter().filter(|(_, record)| record.intent != Intent::Removed);
+        while !there().all(|(node, _)| self.said_since(*node, since)) && clock.monotonic() < until {
+            tokio::time::sleep(SAY_ANEW_LOOK).await;
+        }
+    }
+
+    /// What the nodes speak; one that has not said so `since` then counts as silent.
+    fn seen(&self, meta: &MetaState, since: Option<WallMs>) -> Vec<SeenNode> {
         let there = meta.nodes.iter().filter(|(_, record)| record.intent != Intent::Removed);
         let seen = there.map(|(node, record)| SeenNode {
             name: record.name.clone(),
-            alive: self.liveness(*node) == Liveness::Alive,
+            alive: self.liveness(*node) == Liveness::Alive && since.is_none_or(|since| self.said_since(*node, since)),
             spoken: self.spoken_by(*node),
         });
         let mut seen: Vec<SeenNode> = seen.collect();
@@ -68,7 +92,7 @@ impl Operator {
     pub(super) fn versions(&self) -> Result<v1::GetVersionsResponse, Fault> {
         let meta = self.meta()?;
         let cluster = meta.cluster_version;
-        let seen = self.seen(&meta);
+        let seen = self.seen(&meta, None);
         let newest = newest(cluster, &seen);
         let there = meta.nodes.iter().filter(|(_, record)| record.intent != Intent::Removed);
         let mut nodes: Vec<v1::NodeVersions> = there.map(|(node, _)| self.node_versions(&meta, *node)).collect();
@@ -96,8 +120,10 @@ impl Operator {
         &self,
         request: v1::RaiseClusterVersionRequest,
     ) -> Result<v1::RaiseClusterVersionResponse, Fault> {
+        let since = self.now();
+        self.all_say_anew(&*self.meta()?, since).await;
         let meta = self.meta()?;
-        let (before, seen) = (meta.cluster_version, self.seen(&meta));
+        let (before, seen) = (meta.cluster_version, self.seen(&meta, Some(since)));
         let version = match request.version {
             0 => newest(before, &seen),
             version => ClusterVersion(version),
