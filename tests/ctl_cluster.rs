@@ -11,10 +11,9 @@ mod support;
 use std::time::Duration;
 
 use matrix::Lack;
-use playhead::proto::v1;
 use program::{Run, json, run};
 use serde_json::Value;
-use support::{Cluster, Result};
+use support::{Cluster, Result, film};
 
 const SHARDS: u32 = 8;
 /// Calm elections on machines that are busy with other tests.
@@ -29,17 +28,7 @@ async fn watching(cluster: &Cluster) -> Result<()> {
     let client = cluster.client(Duration::from_secs(20))?;
     let accounts = ["ann", "bob", "cid", "dan", "eve"].map(String::from).into_iter().chain(matrix::accounts());
     for account in accounts {
-        let request = v1::StartViewRequest {
-            account_id: account,
-            view_id: "v1".into(),
-            profile_id: "p".into(),
-            device_id: "tv".into(),
-            title_id: "film-1".into(),
-            title_type: v1::TitleType::Film.into(),
-            duration_ms: Some(6_000_000),
-            ..Default::default()
-        };
-        client.start_view(request).await?;
+        client.start_view(film(&account, "v1")).await?;
     }
     Ok(())
 }

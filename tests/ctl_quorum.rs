@@ -10,9 +10,8 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use playhead::proto::v1;
 use program::{json, run};
-use support::{Cluster, Result};
+use support::{Cluster, Result, film};
 use tokio::time::Instant;
 
 const SHARDS: u32 = 8;
@@ -53,17 +52,7 @@ fn dead(places: &BTreeMap<u32, BTreeSet<String>>, gone: &BTreeSet<String>) -> BT
 }
 
 async fn start_view(cluster: &Cluster, account: &str) -> Result<()> {
-    let request = v1::StartViewRequest {
-        account_id: account.into(),
-        view_id: "v1".into(),
-        profile_id: "p".into(),
-        device_id: "tv".into(),
-        title_id: "film-1".into(),
-        title_type: v1::TitleType::Film.into(),
-        duration_ms: Some(6_000_000),
-        ..Default::default()
-    };
-    cluster.client(Duration::from_secs(20))?.start_view(request).await?;
+    cluster.client(Duration::from_secs(20))?.start_view(film(account, "v1")).await?;
     Ok(())
 }
 

@@ -160,14 +160,9 @@ async fn every_example_of_the_documents_does_what_it_says() -> Result<()> {
     let shell = Shell::of(&cluster)?;
     for account in ["ann", "bob"] {
         let request = v1::StartViewRequest {
-            account_id: account.into(),
-            view_id: "tv-1".into(),
             profile_id: "kids".into(),
-            device_id: "tv".into(),
             title_id: "film-17".into(),
-            title_type: v1::TitleType::Film.into(),
-            duration_ms: Some(5_400_000),
-            ..Default::default()
+            ..support::film(account, "tv-1")
         };
         cluster.client(Duration::from_secs(20))?.start_view(request).await?;
     }

@@ -2,32 +2,22 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
-use std::path::{Path, PathBuf};
+#[path = "support/killed.rs"]
+mod killed;
 
-use playhead::local::LocalCluster;
+use std::path::Path;
+
+use killed::KilledAtEnd;
 use serde_json::Value;
 use tokio::process::Command;
 
 /// The folder of a cluster; its nodes are killed when the test ends, however it ends.
-struct Folder(PathBuf, #[allow(dead_code, reason = "removes the folder")] tempfile::TempDir);
+struct Folder(KilledAtEnd, #[allow(dead_code, reason = "removes the folder")] tempfile::TempDir);
 
 impl Folder {
     fn new() -> Self {
         let parent = tempfile::tempdir().unwrap();
-        Self(parent.path().join("cluster"), parent)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let root = self.0.clone();
-        let kill = async move {
-            if let Ok(mut cluster) = LocalCluster::open(root) {
-                let _ = cluster.kill_all().await;
-            }
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _ = std::thread::spawn(move || runtime.block_on(kill)).join();
+        Self(KilledAtEnd(parent.path().join("cluster")), parent)
     }
 }
 
@@ -48,7 +38,7 @@ fn pids(out: &str) -> Vec<Option<u64>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_is_started_killed_in_part_stopped_started_again_and_wiped() {
     let folder = Folder::new();
-    let root = folder.0.as_path();
+    let root = folder.0.0.as_path();
     let (code, out, err) = local(root, &["up", "--shards", "4"]).await;
     assert_eq!(code, 0, "{err}");
     let before = pids(&out);
@@ -81,11 +71,11 @@ async fn a_cluster_is_started_killed_in_part_stopped_started_again_and_wiped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demo_ends_by_itself_with_everything_right_and_leaves_nothing() {
     let folder = Folder::new();
-    let (code, out, err) = local(&folder.0, &["demo", "--for", "3s", "--devices", "20"]).await;
+    let (code, out, err) = local(&folder.0.0, &["demo", "--for", "3s", "--devices", "20"]).await;
     assert_eq!(code, 0, "{out}{err}");
     let summary: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&summary["status"]["shards_led"], &summary["status"]["replicas_current"]), (&64.into(), &192.into()));
     assert_eq!((&summary["devices"]["mismatches"], &summary["processes_left"]), (&0.into(), &0.into()));
     assert!(summary["devices"]["reports_acknowledged"].as_u64() > Some(0));
-    assert!(!folder.0.exists());
+    assert!(!folder.0.0.exists());
 }

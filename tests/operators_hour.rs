@@ -6,12 +6,15 @@
 //! what matters of them is asserted here.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/killed.rs"]
+mod killed;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use playhead::local::LocalCluster;
+use killed::KilledAtEnd;
 use tokio::process::{Child, Command};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operators-hour.md");
@@ -37,24 +40,12 @@ struct Ended {
 
 /// An hour in a folder of its own.
 struct Hour {
+    _nodes: KilledAtEnd,
     folder: tempfile::TempDir,
     /// Where the programs are, and where the cluster is once it is known.
     path: String,
     endpoints: String,
     transcript: String,
-}
-
-impl Drop for Hour {
-    fn drop(&mut self) {
-        let root = self.root();
-        let kill = async move {
-            if let Ok(mut cluster) = LocalCluster::open(root) {
-                let _ = cluster.kill_all().await;
-            }
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _ = std::thread::spawn(move || runtime.block_on(kill)).join();
-    }
 }
 
 impl Hour {
@@ -64,11 +55,8 @@ impl Hour {
         link(env!("CARGO_BIN_EXE_clusterctl").into(), "clusterctl");
         link(Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster"), "cluster");
         let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap_or_default());
-        Self { folder, path, endpoints: String::new(), transcript: HEAD.to_string() }
-    }
-
-    fn root(&self) -> PathBuf {
-        self.folder.path().join(".local/cluster")
+        let _nodes = KilledAtEnd(folder.path().join(".local/cluster"));
+        Self { _nodes, folder, path, endpoints: String::new(), transcript: HEAD.to_string() }
     }
 
     fn say(&mut self, words: &str) {

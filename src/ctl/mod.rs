@@ -151,7 +151,7 @@ enum Command {
     Raft(raft::Command),
     /// Ask every node, find what is wrong, say what to do
     Doctor,
-    /// Whether nodes serve clients, by their own word: 0 all do; 3 one does not now; 4 one is silent
+    /// Whether nodes serve clients, by their own word: 0 all do; 3 some don't; 4 none answers
     Health,
     /// Import viewing histories
     #[command(subcommand)]

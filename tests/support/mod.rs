@@ -38,6 +38,20 @@ pub fn binary() -> PathBuf {
     std::env::var_os("PLAYHEAD_TESTED_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_playhead").into(), PathBuf::from)
 }
 
+/// A film on a television of this account, under this view id.
+pub fn film(account: &str, view: &str) -> v1::StartViewRequest {
+    v1::StartViewRequest {
+        account_id: account.into(),
+        view_id: view.into(),
+        profile_id: "p".into(),
+        device_id: "tv".into(),
+        title_id: "film-1".into(),
+        title_type: v1::TitleType::Film.into(),
+        duration_ms: Some(6_000_000),
+        ..Default::default()
+    }
+}
+
 fn plan(root: PathBuf, binary: PathBuf, nodes: usize, flags: &[&str]) -> Plan {
     Plan { nodes, flags: flags.iter().map(ToString::to_string).collect(), ..Plan::new(root, binary) }
 }

@@ -82,6 +82,10 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
     }
     let seed = options.seed.unwrap_or_else(|| context.seed() % 1_000_000);
     let status = status(context).await?;
+    if status.shards_led < status.shards {
+        let (led, shards) = (status.shards_led, status.shards);
+        return Err(Failure::Degraded(format!("{led} of {shards} shards have a leader; nothing was offered")));
+    }
     if !status.healthy {
         context.note(&format!("degraded before it begins: {}", status.complaints().join("; ")));
     }

@@ -41,11 +41,15 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
         Some(to) => to.clone(),
         None => return Err(Failure::error(format!("shard {} has no place yet", options.shard))),
     };
-    let known = shard.replicas.iter().any(|replica| replica.node == to);
-    if !known {
+    let Some(heir) = shard.replicas.iter().find(|replica| replica.node == to) else {
         let nodes: Vec<&str> = shard.replicas.iter().map(|replica| replica.node.as_str()).collect();
         let number = options.shard;
         return Err(Failure::Usage(format!("{to:?} holds no replica of shard {number}: {} do", nodes.join(", "))));
+    };
+    if heir.is_troubled() {
+        let (number, role) = (options.shard, heir.role);
+        let message = format!("the replica of shard {number} on {to} is {role} and can't lead; nothing was changed");
+        return Err(Failure::Degraded(message));
     }
     let transferred = if shard.leader.as_deref() == Some(&to) {
         Transferred { shard: options.shard, from: shard.leader, leader: to, term: Some(shard.term), unchanged: true }
