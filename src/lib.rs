@@ -11,7 +11,7 @@
 //! |---|---|
 //! | 0 ground: pure, no IO, no clock, no random numbers | [`ids`], [`time`], [`ring`], [`versions`], [`view`] |
 //! | 1 decisions: pure | [`plan`], [`health`] |
-//! | 2 edges | [`fs`], [`wal`], [`store`], [`proto`], [`formats`], [`telemetry`], [`ambient`] |
+//! | 2 edges | [`threads`], [`net`], [`fs`], [`wal`], [`store`], [`proto`], [`formats`], [`telemetry`], [`ambient`] |
 //! | 3 replication | [`raft`] |
 //! | 4 the node and its clients | [`node`], [`client`], [`device`] |
 //! | 5 faces | [`rpc`], [`local`], [`ctl`] |
@@ -26,6 +26,7 @@ pub mod fs;
 pub mod health;
 pub mod ids;
 pub mod local;
+pub mod net;
 pub mod node;
 pub mod plan;
 pub mod proto;
@@ -34,6 +35,7 @@ pub mod ring;
 pub mod rpc;
 pub mod store;
 pub mod telemetry;
+pub mod threads;
 pub mod time;
 pub mod versions;
 pub mod view;

@@ -8,6 +8,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use super::call::Core;
 use super::endpoints::Endpoints;
 use super::{AdminClient, Client};
+use crate::net::Net;
 use crate::time::Clock;
 
 /// Why no client could be made. Every fault is named.
@@ -30,6 +31,7 @@ pub struct Builder {
     connect: Duration,
     follow_hints: bool,
     tls: Option<ClientTlsConfig>,
+    net: Net,
 }
 
 /// A duration in whole milliseconds, at least one.
@@ -48,6 +50,7 @@ impl Builder {
             connect: Duration::from_secs(1),
             follow_hints: true,
             tls: None,
+            net: Net::Tcp,
         }
     }
 
@@ -93,6 +96,12 @@ impl Builder {
         self
     }
 
+    /// Connect over this network instead of the machine's.
+    pub fn net(mut self, net: Net) -> Self {
+        self.net = net;
+        self
+    }
+
     /// Makes the client. Must be called within a tokio runtime; connects when first used.
     pub fn build(self) -> Result<Client, InvalidClient> {
         let deadline_ms = millis(self.deadline);
@@ -131,7 +140,7 @@ impl Builder {
         }
         let (connect, tls) = (self.connect, self.tls);
         let make = move |uri: &str| endpoint(uri, connect, tls.as_ref()).ok();
-        let endpoints = Endpoints::new(nodes, self.follow_hints, Box::new(make));
+        let endpoints = Endpoints::new(nodes, self.follow_hints, Box::new(make), self.net);
         Ok(Core::new(self.clock, self.seed, endpoints, millis(self.attempt)))
     }
 }

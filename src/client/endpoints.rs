@@ -9,6 +9,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::ids::AccountId;
+use crate::net::Net;
 use crate::proto::metadata;
 use crate::ring::{ShardCount, Token};
 use crate::time::MonotonicMs;
@@ -35,11 +36,11 @@ pub(super) struct Node {
 }
 
 impl Node {
-    fn new(index: usize, endpoint: &Endpoint) -> Arc<Self> {
+    fn new(index: usize, endpoint: &Endpoint, net: &Net) -> Arc<Self> {
         Arc::new(Self {
             index,
             uri: normal(&endpoint.uri().to_string()),
-            channel: endpoint.connect_lazy(),
+            channel: net.connect_lazy(endpoint),
             rests_until: AtomicU64::new(0),
             failures: AtomicU32::new(0),
         })
@@ -90,6 +91,7 @@ pub(super) struct Endpoints {
     next: AtomicUsize,
     follow_hints: bool,
     make: Make,
+    net: Net,
 }
 
 impl fmt::Debug for Endpoints {
@@ -101,9 +103,16 @@ impl fmt::Debug for Endpoints {
 
 impl Endpoints {
     /// `make` turns a learned address into an endpoint, with the same deadlines as the given ones.
-    pub(super) fn new(given: Vec<Endpoint>, follow_hints: bool, make: Make) -> Self {
-        let nodes = given.iter().enumerate().map(|(i, e)| Node::new(i, e)).collect();
-        Self { nodes: RwLock::new(nodes), leaders: RwLock::default(), next: AtomicUsize::new(0), follow_hints, make }
+    pub(super) fn new(given: Vec<Endpoint>, follow_hints: bool, make: Make, net: Net) -> Self {
+        let nodes = given.iter().enumerate().map(|(i, e)| Node::new(i, e, &net)).collect();
+        Self {
+            nodes: RwLock::new(nodes),
+            leaders: RwLock::default(),
+            next: AtomicUsize::new(0),
+            follow_hints,
+            make,
+            net,
+        }
     }
 
     /// How many nodes are known.
@@ -164,7 +173,7 @@ impl Endpoints {
                 return None;
             }
             let index = nodes.len();
-            nodes.push(Node::new(index, &(self.make)(&uri)?));
+            nodes.push(Node::new(index, &(self.make)(&uri)?, &self.net));
             Some(index)
         })?;
         u16::try_from(index).ok()
@@ -186,7 +195,7 @@ mod tests {
     fn endpoints(n: u16) -> Endpoints {
         let make = |uri: &str| Endpoint::from_shared(uri.to_string()).ok();
         let given = (1..=n).filter_map(|p| make(&format!("http://127.0.0.1:{p}"))).collect();
-        Endpoints::new(given, true, Box::new(make))
+        Endpoints::new(given, true, Box::new(make), Net::Tcp)
     }
 
     fn hint(leader: &str, shard: &str) -> MetadataMap {

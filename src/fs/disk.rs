@@ -91,6 +91,10 @@ impl Fs for DiskFs {
     fn folder(&self, name: &str) -> io::Result<Arc<dyn Fs>> {
         Ok(Arc::new(Self::open(self.path(name)?)?))
     }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
 }
 
 #[derive(Debug)]

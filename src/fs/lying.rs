@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -345,6 +346,10 @@ impl Fs for LyingFs {
     fn folder(&self, name: &str) -> io::Result<Arc<dyn Fs>> {
         let prefix = format!("{}/", self.path(name)?);
         Ok(Arc::new(Self { disk: Arc::clone(&self.disk), prefix }))
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("{}{name}", self.prefix))
     }
 }
 

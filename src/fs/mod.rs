@@ -20,6 +20,7 @@ mod lying;
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use disk::DiskFs;
@@ -42,6 +43,8 @@ pub trait Fs: Send + Sync + fmt::Debug {
     fn sync_dir(&self) -> io::Result<()>;
     /// A folder in this folder; made, durably, when it isn't there.
     fn folder(&self, name: &str) -> io::Result<Arc<dyn Fs>>;
+    /// Where a file of this name is, for people.
+    fn place(&self, name: &str) -> PathBuf;
 }
 
 /// One open file. Renaming or removing it leaves an open handle as it is.

@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::fs::replace_file;
 use crate::ids::{Generation, GroupId, NodeId, ReplicaId};
+use crate::net::{Listener, Net};
 use crate::raft::{GroupConfig, InvalidConfig, RaftThread, Room};
 use crate::store::StoreThreads;
 use crate::telemetry::Metrics;
+use crate::threads::Threads;
 use crate::time::{Clock, MonotonicMs, WallMs};
 use crate::versions::Spoken;
 
@@ -23,11 +25,12 @@ use super::config::{Address, Config};
 use super::folder::{Charter, DataFolder, FolderError, RecordError};
 use super::gossip::{Ear, Report};
 use super::leaders::Leaders;
-use super::link::{Book, Endpoints, Link, LinkConfig, Me, Runtimes};
+use super::link::{Book, Dialling, Endpoints, Link, LinkConfig, Me, Runtimes};
 use super::meta::MetaState;
 use super::router::{Router, RouterParts};
 use super::shards::{Parts, Shards};
 use super::storage::{self, StorageError};
+use super::surroundings::Surroundings;
 use super::versions::Versions;
 
 /// Why a node doesn't start.
@@ -70,9 +73,9 @@ pub struct Started {
     /// The node.
     pub node: Node,
     /// For clients.
-    pub client: TcpListener,
+    pub client: Listener,
     /// For operators.
-    pub admin: TcpListener,
+    pub admin: Listener,
 }
 
 /// What this node knows of the cluster.
@@ -84,6 +87,8 @@ pub(super) struct MetaView {
 pub(super) struct Inner {
     pub(super) config: Config,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) threads: Threads,
+    pub(super) net: Net,
     pub(super) me: Arc<Me>,
     pub(super) folder: Arc<Mutex<DataFolder>>,
     pub(super) link: Link,
@@ -141,17 +146,17 @@ pub struct Seeds {
 }
 
 struct Bound {
-    client: TcpListener,
-    link: TcpListener,
-    admin: TcpListener,
-    metrics: TcpListener,
+    client: Listener,
+    link: Listener,
+    admin: Listener,
+    metrics: Listener,
     endpoints: Endpoints,
     metrics_address: SocketAddr,
 }
 
-async fn listen(what: &'static str, address: &Address) -> Result<(TcpListener, SocketAddr), StartError> {
+async fn listen(net: &Net, what: &'static str, address: &Address) -> Result<(Listener, SocketAddr), StartError> {
     let failed = |source| StartError::Listen { what, address: address.to_string(), source };
-    let listener = TcpListener::bind((address.host(), address.port())).await.map_err(failed)?;
+    let listener = net.listen(address.host(), address.port()).await.map_err(failed)?;
     let real = listener.local_addr().map_err(failed)?;
     Ok((listener, real))
 }
@@ -166,11 +171,11 @@ fn told(advertise: Option<&Address>, listen: &Address, real: SocketAddr) -> Stri
 }
 
 impl Bound {
-    async fn new(config: &Config) -> Result<Self, StartError> {
-        let (client, client_at) = listen("listen.client", &config.listen_client).await?;
-        let (link, link_at) = listen("listen.link", &config.listen_link).await?;
-        let (admin, admin_at) = listen("listen.admin", &config.listen_admin).await?;
-        let (metrics, metrics_address) = listen("listen.metrics", &config.listen_metrics).await?;
+    async fn new(net: &Net, config: &Config) -> Result<Self, StartError> {
+        let (client, client_at) = listen(net, "listen.client", &config.listen_client).await?;
+        let (link, link_at) = listen(net, "listen.link", &config.listen_link).await?;
+        let (admin, admin_at) = listen(net, "listen.admin", &config.listen_admin).await?;
+        let (metrics, metrics_address) = listen(net, "listen.metrics", &config.listen_metrics).await?;
         let endpoints = Endpoints {
             link: told(config.advertise_link.as_ref(), &config.listen_link, link_at),
             client: told(config.advertise_client.as_ref(), &config.listen_client, client_at),
@@ -194,19 +199,26 @@ impl Node {
     /// Starts a node on its data folder: takes the folder, binds the listeners, opens log and store, begins all loops. The faces
     /// are served by the caller, who then says so by [`Node::announce`].
     pub async fn start(config: Config, clock: Arc<dyn Clock>, seeds: Seeds) -> Result<Started, StartError> {
+        let machine = Surroundings::machine(&config.data_dir, clock, seeds);
+        Self::start_in(machine, config).await
+    }
+
+    /// As [`Node::start`], on what it is handed: another network, other disks, no threads.
+    pub async fn start_in(surroundings: Surroundings, config: Config) -> Result<Started, StartError> {
+        let Surroundings { clock, seeds, threads, net, disk } = surroundings.clone();
         let started_at = clock.monotonic();
         let spoken = Spoken::BUILD.at_most(config.compat_version_max);
-        let folder = DataFolder::open(&config.data_dir, seeds.node, spoken)?;
+        let folder = DataFolder::begin_process(disk.take()?, seeds.node, spoken)?;
         let identity = folder.identity().clone();
         let meta_replicas = folder.meta_replicas()?;
         let groups = group_config(&config);
         groups.validate()?;
-        let bound = Bound::new(&config).await?;
+        let bound = Bound::new(&net, &config).await?;
         let storage = {
-            let (path, config, clock) = (folder.path().to_path_buf(), config.clone(), clock.clone());
+            let (fs, config) = (folder.fs().clone(), config.clone());
             let (node, is_member) = (identity.node, identity.charter.is_some());
-            let open = move || storage::open(&path, node, is_member, &config, clock);
-            let opening = tokio::task::spawn_blocking(open).await;
+            let open = move || storage::open(fs, node, is_member, &config, &surroundings);
+            let opening = threads.blocking(open).await;
             let io = |e: tokio::task::JoinError| StartError::Io { what: "opening log and store", source: e.into() };
             opening.map_err(io)??
         };
@@ -228,18 +240,18 @@ impl Node {
             let _ = me.cluster.set(charter.cluster.clone());
         }
         let metrics = Arc::new(Metrics::new());
-        let book = Arc::new(Book::open(folder.path().join("peers"))?);
+        let book = Arc::new(Book::open(folder.fs().clone())?);
         if let Some(charter) = &identity.charter {
             learn_founders(&book, charter);
         }
         let link_config = LinkConfig {
             me: me.clone(),
-            tls: config.link_tls(),
+            dialling: Dialling { net: net.clone(), tls: config.link_tls() },
             queue_frames_max: config.limits_forward_queue_max as usize,
             seed: seeds.jitter,
         };
-        let thread =
-            RaftThread::spawn("raft").map_err(|source| StartError::Io { what: "the groups' thread", source })?;
+        let thread = RaftThread::start("raft", &threads)
+            .map_err(|source| StartError::Io { what: "the groups' thread", source })?;
         let room = Arc::new(Room::default());
         let runtimes = Runtimes { groups: thread.handle().clone(), ..Runtimes::current() };
         let link = Link::new(link_config, book, metrics.clone(), runtimes);
@@ -278,6 +290,8 @@ impl Node {
             started_at,
             config,
             clock,
+            threads,
+            net,
             me,
             folder: Arc::new(Mutex::new(folder)),
             link,
@@ -311,12 +325,12 @@ impl Node {
     }
 
     /// Starts every loop.
-    fn begin(&self, link: TcpListener, metrics: TcpListener) -> Result<(), StartError> {
+    fn begin(&self, link: Listener, metrics: Listener) -> Result<(), StartError> {
         use super::{host, log_budget, pulse, reconciler, reserve, server, versions};
         let inner = &self.inner;
         server::serve_link(inner, link).map_err(|source| StartError::Io { what: "link.tls", source })?;
         server::serve_metrics(inner, metrics);
-        inner.spawn(inner.link.book().clone().save_changes());
+        inner.spawn(inner.link.book().clone().save_changes(inner.threads.clone()));
         inner.spawn(host::follow_meta(inner.clone()));
         inner.spawn(host::run(inner.clone()));
         inner.spawn(host::seek(inner.clone()));
@@ -343,7 +357,8 @@ impl Node {
             "metrics": metrics,
         });
         let text = format!("{listed:#}\n");
-        super::folder::replace(&inner.config.data_dir.join("endpoints.json"), text.as_bytes())?;
+        let fs = inner.folder.lock().fs().clone();
+        replace_file(&*fs, "endpoints.json", text.as_bytes())?;
         tracing::info!(
             node = %inner.me.name,
             node_id = %inner.me.node,
@@ -460,7 +475,7 @@ impl Node {
         inner.shards.stop().await;
         inner.link.stop().await;
         let (thread, wal) = (inner.thread.clone(), inner.wal.clone());
-        let ended = tokio::task::spawn_blocking(move || {
+        let ended = inner.threads.blocking(move || {
             thread.end();
             wal.close();
         });
@@ -486,6 +501,11 @@ impl Inner {
             }
         };
         self.tasks.spawn_on(until_stopped, runtime);
+    }
+
+    /// How other nodes are dialled.
+    pub(super) fn dialling(&self) -> Dialling {
+        Dialling { net: self.net.clone(), tls: self.config.link_tls() }
     }
 
     /// The founding record, if there is a cluster.
@@ -524,7 +544,7 @@ impl Inner {
         change: impl FnOnce(&mut DataFolder) -> Result<T, FolderError> + Send + 'static,
     ) -> Result<T, String> {
         let folder = self.folder.clone();
-        let changed = tokio::task::spawn_blocking(move || change(&mut folder.lock())).await;
+        let changed = self.threads.blocking(move || change(&mut folder.lock())).await;
         changed.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
 

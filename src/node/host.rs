@@ -110,7 +110,7 @@ async fn keep_meta_replicas(inner: &Arc<Inner>, meta: &MetaState) {
         return;
     }
     let (folder, kept) = (inner.folder.clone(), here.clone());
-    match tokio::task::spawn_blocking(move || folder.lock().keep_meta_replicas(&kept)).await {
+    match inner.threads.blocking(move || folder.lock().keep_meta_replicas(&kept)).await {
         Ok(Ok(())) => *inner.meta_replicas.lock() = Some(here),
         Ok(Err(error)) => tracing::error!(%error, "which meta replicas are here can't be kept on disk"),
         Err(_) => {}
@@ -144,7 +144,7 @@ async fn begin_meta(inner: &Inner) {
 /// Asks the other founders what became of an offered founding record, while nobody has told; and asks seeds and last known
 /// addresses who is there, while a node of the cluster can't be reached.
 pub(super) async fn seek(inner: Arc<Inner>) {
-    let tls = inner.config.link_tls();
+    let dialling = inner.dialling();
     loop {
         tokio::time::sleep(SEEK).await;
         super::bootstrap::settle_offer(&inner).await;
@@ -154,7 +154,7 @@ pub(super) async fn seek(inner: Arc<Inner>) {
             continue;
         }
         for seed in &inner.config.seeds {
-            if let Ok(found) = introduce(&seed.to_string(), tls.as_ref()).await
+            if let Ok(found) = introduce(&seed.to_string(), &dialling).await
                 && found.node != inner.me.node
                 && found.cluster.as_ref() == inner.me.cluster.get()
                 && peers.contains(&found.node)

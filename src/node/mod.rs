@@ -52,6 +52,7 @@ pub mod shards;
 mod signals;
 mod storage;
 pub mod supervisor;
+pub mod surroundings;
 #[cfg(test)]
 mod tests;
 pub mod versions;
@@ -60,3 +61,4 @@ pub use self::core::{Node, Seeds, StartError, Started};
 pub use handover::Given;
 pub use signals::run_until_signal;
 pub use storage::StorageError;
+pub use surroundings::{Disk, Surroundings};

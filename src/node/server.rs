@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::net::TcpListener;
+
+use crate::net::Listener;
 
 use super::core::Inner;
 use super::folder::Charter;
@@ -44,7 +45,7 @@ impl Receive for Inbox {
 }
 
 /// Serves the node link. Fails only on what is wrong with `link.tls`.
-pub(super) fn serve_link(inner: &Arc<Inner>, listener: TcpListener) -> std::io::Result<()> {
+pub(super) fn serve_link(inner: &Arc<Inner>, listener: Listener) -> std::io::Result<()> {
     let inbox = Arc::new(Inbox(inner.clone()));
     let (me, book) = (inner.me.clone(), inner.link.book().clone());
     let runtimes = inner.link.runtimes().clone();
@@ -59,7 +60,7 @@ pub(super) fn serve_link(inner: &Arc<Inner>, listener: TcpListener) -> std::io::
 }
 
 /// Serves Prometheus.
-pub(super) fn serve_metrics(inner: &Arc<Inner>, listener: TcpListener) {
+pub(super) fn serve_metrics(inner: &Arc<Inner>, listener: Listener) {
     let scraped = inner.clone();
     let scrape = move || async move {
         scraped.observe().await;

@@ -379,7 +379,8 @@ impl Shards {
             return;
         }
         let (shards, next) = (self.clone(), meta.next_replica);
-        let kept = tokio::task::spawn_blocking(move || shards.parts.lost.as_ref().map(|lost| lost.see(next))).await;
+        let see = move || shards.parts.lost.as_ref().map(|lost| lost.see(next));
+        let kept = self.parts.store.threads().blocking(see).await;
         if let Ok(Some(Err(error))) = kept {
             tracing::error!(%error, "what the log has lost can't be kept on disk");
         }

@@ -1,19 +1,18 @@
 //! Opening the log and the store of a data folder, with distrust.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::fs::DiskFs;
+use crate::fs::Fs;
 use crate::ids::{NodeId, ReplicaId};
-use crate::store::{self, CheckpointRecord, DiskStore, OnFatal, Queues, StoreHandle, StoreThreads, Verdict};
-use crate::time::Clock;
+use crate::store::{self, CheckpointRecord, Queues, StoreHandle, StoreThreads, Verdict};
 use crate::wal::{self, Wal};
 
 use super::config::Config;
 use super::folder::{RecordError, read_record, write_record};
+use super::surroundings::{StoreSizes, Surroundings};
 
 /// Why the node's data can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +49,7 @@ pub(super) struct Storage {
 /// promised stays unknown.
 #[derive(Debug)]
 pub(super) struct Lost {
-    marker: PathBuf,
+    folder: Arc<dyn Fs>,
     /// Replicas whose state in the log is whole.
     trusted: Vec<ReplicaId>,
     /// Replicas below this were given out before the loss was seen; `None` until the meta state is known.
@@ -82,7 +81,7 @@ impl Lost {
     pub(super) fn see(&self, next_replica: ReplicaId) -> Result<(), RecordError> {
         let mut bound = self.bound.lock();
         if bound.is_none() {
-            write_record(&self.marker, MARKER_MAGIC, &Marker { bound: Some(next_replica) })?;
+            write_record(&*self.folder, MARKER, MARKER_MAGIC, &Marker { bound: Some(next_replica) })?;
             *bound = Some(next_replica);
         }
         Ok(())
@@ -123,37 +122,35 @@ fn log_config(log_mib: u64) -> wal::Config {
 
 /// Opens both. Blocks: reads the whole log.
 pub(super) fn open(
-    folder: &Path,
+    folder: Arc<dyn Fs>,
     node: NodeId,
     is_member: bool,
     config: &Config,
-    clock: Arc<dyn Clock>,
+    surroundings: &Surroundings,
 ) -> Result<Storage, StorageError> {
+    let Surroundings { clock, threads, disk, .. } = surroundings;
+    let fs = folder.folder("log")?;
     // A node becomes a member while its log is open. Without it nobody knows what its replicas have promised.
-    let marker = folder.join(MARKER);
-    let no_log = std::fs::read_dir(folder.join("log")).map_or(true, |mut files| files.next().is_none());
-    if is_member && no_log {
+    if is_member && fs.list()?.is_empty() {
         tracing::error!("the log of this node is gone: its replicas will be replaced");
-        write_record(&marker, MARKER_MAGIC, &Marker::default())?;
+        write_record(&*folder, MARKER, MARKER_MAGIC, &Marker::default())?;
     }
-    let fs = Arc::new(DiskFs::open(folder.join("log"))?);
     let memory_bytes_max = usize::try_from(config.memory_log_entries_mib * MIB).unwrap_or(usize::MAX);
-    let wal_config = wal::Config { log_id: node.0, memory_bytes_max, ..log_config(config.disk_log_mib) };
-    let (wal, recovery) = Wal::open(fs, wal_config)?;
+    let usual = log_config(config.disk_log_mib);
+    let usual = wal::Config { log_id: node.0, memory_bytes_max, threads: threads.clone(), ..usual };
+    let (wal, recovery) = Wal::open(fs, disk.log(usual))?;
     if let Some(torn) = &recovery.torn {
         tracing::info!(?torn, "the end of the log was torn; no promise was made about it");
     }
     let distrusted = |replica: &ReplicaId| (*replica, "its log is damaged".to_string());
     let mut retired: BTreeMap<ReplicaId, String> = recovery.distrusted.iter().map(distrusted).collect();
     let known = checkpoints(&wal, &recovery.replicas);
-    let options = store::Options {
-        live_cache_bytes: config.memory_store_cache_mib * MIB / 2,
-        archive_cache_bytes: config.memory_store_cache_mib * MIB / 2,
+    let sizes = StoreSizes {
+        cache_bytes: config.memory_store_cache_mib * MIB / 2,
         reserve_bytes: config.disk_reserve_mib * MIB,
-        ..store::Options::new(folder.join("store"))
     };
-    let opened = DiskStore::open(options, clock, &known)?;
-    for (replica, verdict) in opened.verdicts {
+    let (store, verdicts) = disk.store(sizes, clock.clone(), &known)?;
+    for (replica, verdict) in verdicts {
         match verdict {
             Verdict::Retired(why) => drop(retired.insert(replica, why.to_string())),
             Verdict::Unclear(what) => {
@@ -162,26 +159,14 @@ pub(super) fn open(
             Verdict::Sound { .. } => {}
         }
     }
-    let (store, threads) = StoreHandle::spawn(Arc::new(opened.store), Queues::default(), end_process())?;
+    let (store, ending) = StoreHandle::start(store, Queues::default(), disk.on_store_failed(), threads.clone())?;
     if recovery.strangers_suspect {
         tracing::error!("the log of this node is damaged and may have lost replicas: they will be replaced");
-        write_record(&marker, MARKER_MAGIC, &Marker::default())?;
+        write_record(&*folder, MARKER, MARKER_MAGIC, &Marker::default())?;
     }
-    let found: Option<Marker> = read_record(&marker, MARKER_MAGIC)?;
-    let lost = found.map(|found| Lost { marker, trusted: recovery.replicas, bound: Mutex::new(found.bound) });
-    Ok(Storage { wal, store, threads, retired, lost })
-}
-
-/// The exit code of a process whose store has failed (`EX_IOERR` of sysexits.h).
-const EXIT_STORE_FAILED: i32 = 74;
-
-/// What is on the disk isn't known any more: whoever watches the process starts it again, and the next opening tells which
-/// replicas may go on.
-fn end_process() -> OnFatal {
-    Arc::new(|why| {
-        tracing::error!(why, code = EXIT_STORE_FAILED, "the store has failed, the process ends");
-        std::process::exit(EXIT_STORE_FAILED)
-    })
+    let found: Option<Marker> = read_record(&*folder, MARKER, MARKER_MAGIC)?;
+    let lost = found.map(|found| Lost { folder, trusted: recovery.replicas, bound: Mutex::new(found.bound) });
+    Ok(Storage { wal, store, threads: ending, retired, lost })
 }
 
 /// The newest checkpoint records of the log, as the store compares them.
@@ -207,18 +192,5 @@ mod tests {
         let groups = crate::raft::GroupConfig::default();
         assert!(wal.payload_bytes_max() >= groups.entry_bytes_max + (64 << 10), "{}", wal.payload_bytes_max());
         assert!(segment_bytes * 16 <= least * MIB, "a budget has room for more than a few segments");
-    }
-
-    const CHILD: &str = "PLAYHEAD_TEST_STORE_FAILS";
-
-    #[test]
-    fn a_failed_store_ends_the_process_with_its_own_code() {
-        if std::env::var_os(CHILD).is_some() {
-            end_process()("the test says so");
-        }
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-        let name = "node::storage::tests::a_failed_store_ends_the_process_with_its_own_code";
-        child.args(["--exact", name]).env(CHILD, "1").stdout(std::process::Stdio::null());
-        assert_eq!(child.status().unwrap().code(), Some(EXIT_STORE_FAILED));
     }
 }

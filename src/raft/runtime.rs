@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use crate::threads::Threads;
+
 /// The thread of all groups of one node. Cheap to clone; ends with [`RaftThread::end`].
 #[derive(Clone, Debug)]
 pub struct RaftThread {
@@ -36,6 +38,14 @@ impl RaftThread {
             let _ = runtime.block_on(stopped);
         })?;
         Ok(Self { handle, owner: Arc::new(Mutex::new(Some(Owner { stop, join }))) })
+    }
+
+    /// Starts the thread under `name`, or stays on the calling runtime where there are no threads.
+    pub fn start(name: &str, threads: &Threads) -> io::Result<Self> {
+        match threads {
+            Threads::Own => Self::spawn(name),
+            Threads::Tasks(_) => Ok(Self::current()),
+        }
     }
 
     /// Groups on the runtime that calls this: for simulations, where all is one thread.

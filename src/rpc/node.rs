@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::net::TcpListener;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 
 use super::operator::{Bootstrap, Founded, GiveLeads, Operator, OperatorParts};
 use super::routed::Routed;
 use super::serve::{ServeError, Services, ServicesParts};
 use super::{Fault, Limits};
-use crate::ambient::random_u64;
+use crate::net::Listener;
 use crate::node::bootstrap::{BootstrapError, Wishes};
 use crate::node::router::Call;
 use crate::node::{Given, Node};
@@ -23,16 +25,19 @@ const BOOTSTRAP_MS_MAX: u64 = 20_000;
 /// How long handing over all leads may take before it is told what is left.
 const GIVE_MAX: Duration = Duration::from_secs(5);
 
-struct Founder(Node);
+struct Founder {
+    node: Node,
+    random: Mutex<StdRng>,
+}
 
 #[async_trait]
 impl Bootstrap for Founder {
     async fn bootstrap(&self, shards: ShardCount, replication: u32, endpoints: Vec<String>) -> Result<Founded, Fault> {
-        let random = (random_u64(), random_u64());
+        let random = self.random.lock().random();
         let wishes = Wishes { shards: shards.get(), replication, addresses: endpoints, random };
-        let deadline = self.0.clock().monotonic().plus(BOOTSTRAP_MS_MAX);
+        let deadline = self.node.clock().monotonic().plus(BOOTSTRAP_MS_MAX);
         let call = Call { trace: TraceId::from_random(random.0), deadline };
-        let made = self.0.bootstrap(wishes, &call).await.map_err(fault)?;
+        let made = self.node.bootstrap(wishes, &call).await.map_err(fault)?;
         Ok(Founded {
             cluster: made.charter.cluster.to_string(),
             nodes: made.charter.founders.iter().map(|founder| founder.name.clone()).collect(),
@@ -85,7 +90,7 @@ pub struct Faces {
 
 impl Faces {
     /// Serves clients and operators until the node closes.
-    pub async fn serve(self, client: TcpListener, admin: TcpListener) -> Result<(), ServeError> {
+    pub async fn serve(self, client: Listener, admin: Listener) -> Result<(), ServeError> {
         let stop = self.node.closing();
         tokio::try_join!(
             self.services.serve_clients(client, stop.clone()),
@@ -96,7 +101,7 @@ impl Faces {
 }
 
 /// Makes the services of `node`; whatever is wrong with the files of its TLS is found here. `seed` is for ids of requests whose
-/// callers give none.
+/// callers give none, and of a cluster that is made here.
 pub async fn faces(node: Node, seed: u64) -> Result<Faces, ServeError> {
     let config = node.config();
     let limits = Limits {
@@ -120,7 +125,7 @@ pub async fn faces(node: Node, seed: u64) -> Result<Faces, ServeError> {
         report: Arc::new(move || reporting.report()),
         spoken: node.spoken(),
         generation: node.generation(),
-        bootstrap: Arc::new(Founder(node.clone())),
+        bootstrap: Arc::new(Founder { node: node.clone(), random: Mutex::new(StdRng::seed_from_u64(seed)) }),
         leads: Arc::new(Giver(node.clone())),
     });
     let services = Services::new(ServicesParts {

@@ -4,9 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tonic::transport::{Server, ServerTlsConfig};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -21,6 +20,7 @@ use super::history::History;
 use super::limits::Limits;
 use super::progress::Progress;
 use super::tally::TallyLayer;
+use crate::net::Listener;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::v1::account_service_server::AccountServiceServer;
 use crate::proto::v1::admin_service_server::AdminServiceServer;
@@ -116,7 +116,11 @@ impl Services {
 
     /// Serves clients on `listener` until `stop`: the services, health, and reflection. Then health says that the node doesn't
     /// serve, streams end, and calls at work are waited for, not longer than [`Limits::grace`].
-    pub async fn serve_clients(&self, listener: TcpListener, stop: CancellationToken) -> Result<(), ServeError> {
+    pub async fn serve_clients(
+        &self,
+        listener: impl Into<Listener>,
+        stop: CancellationToken,
+    ) -> Result<(), ServeError> {
         let ServicesParts { backend, limits, clock, seed, .. } = &self.parts;
         let front = Arc::new(Front::new(backend.clone(), *limits, clock.clone(), *seed));
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -132,18 +136,18 @@ impl Services {
             .add_service(sized!(AccountServiceServer::new(Account(front)), limits))
             .add_service(health_service)
             .add_service(reflection()?);
-        let served = serve(router, listener, stop, self.parts.limits.grace).await;
+        let served = serve(router, listener.into(), stop, self.parts.limits.grace).await;
         telling.abort();
         served
     }
 
     /// Serves operators on `listener` until `stop`: the admin service and reflection.
-    pub async fn serve_admin(&self, listener: TcpListener, stop: CancellationToken) -> Result<(), ServeError> {
+    pub async fn serve_admin(&self, listener: impl Into<Listener>, stop: CancellationToken) -> Result<(), ServeError> {
         let router = self
             .server()
             .add_service(sized!(AdminServiceServer::new(Admin(self.parts.operations.clone())), self.parts.limits))
             .add_service(reflection()?);
-        serve(router, listener, stop, self.parts.limits.grace).await
+        serve(router, listener.into(), stop, self.parts.limits.grace).await
     }
 
     fn server(&self) -> Server<Stack<TallyLayer, Identity>> {
@@ -170,12 +174,11 @@ fn reflection() -> Result<
 
 async fn serve(
     router: Router<Stack<TallyLayer, Identity>>,
-    listener: TcpListener,
+    listener: Listener,
     stop: CancellationToken,
     grace: Duration,
 ) -> Result<(), ServeError> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let serving = router.serve_with_incoming_shutdown(listener.incoming(), stop.clone().cancelled_owned());
     let too_long = async {
         stop.cancelled().await;
         tokio::time::sleep(grace).await;

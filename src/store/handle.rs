@@ -1,7 +1,7 @@
 //! The front for async code: store threads, bounded queues, answers by oneshot.
 //!
 //! One thread writes (checkpoints, cooling, snapshots on their way in), some read. Checkpoints that wait together are taken
-//! together and share a sync. In a simulation [`StoreHandle::inline`] runs every call where it is awaited, without threads.
+//! together and share a sync. In a simulation they are tasks; [`StoreHandle::inline`] runs every call where it is awaited.
 //!
 //! A call that is not awaited to its end is still carried out, but its answer is lost: treat its outcome as unknown.
 //!
@@ -24,6 +24,7 @@ use super::{
     Pair, ReadError, Scan, Space, Store, Usage, Value, WriteError,
 };
 use crate::ids::ReplicaId;
+use crate::threads::{Pace, Threads};
 
 /// The sizes of the front.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +93,7 @@ impl Watch {
 pub struct StoreHandle {
     front: Arc<Front>,
     watch: Arc<Watch>,
+    threads: Threads,
 }
 
 impl std::fmt::Debug for StoreHandle {
@@ -148,26 +150,48 @@ fn gone() -> String {
 impl StoreHandle {
     /// Starts the threads. `on_fatal` is called, before whoever asked is answered, when the store has failed.
     pub fn spawn(store: Arc<dyn Store>, queues: Queues, on_fatal: OnFatal) -> io::Result<(Self, StoreThreads)> {
+        Self::start(store, queues, on_fatal, Threads::Own)
+    }
+
+    /// As [`Self::spawn`], with threads or tasks; tasks are nothing to join, and end with the last handle.
+    pub fn start(
+        store: Arc<dyn Store>,
+        queues: Queues,
+        on_fatal: OnFatal,
+        threads: Threads,
+    ) -> io::Result<(Self, StoreThreads)> {
         let watch = Arc::new(Watch { on_fatal, losses: watch::Sender::default() });
         let worker = Arc::new(Worker { store, watch: Arc::clone(&watch) });
         let (reads, read_jobs) = mpsc::channel::<Job>(queues.reads_max.max(1));
         let (writes, write_jobs) = mpsc::channel::<Write>(queues.writes_max.max(1));
-        let read_jobs = Arc::new(Mutex::new(read_jobs));
+        let group_max = queues.checkpoints_a_sync_max.max(1);
+        let handle = Self { front: Arc::new(Front::Threads { reads, writes }), watch, threads };
         let mut joins = Vec::new();
+        if let Threads::Tasks(pace) = &handle.threads {
+            tokio::spawn(paced_reads(Arc::clone(&worker), read_jobs, Arc::clone(pace)));
+            tokio::spawn(paced_writes(worker, write_jobs, group_max, Arc::clone(pace)));
+            return Ok((handle, StoreThreads { joins }));
+        }
+        let read_jobs = Arc::new(Mutex::new(read_jobs));
         for n in 0..queues.read_threads.max(1) {
             let (worker, jobs) = (Arc::clone(&worker), Arc::clone(&read_jobs));
             let run = move || run_reads(&worker, &jobs);
             joins.push(std::thread::Builder::new().name(format!("store-read-{n}")).spawn(run)?);
         }
-        let run = move || run_writes(&worker, write_jobs, queues.checkpoints_a_sync_max.max(1));
+        let run = move || run_writes(&worker, write_jobs, group_max);
         joins.push(std::thread::Builder::new().name("store-write".to_string()).spawn(run)?);
-        Ok((Self { front: Arc::new(Front::Threads { reads, writes }), watch }, StoreThreads { joins }))
+        Ok((handle, StoreThreads { joins }))
     }
 
     /// Runs every call in place: for simulations, whose store does not block.
     pub fn inline(store: Arc<dyn Store>) -> Self {
         let watch = Watch { on_fatal: Arc::new(|_| {}), losses: watch::Sender::default() };
-        Self { front: Arc::new(Front::Inline(store)), watch: Arc::new(watch) }
+        Self { front: Arc::new(Front::Inline(store)), watch: Arc::new(watch), threads: Threads::Own }
+    }
+
+    /// Who does what would block beside the store's own calls: making a state out of what was read, or a checkpoint.
+    pub fn threads(&self) -> &Threads {
+        &self.threads
     }
 
     /// The replicas of which anybody has been told that their content isn't what was written, now and whenever another is
@@ -403,26 +427,61 @@ fn run_reads(worker: &Worker, jobs: &Mutex<mpsc::Receiver<Job>>) {
 fn run_writes(worker: &Worker, mut jobs: mpsc::Receiver<Write>, group_max: usize) {
     let mut taken = VecDeque::new();
     while let Some(first) = taken.pop_front().or_else(|| jobs.blocking_recv()) {
-        match first {
-            Write::Run(job) => drop(worker.run(job)),
-            Write::Checkpoint(first) => {
-                let mut group = vec![first];
-                while group.len() < group_max {
-                    match taken.pop_front().or_else(|| jobs.try_recv().ok()) {
-                        // A second checkpoint of a replica has to come after its first.
-                        Some(Write::Checkpoint(next)) if group.iter().all(|g| g.replica != next.replica) => {
-                            group.push(next);
-                        }
-                        Some(other) => {
-                            taken.push_back(other);
-                            break;
-                        }
-                        None => break,
-                    }
-                }
-                run_group(worker, group);
-            }
+        write(worker, first, &mut jobs, &mut taken, group_max);
+    }
+}
+
+/// Does what was taken, and with a checkpoint the checkpoints that follow it.
+fn write(
+    worker: &Worker,
+    first: Write,
+    jobs: &mut mpsc::Receiver<Write>,
+    taken: &mut VecDeque<Write>,
+    group_max: usize,
+) {
+    let first = match first {
+        Write::Run(job) => {
+            let _ = worker.run(job);
+            return;
         }
+        Write::Checkpoint(first) => first,
+    };
+    let mut group = vec![first];
+    while group.len() < group_max {
+        match taken.pop_front().or_else(|| jobs.try_recv().ok()) {
+            // A second checkpoint of a replica has to come after its first.
+            Some(Write::Checkpoint(next)) if group.iter().all(|g| g.replica != next.replica) => group.push(next),
+            Some(other) => {
+                taken.push_back(other);
+                break;
+            }
+            None => break,
+        }
+    }
+    run_group(worker, group);
+}
+
+/// The reading threads as a task.
+async fn paced_reads(worker: Arc<Worker>, mut jobs: mpsc::Receiver<Job>, pace: Arc<dyn Pace>) {
+    while let Some(job) = jobs.recv().await {
+        tokio::time::sleep(pace.next()).await;
+        let _ = worker.run(job);
+    }
+}
+
+/// The writing thread as a task.
+async fn paced_writes(worker: Arc<Worker>, mut jobs: mpsc::Receiver<Write>, group_max: usize, pace: Arc<dyn Pace>) {
+    let mut taken = VecDeque::new();
+    loop {
+        let first = match taken.pop_front() {
+            Some(first) => first,
+            None => match jobs.recv().await {
+                Some(first) => first,
+                None => return,
+            },
+        };
+        tokio::time::sleep(pace.next()).await;
+        write(&worker, first, &mut jobs, &mut taken, group_max);
     }
 }
 
@@ -444,16 +503,27 @@ mod tests {
 
     const A: ReplicaId = ReplicaId(1);
 
+    #[derive(Debug)]
+    struct AtOnce;
+
+    impl Pace for AtOnce {
+        fn next(&self) -> std::time::Duration {
+            std::time::Duration::ZERO
+        }
+    }
+
     /// What the process is ended for when a checkpoint meets `fault`; then its answer.
-    fn fatal(fault: Fault) -> (Vec<String>, Result<Checkpointed, WriteError>) {
+    fn fatal(fault: Fault, threads: Threads) -> (Vec<String>, Result<Checkpointed, WriteError>) {
         let (disk, told) = (MemDisk::new(), Arc::new(Mutex::new(Vec::new())));
         let (store, _) = MemStore::open(&disk, Arc::new(TestClock::default()), &[]);
         let on_fatal: OnFatal = {
             let told = Arc::clone(&told);
             Arc::new(move |why| told.lock().push(why.to_string()))
         };
-        let (handle, threads) = StoreHandle::spawn(Arc::new(store), Queues::default(), on_fatal).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _here = runtime.enter();
+        let started = StoreHandle::start(Arc::new(store), Queues::default(), on_fatal, threads);
+        let (handle, threads) = started.unwrap();
         let answer = runtime.block_on(async {
             handle.create(A).await.unwrap();
             assert_eq!(handle.header(ReplicaId(9)).await, Err(ReadError::UnknownReplica(ReplicaId(9))));
@@ -470,8 +540,10 @@ mod tests {
 
     #[test]
     fn a_store_that_has_failed_ends_the_process_before_anybody_is_answered() {
-        for fault in [Fault::Refused, Fault::Unsynced] {
-            let (told, answer) = fatal(fault);
+        let ways = [Threads::Own, Threads::Tasks(Arc::new(AtOnce))];
+        for (fault, threads) in [Fault::Refused, Fault::Unsynced].into_iter().flat_map(|f| ways.clone().map(|w| (f, w)))
+        {
+            let (told, answer) = fatal(fault, threads);
             assert!(matches!(answer, Err(WriteError::Failed(_))), "{answer:?}");
             assert_eq!(told.len(), 1, "{told:?}");
         }
@@ -517,7 +589,7 @@ mod tests {
 
     #[test]
     fn a_panicking_job_ends_the_process() {
-        let (told, answer) = fatal(Fault::Panics);
+        let (told, answer) = fatal(Fault::Panics, Threads::Own);
         assert!(matches!(answer, Err(WriteError::Failed(_))), "{answer:?}");
         assert!(told.iter().any(|why| why.contains("panics by request")), "{told:?}");
     }

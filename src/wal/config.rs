@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::format::{BLOCK_BYTES, RECORD_HEADER_BYTES, STATE_BYTES_MAX};
 use super::{OpenError, PAYLOAD_BYTES_MAX};
+use crate::threads::Threads;
 
 /// What is done when a write or sync has failed. It must not return to normal business: the process has to end.
 pub type OnFatal = Arc<dyn Fn(&Fatal) + Send + Sync>;
@@ -45,8 +46,8 @@ pub struct Config {
     pub segments_min: usize,
     /// The oldest segment is freed by moving what is still needed of it when that is at most so many bytes.
     pub move_bytes_max: u64,
-    /// Reads from segments block the caller of [`super::Wal::read`] instead of going to a blocking thread: for simulations.
-    pub reads_inline: bool,
+    /// Who writes, and who reads from segments.
+    pub threads: Threads,
     /// What is done after a failed write or sync.
     pub on_fatal: OnFatal,
 }
@@ -104,7 +105,7 @@ impl Default for Config {
             spares_max: 2,
             segments_min: 4,
             move_bytes_max: 8 << 20,
-            reads_inline: false,
+            threads: Threads::Own,
             on_fatal: Arc::new(|fatal| {
                 tracing::error!(error = %fatal, source = ?fatal.source, "the log has failed, the process ends");
                 std::process::abort();
@@ -126,7 +127,7 @@ impl fmt::Debug for Config {
             .field("spares_max", &self.spares_max)
             .field("segments_min", &self.segments_min)
             .field("move_bytes_max", &self.move_bytes_max)
-            .field("reads_inline", &self.reads_inline)
+            .field("threads", &self.threads)
             .finish_non_exhaustive()
     }
 }

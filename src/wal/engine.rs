@@ -585,15 +585,3 @@ pub(super) fn check_entry(
         matches!(header.kind, Kind::Entry | Kind::Moved) && header.replica == replica && header.id.index == index;
     (right && header.fits(body)).then_some((header, body))
 }
-
-/// The writer thread: steps until the log is closed or has failed.
-pub(super) fn run(mut engine: Engine) {
-    loop {
-        match engine.step() {
-            Ok(Progress::Wrote) => {}
-            Ok(Progress::Idle) => engine.shared.wait_for_work(),
-            // The failure has been handled where it was found.
-            Ok(Progress::Closed) | Err(_) => return,
-        }
-    }
-}

@@ -176,8 +176,10 @@ impl Front {
 /// See the module.
 pub(super) struct Shared {
     pub(super) front: Mutex<Front>,
-    /// Tells the writer thread that there is something to do.
+    /// Tells the writer's thread that there is something to do.
     pub(super) work: Condvar,
+    /// Tells the writer's task, where it has no thread.
+    pub(super) news: Notify,
     /// Tells those who wait for room.
     pub(super) room: Notify,
 }
@@ -189,8 +191,14 @@ impl Shared {
         let was_empty = front.queue.is_empty();
         front.queue.push_back(op);
         if was_empty {
-            self.work.notify_one();
+            self.wake();
         }
+    }
+
+    /// Has the writer look.
+    pub(super) fn wake(&self) {
+        self.work.notify_all();
+        self.news.notify_one();
     }
 
     /// Blocks until there is something for the writer to do.
@@ -209,7 +217,7 @@ impl Shared {
             front.queued_bytes = 0;
             std::mem::take(&mut front.queue)
         };
-        self.work.notify_all();
+        self.wake();
         self.room.notify_waiters();
         for op in queue {
             op.into_done()(Err(Stopped));

@@ -8,17 +8,19 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::engine::{self, Engine};
+use super::engine::Engine;
 use super::front::{Op, Shared};
 use super::index::Log;
 use super::read::{Plan, plan};
 use super::recover::recover;
+use super::run;
 use super::{
     CheckpointRecord, Config, Done, Durable, LogId, Pinned, ReadError, Record, Recovery, ReplicaState, Stats,
     WriteError,
 };
 use crate::fs::Fs;
 use crate::ids::ReplicaId;
+use crate::threads::Threads;
 
 /// Why a log can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +85,7 @@ impl Owner {
             let mut front = self.shared.front.lock();
             front.closing = true;
         }
-        self.shared.work.notify_all();
+        self.shared.wake();
         self.shared.room.notify_waiters();
         let Some(writer) = self.writer.lock().take() else { return };
         // A callback may hold the last handle: the writer can't wait for itself.
@@ -107,12 +109,18 @@ impl fmt::Debug for Wal {
 }
 
 impl Wal {
-    /// Opens the log in a folder, or makes it, and starts its writer thread. Blocks; reads the whole log.
+    /// Opens the log in a folder, or makes it, and starts its writer: a thread, or a task where [`Config::threads`] says so (which
+    /// is told to close and not waited for). Blocks; reads the whole log.
     pub fn open(fs: Arc<dyn Fs>, config: Config) -> Result<(Self, Recovery), OpenError> {
         let (wal, engine, recovery) = Self::open_stepped(fs, config)?;
-        let writer = std::thread::Builder::new().name("wal".to_string()).spawn(move || engine::run(engine));
-        let writer = writer.map_err(|source| OpenError::Io { doing: "starting its writer".to_string(), source })?;
-        *wal.owner.writer.lock() = Some(writer);
+        match wal.owner.config.threads.clone() {
+            Threads::Own => {
+                let writer = std::thread::Builder::new().name("wal".to_string()).spawn(move || run::run(engine));
+                let failed = |source| OpenError::Io { doing: "starting its writer".to_string(), source };
+                *wal.owner.writer.lock() = Some(writer.map_err(failed)?);
+            }
+            Threads::Tasks(pace) => drop(tokio::spawn(run::run_paced(engine, pace))),
+        }
         Ok((wal, recovery))
     }
 
@@ -282,10 +290,10 @@ impl Wal {
         bytes_max: usize,
     ) -> Result<Vec<Record>, ReadError> {
         let plan = self.plan(replica, range, bytes_max)?;
-        if plan.is_in_memory() || self.owner.config.reads_inline {
+        if plan.is_in_memory() {
             return plan.run();
         }
-        let read = tokio::task::spawn_blocking(move || plan.run()).await;
+        let read = self.owner.config.threads.blocking(move || plan.run()).await;
         read.unwrap_or_else(|e| Err(ReadError::Io { segment: 0, message: e.to_string() }))
     }
 

@@ -45,6 +45,7 @@ mod index;
 mod read;
 mod recover;
 mod replay;
+mod run;
 mod scan;
 mod segments;
 mod tail;

@@ -62,7 +62,8 @@ pub(super) fn recover(fs: Arc<dyn Fs>, config: Config) -> Result<(Arc<Shared>, E
         replicas_max: config.replicas_max,
         forgotten_max: config.forgotten_max(),
     };
-    let shared = Arc::new(Shared { front: Mutex::new(front), work: Condvar::new(), room: Notify::new() });
+    let shared =
+        Arc::new(Shared { front: Mutex::new(front), work: Condvar::new(), news: Notify::new(), room: Notify::new() });
     let recovered = Recovered {
         pool,
         segments,

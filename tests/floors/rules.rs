@@ -77,7 +77,7 @@ const IMPURE: &[(Rule, &[&str])] = &[
 ];
 
 /// Where types of the wire may be named.
-const EDGES: &[&str] = &["proto", "rpc", "client", "node::link", "ctl", "device"];
+const EDGES: &[&str] = &["proto", "net", "rpc", "client", "node::link", "ctl", "device"];
 
 /// Paths of the wire.
 const GENERATED: &[&str] = &[

@@ -39,10 +39,9 @@ use async_trait::async_trait;
 
 use crate::ring::{InvalidRule, InvalidShardCount};
 
-use super::config::TlsFiles;
 use super::core::{Inner, Node};
 use super::folder::{Charter, CharterError};
-use super::link::{self, Introduction, introduce};
+use super::link::{self, Dialling, Introduction, introduce};
 use super::router::Call;
 
 use agree::{Fate, Ways, fate_of, found_together};
@@ -121,21 +120,21 @@ pub struct Bootstrapped {
 
 /// How a founding speaks to the nodes, in earnest.
 struct Wires {
-    tls: Option<TlsFiles>,
+    dialling: Dialling,
 }
 
 #[async_trait]
 impl Ways for Wires {
     async fn introduce(&self, address: &str) -> Result<Introduction, String> {
-        introduce(address, self.tls.as_ref()).await
+        introduce(address, &self.dialling).await
     }
 
     async fn offer(&self, to: &Introduction, charter: &Charter) -> Result<Charter, String> {
-        link::offer(to, charter, self.tls.as_ref()).await
+        link::offer(to, charter, &self.dialling).await
     }
 
     async fn begin(&self, to: &Introduction, charter: &Charter) -> Result<(), String> {
-        link::tell_to_begin(to, charter, self.tls.as_ref()).await
+        link::tell_to_begin(to, charter, &self.dialling).await
     }
 }
 
@@ -144,7 +143,7 @@ impl Node {
     pub async fn bootstrap(&self, wishes: Wishes, call: &Call) -> Result<Bootstrapped, BootstrapError> {
         let inner = &self.inner;
         let addresses = addresses(inner, &wishes)?;
-        let ways = Wires { tls: inner.config.link_tls() };
+        let ways = Wires { dialling: inner.dialling() };
         let made = found_together(&ways, &inner.me, &wishes, &addresses).await?;
         self.wait_for_cluster(call).await?;
         Ok(made)
@@ -183,7 +182,7 @@ fn addresses(inner: &Inner, wishes: &Wishes) -> Result<BTreeSet<String>, Bootstr
 /// A node that was offered a founding record and told nothing since asks the other founders what became of it.
 pub(super) async fn settle_offer(inner: &Arc<Inner>) {
     let Some(offered) = inner.offered() else { return };
-    let ways = Wires { tls: inner.config.link_tls() };
+    let ways = Wires { dialling: inner.dialling() };
     let cluster = &offered.cluster;
     let settled = match fate_of(&ways, inner.me.node, &offered).await {
         Fate::Open => return,

@@ -24,15 +24,17 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::fs::Fs;
 use crate::ids::{Generation, NodeId, ReplicaId};
 use crate::versions::{ClusterVersion, Spoken};
 
+use super::surroundings::{Disk, Lock, MachineDisk, Taken};
 pub(crate) use charter::FOUNDERS_MAX;
+
 pub use charter::{Charter, CharterError, ClusterId, Founder};
-pub(crate) use record::replace;
 pub use record::{RecordError, read_record, write_record};
 use record::{read_up_to, write_as};
 
@@ -178,9 +180,9 @@ impl Identity {
 /// The folder, held by this process until dropped.
 #[derive(Debug)]
 pub struct DataFolder {
-    path: PathBuf,
+    fs: Arc<dyn Fs>,
     identity: Identity,
-    _lock: File,
+    _lock: Box<dyn Lock>,
 }
 
 const IDENTITY: &str = "identity";
@@ -189,9 +191,9 @@ const META: &str = "meta";
 const META_MAGIC: &[u8; 8] = b"PLAYHDMR";
 
 /// The file's format follows the cluster's version, so that a build of before can still read it as long as it may.
-fn write_identity(folder: &Path, identity: &Identity) -> Result<(), RecordError> {
+fn write_identity(folder: &dyn Fs, identity: &Identity) -> Result<(), RecordError> {
     let format = identity.newest_version().formats().identity;
-    write_as(&folder.join(IDENTITY), IDENTITY_MAGIC, format, identity)
+    write_as(folder, IDENTITY, IDENTITY_MAGIC, format, identity)
 }
 
 /// Node ids are made of 32 random bits: two nodes of one cluster with the same one are refused when they meet.
@@ -200,20 +202,17 @@ fn node_id(random: u64) -> NodeId {
 }
 
 impl DataFolder {
-    /// Takes the folder, making it if needed, and begins a new generation. `random` makes the node id of a new folder.
-    /// A folder that was last in a cluster of a version that isn't `spoken` is refused as it is.
+    /// Takes the folder at `path`, as [`Self::begin_process`] does.
     pub fn open(path: &Path, random: u64, spoken: Spoken) -> Result<Self, FolderError> {
-        let io = |what| move |source| FolderError::Io { path: path.to_path_buf(), what, source };
-        std::fs::create_dir_all(path).map_err(io("can't be made"))?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("LOCK"));
-        let lock = lock.map_err(io("its LOCK can't be opened"))?;
-        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(FolderError::InUse { path: path.to_path_buf() }),
-            Err(errno) => return Err(io("its LOCK can't be taken")(errno.into())),
-        }
+        Self::begin_process(MachineDisk { data_dir: path.to_path_buf() }.take()?, random, spoken)
+    }
+
+    /// Begins a new generation in a folder that was taken. `random` makes the node id of a new folder. A folder that was last in a
+    /// cluster of a version that isn't `spoken` is refused as it is.
+    pub fn begin_process(taken: Taken, random: u64, spoken: Spoken) -> Result<Self, FolderError> {
+        let Taken { fs, path, lock } = taken;
         let known = Spoken::BUILD.newest.formats().identity;
-        let found: Option<Identity> = read_up_to(&path.join(IDENTITY), IDENTITY_MAGIC, known)?;
+        let found: Option<Identity> = read_up_to(&*fs, IDENTITY, IDENTITY_MAGIC, known)?;
         let mut identity = found.unwrap_or_else(|| Identity {
             node: node_id(random),
             generation: Generation(0),
@@ -222,22 +221,22 @@ impl DataFolder {
             cluster_version: None,
         });
         identity.check(spoken).map_err(|(found, advice)| {
-            let (path, build) = (path.to_path_buf(), crate::node::versions::build());
+            let build = crate::node::versions::build();
             FolderError::Version { path, found, spoken, build, advice }
         })?;
         identity.generation.0 += 1;
-        write_identity(path, &identity)?;
-        Ok(Self { path: path.to_path_buf(), identity, _lock: lock })
+        write_identity(&*fs, &identity)?;
+        Ok(Self { fs, identity, _lock: lock })
     }
 
     /// This node's replicas of the meta group, as it knew last; `None` before it knew any.
     pub fn meta_replicas(&self) -> Result<Option<Vec<ReplicaId>>, RecordError> {
-        read_record(&self.path.join(META), META_MAGIC)
+        read_record(&*self.fs, META, META_MAGIC)
     }
 
     /// Remembers this node's replicas of the meta group: a starting node opens them before it knows anything else.
     pub fn keep_meta_replicas(&self, replicas: &Vec<ReplicaId>) -> Result<(), RecordError> {
-        write_record(&self.path.join(META), META_MAGIC, replicas)
+        write_record(&*self.fs, META, META_MAGIC, replicas)
     }
 
     /// Who this node is.
@@ -246,8 +245,8 @@ impl DataFolder {
     }
 
     /// The folder itself.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn fs(&self) -> &Arc<dyn Fs> {
+        &self.fs
     }
 
     /// Takes an offered founding record durably, if the node holds none; answers the one that it holds then.
@@ -284,7 +283,7 @@ impl DataFolder {
 
     fn keep(&mut self, identity: Identity) -> Result<(), FolderError> {
         if identity != self.identity {
-            write_identity(&self.path, &identity)?;
+            write_identity(&*self.fs, &identity)?;
             self.identity = identity;
         }
         Ok(())

@@ -7,9 +7,10 @@
 //! n bytes  the value, CBOR
 //! ```
 
-use std::fs::File;
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use crate::fs::{Fs, read_file, replace_file};
 
 /// Why a small file can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -49,28 +50,28 @@ pub enum RecordError {
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 16;
 /// The most bytes that such a file may have.
-const RECORD_BYTES_MAX: u64 = 16 << 20;
+const RECORD_BYTES_MAX: usize = 16 << 20;
 
 /// Reads a file; `None` when there is none.
-pub fn read_record<T>(path: &Path, magic: &[u8; 8]) -> Result<Option<T>, RecordError>
+pub fn read_record<T>(folder: &dyn Fs, name: &str, magic: &[u8; 8]) -> Result<Option<T>, RecordError>
 where
     T: for<'b> minicbor::Decode<'b, ()>,
 {
-    read_up_to(path, magic, VERSION)
+    read_up_to(folder, name, magic, VERSION)
 }
 
 /// Reads a file of a version up to `known`; `None` when there is none.
-pub(super) fn read_up_to<T>(path: &Path, magic: &[u8; 8], known: u32) -> Result<Option<T>, RecordError>
+pub(super) fn read_up_to<T>(folder: &dyn Fs, name: &str, magic: &[u8; 8], known: u32) -> Result<Option<T>, RecordError>
 where
     T: for<'b> minicbor::Decode<'b, ()>,
 {
-    let io = |source| RecordError::Io { path: path.to_path_buf(), source };
-    let damaged = |reason: &str| RecordError::Damaged { path: path.to_path_buf(), reason: reason.to_string() };
-    let bytes = match std::fs::metadata(path) {
-        Ok(meta) if meta.len() > RECORD_BYTES_MAX => return Err(damaged("it is too large")),
-        Ok(_) => std::fs::read(path).map_err(io)?,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(io(e)),
+    let path = || folder.place(name);
+    let damaged = |reason: &str| RecordError::Damaged { path: path(), reason: reason.to_string() };
+    let bytes = match read_file(folder, name, RECORD_BYTES_MAX) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(None),
+        Err(e) if e.kind() == ErrorKind::InvalidData => return Err(damaged("it is too large")),
+        Err(source) => return Err(RecordError::Io { path: path(), source }),
     };
     let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| damaged("it is too short"))?;
     let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
@@ -79,7 +80,7 @@ where
     }
     match word(8) {
         0 => return Err(damaged("its format version is 0")),
-        found if found > known => return Err(RecordError::TooNew { path: path.to_path_buf(), found, known }),
+        found if found > known => return Err(RecordError::TooNew { path: path(), found, known }),
         _ => {}
     }
     if word(12) != crc32c::crc32c(body) {
@@ -89,13 +90,19 @@ where
 }
 
 /// Replaces a file, durably.
-pub fn write_record<T: minicbor::Encode<()>>(path: &Path, magic: &[u8; 8], value: &T) -> Result<(), RecordError> {
-    write_as(path, magic, VERSION, value)
+pub fn write_record<T: minicbor::Encode<()>>(
+    folder: &dyn Fs,
+    name: &str,
+    magic: &[u8; 8],
+    value: &T,
+) -> Result<(), RecordError> {
+    write_as(folder, name, magic, VERSION, value)
 }
 
 /// Replaces a file by one of this version, durably.
 pub(super) fn write_as<T: minicbor::Encode<()>>(
-    path: &Path,
+    folder: &dyn Fs,
+    name: &str,
     magic: &[u8; 8],
     version: u32,
     value: &T,
@@ -106,18 +113,5 @@ pub(super) fn write_as<T: minicbor::Encode<()>>(
     bytes.extend_from_slice(&version.to_be_bytes());
     bytes.extend_from_slice(&crc32c::crc32c(&body).to_be_bytes());
     bytes.extend_from_slice(&body);
-    replace(path, &bytes).map_err(|source| RecordError::Io { path: path.to_path_buf(), source })
-}
-
-/// Writes beside, syncs, renames over, syncs the folder.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
+    replace_file(folder, name, &bytes).map_err(|source| RecordError::Io { path: folder.place(name), source })
 }

@@ -141,7 +141,8 @@ fn a_folder_of_the_first_version_is_as_builds_of_before_wrote_it_and_one_of_a_la
     let bytes = std::fs::read(dir.path().join("identity")).unwrap();
     // Whoever reads version 1 only, as the build before did, refuses this.
     assert_eq!((&bytes[8..12], &bytes[16..]), (&[0, 0, 0, 2][..], &[0x85, 7, 1, 0xf6, 0xf6, 2][..]));
-    let of_before: Result<Option<Identity>, _> = read_record(&dir.path().join("identity"), IDENTITY_MAGIC);
+    let of_before: Result<Option<Identity>, _> =
+        read_record(&crate::fs::DiskFs::open(dir.path()).unwrap(), "identity", IDENTITY_MAGIC);
     assert!(matches!(of_before, Err(RecordError::TooNew { found: 2, known: 1, .. })));
 }
 

@@ -1,14 +1,17 @@
 //! Where the other nodes were last reached.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
+use crate::fs::Fs;
 use crate::ids::{Generation, NodeId};
 use crate::node::folder::{RecordError, read_record, write_record};
+use crate::threads::Threads;
 
+const FILE: &str = "peers";
 const MAGIC: &[u8; 8] = b"PLAYHDPR";
 /// The most nodes that are remembered.
 const NODES_MAX: usize = 1024;
@@ -51,16 +54,16 @@ pub struct Known {
 /// All that is known, kept in the data folder.
 #[derive(Debug)]
 pub struct Book {
-    path: PathBuf,
+    folder: Arc<dyn Fs>,
     known: RwLock<BTreeMap<NodeId, Known>>,
     changed: Notify,
 }
 
 impl Book {
     /// Reads what an earlier process knew.
-    pub fn open(path: PathBuf) -> Result<Self, RecordError> {
-        let known = read_record(&path, MAGIC)?.unwrap_or_default();
-        Ok(Self { path, known: RwLock::new(known), changed: Notify::new() })
+    pub fn open(folder: Arc<dyn Fs>) -> Result<Self, RecordError> {
+        let known = read_record(&*folder, FILE, MAGIC)?.unwrap_or_default();
+        Ok(Self { folder, known: RwLock::new(known), changed: Notify::new() })
     }
 
     /// Takes in what a node says of itself; whatever an older process of it said is ignored. Answers whether it was news.
@@ -101,12 +104,12 @@ impl Book {
 
     /// Writes every change to disk, until dropped. A change is lost if the process dies within moments; it will be heard
     /// again.
-    pub async fn save_changes(self: std::sync::Arc<Self>) {
+    pub async fn save_changes(self: Arc<Self>, threads: Threads) {
         loop {
             self.changed.notified().await;
             let known = self.known.read().clone();
-            let path = self.path.clone();
-            let written = tokio::task::spawn_blocking(move || write_record(&path, MAGIC, &known)).await;
+            let folder = self.folder.clone();
+            let written = threads.blocking(move || write_record(&*folder, FILE, MAGIC, &known)).await;
             if let Ok(Err(error)) = written {
                 tracing::warn!(%error, "the addresses of other nodes can't be kept on disk");
             }

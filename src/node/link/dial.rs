@@ -139,7 +139,7 @@ impl Dialer {
 
     async fn open(&self) -> Result<Open, String> {
         let address = self.book.link_address(self.node).ok_or("its address is not known")?;
-        let mut client = connect(&address, self.config.tls.as_ref()).await?;
+        let mut client = connect(&address, &self.config.dialling).await?;
         let (sender, receiver) = mpsc::channel(2);
         let hello = self.config.me.hello(self.node, self.lane);
         let first = wire::LaneMessage { hello: Some(hello), ..Default::default() };
@@ -188,7 +188,10 @@ impl Dialer {
         self.queue.up.store(false, Ordering::Relaxed);
         self.metrics.link_lanes_up.dec();
         let broken: Broken = Arc::from(format!("the lane broke: {why}"));
-        for (_, answer) in pending.lock().drain() {
+        let mut waiting: Vec<_> = pending.lock().drain().collect();
+        // In the order in which they were asked, so that a run can be repeated.
+        waiting.sort_unstable_by_key(|(id, _)| *id);
+        for (_, answer) in waiting {
             let _ = answer.send(Err(broken.clone()));
         }
         self.drop_waiting(receiver, &broken);

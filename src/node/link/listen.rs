@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
+use crate::net::Listener;
 use crate::proto::link::v1::link_service_server::{LinkService, LinkServiceServer};
 
 use super::TlsFiles;
@@ -16,7 +15,7 @@ const STREAMS_MAX: u32 = 64;
 
 /// Serves the link on `listener` for as long as what is returned is awaited. Fails at once only on what is wrong with `tls`.
 pub(crate) fn listen<S: LinkService>(
-    listener: TcpListener,
+    listener: Listener,
     service: LinkServiceServer<S>,
     tls: Option<&TlsFiles>,
 ) -> std::io::Result<impl Future<Output = Result<(), tonic::transport::Error>> + use<S>> {
@@ -29,6 +28,5 @@ pub(crate) fn listen<S: LinkService>(
     if let Some(files) = tls {
         server = server.tls_config(server_tls(files)?).map_err(std::io::Error::other)?;
     }
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Ok(server.add_service(service).serve_with_incoming(incoming))
+    Ok(server.add_service(service).serve_with_incoming(listener.incoming()))
 }

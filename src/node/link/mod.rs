@@ -48,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ids::{Generation, NodeId};
+use crate::net::Net;
 use crate::raft::{Lane as RaftLane, LinkError};
 use crate::telemetry::{LaneLabels, Metrics};
 
@@ -151,13 +152,22 @@ impl Lost {
     }
 }
 
+/// How other nodes are dialled.
+#[derive(Clone, Debug, Default)]
+pub struct Dialling {
+    /// The network.
+    pub net: Net,
+    /// Mutual TLS, when it is switched on.
+    pub tls: Option<TlsFiles>,
+}
+
 /// Everything that the link is made of.
 #[derive(Clone, Debug)]
 pub struct LinkConfig {
     /// Who this node is.
     pub me: Arc<Me>,
-    /// Mutual TLS, when it is switched on.
-    pub tls: Option<TlsFiles>,
+    /// How other nodes are dialled.
+    pub dialling: Dialling,
     /// Frames that may wait on one lane to one node.
     pub queue_frames_max: usize,
     /// For the jitter of reconnects.

@@ -54,7 +54,6 @@ struct End {
     link: Link,
     inbox: Arc<Echo>,
     stop: CancellationToken,
-    _folder: tempfile::TempDir,
 }
 
 async fn end(node: u64, generation: u64, cluster: u64, silent_on: Option<u8>) -> End {
@@ -75,9 +74,8 @@ async fn end_speaking(versions: Versions, node: u64, generation: u64, cluster: u
         versions,
     });
     me.cluster.set(ClusterId::from_random(cluster, 0)).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let book = Arc::new(Book::open(folder.path().join("peers")).unwrap());
-    let config = LinkConfig { me: me.clone(), tls: None, queue_frames_max: 1000, seed: node };
+    let book = Arc::new(Book::open(Arc::new(crate::fs::LyingFs::new(1))).unwrap());
+    let config = LinkConfig { me: me.clone(), dialling: Dialling::default(), queue_frames_max: 1000, seed: node };
     let metrics = Arc::new(Metrics::new());
     let link = Link::new(config, book.clone(), metrics.clone(), Runtimes::current());
     let inbox = Arc::new(Echo { silent_on, ..Echo::default() });
@@ -91,7 +89,7 @@ async fn end_speaking(versions: Versions, node: u64, generation: u64, cluster: u
             _ = serving => {}
         }
     });
-    End { link, inbox, stop, _folder: folder }
+    End { link, inbox, stop }
 }
 
 fn introduce(a: &End, b: &End) {

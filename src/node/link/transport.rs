@@ -13,7 +13,7 @@ use crate::ring::{Weight, Zone};
 use crate::versions::Spoken;
 
 use super::handshake::endpoints;
-use super::{Endpoints, WIRE_VERSION};
+use super::{Dialling, Endpoints, WIRE_VERSION};
 
 /// How long connecting may take, TLS included.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,7 +49,8 @@ pub(super) fn server_tls(files: &TlsFiles) -> std::io::Result<ServerTlsConfig> {
 }
 
 /// Connects to `address` (`host:port`).
-pub(super) async fn connect(address: &str, tls: Option<&TlsFiles>) -> Result<LinkServiceClient<Channel>, String> {
+pub(super) async fn connect(address: &str, dialling: &Dialling) -> Result<LinkServiceClient<Channel>, String> {
+    let Dialling { net, tls } = dialling;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|e| format!("{address}: {e}"))?;
     let mut endpoint = endpoint
@@ -64,7 +65,7 @@ pub(super) async fn connect(address: &str, tls: Option<&TlsFiles>) -> Result<Lin
         let tls = client_tls(files).map_err(|e| e.to_string())?;
         endpoint = endpoint.tls_config(tls).map_err(|e| chain(&e))?;
     }
-    let connected = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await;
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, net.connect(&endpoint)).await;
     let channel = connected.map_err(|_| format!("{address} didn't answer in time"))?.map_err(|e| chain(&e))?;
     let client = LinkServiceClient::new(channel);
     Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
@@ -105,8 +106,8 @@ pub struct Introduction {
 }
 
 /// Asks who listens at `address`. An error says what is wrong, for people.
-pub async fn introduce(address: &str, tls: Option<&TlsFiles>) -> Result<Introduction, String> {
-    let mut client = connect(address, tls).await?;
+pub async fn introduce(address: &str, dialling: &Dialling) -> Result<Introduction, String> {
+    let mut client = connect(address, dialling).await?;
     let call = client.introduce(wire::IntroduceRequest { wire_version: WIRE_VERSION });
     let answer =
         tokio::time::timeout(CONNECT_TIMEOUT, call).await.map_err(|_| format!("{address} didn't answer in time"))?;
@@ -134,9 +135,9 @@ pub async fn introduce(address: &str, tls: Option<&TlsFiles>) -> Result<Introduc
 
 /// Offers a founding record to the node that was met; answers the one that it holds then. An error says what is wrong, for
 /// people.
-pub async fn offer(to: &Introduction, founding: &Charter, tls: Option<&TlsFiles>) -> Result<Charter, String> {
+pub async fn offer(to: &Introduction, founding: &Charter, dialling: &Dialling) -> Result<Charter, String> {
     let address = &to.endpoints.link;
-    let mut client = connect(address, tls).await?;
+    let mut client = connect(address, dialling).await?;
     let founding = minicbor::to_vec(founding).expect("writing to a vector doesn't fail").into();
     let call = client.offer(wire::OfferRequest { wire_version: WIRE_VERSION, node_id: to.node.0, founding });
     let answer = tokio::time::timeout(2 * CONNECT_TIMEOUT, call).await;
@@ -146,9 +147,9 @@ pub async fn offer(to: &Introduction, founding: &Charter, tls: Option<&TlsFiles>
 }
 
 /// Tells the node that was met that every founder holds the record. An error says what is wrong, for people.
-pub async fn tell_to_begin(to: &Introduction, founding: &Charter, tls: Option<&TlsFiles>) -> Result<(), String> {
+pub async fn tell_to_begin(to: &Introduction, founding: &Charter, dialling: &Dialling) -> Result<(), String> {
     let address = &to.endpoints.link;
-    let mut client = connect(address, tls).await?;
+    let mut client = connect(address, dialling).await?;
     let founding = minicbor::to_vec(founding).expect("writing to a vector doesn't fail").into();
     let call = client.found(wire::FoundRequest { wire_version: WIRE_VERSION, node_id: to.node.0, founding });
     let answer = tokio::time::timeout(2 * CONNECT_TIMEOUT, call).await;

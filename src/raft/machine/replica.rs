@@ -137,7 +137,7 @@ pub(crate) async fn restore<M: Machine>(
             break;
         }
     }
-    let restoring = tokio::task::spawn_blocking(move || template.restore(&header, images));
+    let restoring = store.threads().blocking(move || template.restore(&header, images));
     Ok(restoring.await.map_err(|e| Stop(format!("restoring panicked: {e}")))??)
 }
 
@@ -276,7 +276,7 @@ impl<M: Machine> Checkpointer<M> {
     async fn checkpoint(&mut self, work: Work<M::Frozen>) -> io::Result<Option<SnapshotMeta>> {
         let Work { frozen, meta, stamp, next } = work;
         let (of, generation) = (meta.clone(), next.generation);
-        let build = tokio::task::spawn_blocking(move || {
+        let build = self.core.store.threads().blocking(move || {
             let changes = M::changes(&frozen);
             let header = Header { meta: of, stamp, machine: changes.header }.encode();
             Checkpoint { generation, header, images: changes.images, rows: changes.rows }

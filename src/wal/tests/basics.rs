@@ -259,3 +259,27 @@ async fn room_is_waited_for_while_the_queue_is_full() {
     let read = wal.read(A, 0..10, usize::MAX).await.unwrap();
     assert_eq!(read.len(), 2);
 }
+
+#[derive(Debug)]
+struct AtOnce;
+
+impl crate::threads::Pace for AtOnce {
+    fn next(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+}
+
+#[tokio::test]
+async fn without_threads_a_task_writes_until_the_log_is_closed() {
+    let fs = LyingFs::new(3);
+    let config = || Config { threads: crate::threads::Threads::Tasks(Arc::new(AtOnce)), ..small() };
+    let (wal, _) = Wal::open(Arc::new(fs.clone()), config()).unwrap();
+    for vote in [b"one", b"two"] {
+        wal.save_vote(A, Bytes::from_static(vote)).unwrap().await.unwrap();
+    }
+    wal.close();
+    assert!(wal.flush().is_err());
+    fs.crash();
+    let (wal, _) = Wal::open(Arc::new(fs), config()).unwrap();
+    assert_eq!(wal.replica_state(A).unwrap().vote, Some(Bytes::from_static(b"two")));
+}
