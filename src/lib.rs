@@ -10,7 +10,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 ground: pure, no IO, no clock, no random numbers | [`ids`], [`time`], [`ring`], [`versions`], [`view`] |
-//! | 1 decisions: pure | [`plan`], [`health`] |
+//! | 1 decisions: pure | [`plan`], [`health`], [`check`] |
 //! | 2 edges | [`threads`], [`net`], [`fs`], [`wal`], [`store`], [`proto`], [`formats`], [`telemetry`], [`ambient`] |
 //! | 3 replication | [`raft`] |
 //! | 4 the node and its clients | [`node`], [`client`], [`device`] |
@@ -18,6 +18,7 @@
 //! | 6 binaries | `src/bin/` |
 
 pub mod ambient;
+pub mod check;
 pub mod client;
 pub mod ctl;
 pub mod device;
