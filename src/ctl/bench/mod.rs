@@ -38,6 +38,8 @@ use summary::Summary;
 const INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// The most households where nobody says how many.
 const HOUSEHOLDS_MAX: u32 = 20_000;
+/// How often it is looked whether all shards are led.
+const LEADS_AGAIN: Duration = Duration::from_millis(100);
 /// How often it is shown.
 const EVERY_MS: u64 = 1_000;
 
@@ -81,11 +83,7 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
         )));
     }
     let seed = options.seed.unwrap_or_else(|| context.seed() % 1_000_000);
-    let status = status(context).await?;
-    if status.shards_led < status.shards {
-        let (led, shards) = (status.shards_led, status.shards);
-        return Err(Failure::Degraded(format!("{led} of {shards} shards have a leader; nothing was offered")));
-    }
+    let status = led(context).await?;
     if !status.healthy {
         context.note(&format!("degraded before it begins: {}", status.complaints().join("; ")));
     }
@@ -102,6 +100,22 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
         ..Plan::new(households, seed)
     };
     Bench { context, options, seed, pace, plan }.run().await
+}
+
+/// The cluster's status once every shard has a leader, for which it has all of `--timeout`: leads that move are on their way
+/// for moments. While some have none, a bench would measure that they have none.
+async fn led(context: &Context) -> Result<Status, Failure> {
+    loop {
+        let status = status(context).await?;
+        let (led, shards) = (status.shards_led, status.shards);
+        if led >= shards {
+            return Ok(status);
+        }
+        if context.left() < LEADS_AGAIN * 5 {
+            return Err(Failure::Degraded(format!("{led} of {shards} shards have a leader; nothing was offered")));
+        }
+        tokio::time::sleep(LEADS_AGAIN).await;
+    }
 }
 
 /// One run.
