@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::time::{Clock, MonotonicMs, WallMs};
+use crate::time::{AwakeOrNotMs, Clock, MonotonicMs, WallMs};
 
 /// The machine's clocks.
 #[derive(Debug)]
@@ -28,6 +28,13 @@ impl Clock for SystemClock {
     fn wall(&self) -> WallMs {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         WallMs(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn awake_or_not(&self) -> AwakeOrNotMs {
+        let at = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let ms = i128::from(at.tv_sec) * 1000 + i128::from(at.tv_nsec) / 1_000_000;
+        AwakeOrNotMs(u64::try_from(ms).unwrap_or(0))
     }
 
     #[cfg(target_os = "linux")]

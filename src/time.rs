@@ -1,12 +1,13 @@
 //! Units of time, and the clock that is handed to whoever needs one.
 //!
 //! Nothing in this crate reads a clock by itself: the binaries make one and hand it down (`ambient::SystemClock`), a
-//! simulation hands down its own. Three kinds of time never mix, so each is a type:
+//! simulation hands down its own. The kinds of time never mix, so each is a type:
 //!
 //! - [`LogicalMs`]: a shard's own time, which comes from its log and stands still while the shard has no leader. Every rule
 //!   of the domain (expiry, windows) counts in it.
 //! - [`WallMs`]: the calendar, for people and for the times that clients send. No rule may depend on it being right.
 //! - [`MonotonicMs`]: one process's stopwatch. Its zero means nothing outside that process.
+//! - [`AwakeOrNotMs`]: the same, and it also runs while the machine is suspended.
 
 use std::fmt;
 
@@ -50,6 +51,12 @@ milliseconds!(
     MonotonicMs
 );
 
+milliseconds!(
+    /// Milliseconds since some moment of this machine, those during which it was suspended included: by this it is told how old
+    /// something is. Its zero means nothing outside the process.
+    AwakeOrNotMs
+);
+
 /// Both times under which a command is applied, fixed when its leader proposes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub struct Stamp {
@@ -65,6 +72,10 @@ pub struct Stamp {
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The process's stopwatch: never goes back.
     fn monotonic(&self) -> MonotonicMs;
+    /// A stopwatch that also counts while the machine is suspended, taken in one reading: never goes back.
+    fn awake_or_not(&self) -> AwakeOrNotMs {
+        AwakeOrNotMs(self.monotonic().0)
+    }
     /// The machine's calendar: may jump either way.
     fn wall(&self) -> WallMs;
     /// For how many milliseconds the machine was suspended since some moment: time that the stopwatch didn't count, but

@@ -66,6 +66,12 @@ pub const TABLE: &[Version] = &[
         what: "every shard keeps the version of its rules in its own log and state; a data folder says which version it was last in",
         formats: Formats { commands: 3, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
     },
+    Version {
+        version: ClusterVersion(3),
+        since: "2026-11",
+        what: "replicas know how old their state is at most; reads of one's own writes and of bounded age are answered by any of them",
+        formats: Formats { commands: 3, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
+    },
 ];
 
 /// What a version has switched on.
@@ -75,6 +81,8 @@ pub enum Feature {
     ShardVersions,
     /// The file `identity` names the newest cluster version that there is proof of.
     FolderVersions,
+    /// Nodes ask each other for read indexes, and for answers to reads of one's own writes and of bounded age.
+    ReadModes,
 }
 
 impl Feature {
@@ -82,6 +90,7 @@ impl Feature {
     pub const fn since(self) -> ClusterVersion {
         match self {
             Self::ShardVersions | Self::FolderVersions => ClusterVersion(2),
+            Self::ReadModes => ClusterVersion(3),
         }
     }
 }
@@ -200,16 +209,17 @@ mod tests {
         let formats = |n: u32| ClusterVersion(n).formats();
         assert_eq!(formats(1), Formats { commands: 2, state_header: 1, store_header: 3, log: 1, identity: 1, wire: 2 });
         assert_eq!(formats(2), Formats { commands: 3, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
+        assert_eq!(formats(3), Formats { commands: 3, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
         assert_eq!(formats(99), TABLE[TABLE.len() - 1].formats);
         assert_eq!(formats(0), TABLE[0].formats);
     }
 
     #[test]
     fn a_feature_is_on_from_its_version_on() {
-        for feature in [Feature::ShardVersions, Feature::FolderVersions] {
-            assert!(
-                !ClusterVersion(1).has(feature) && ClusterVersion(2).has(feature) && ClusterVersion(3).has(feature)
-            );
+        for feature in [Feature::ShardVersions, Feature::FolderVersions, Feature::ReadModes] {
+            let ClusterVersion(since) = feature.since();
+            assert!(!ClusterVersion(since - 1).has(feature), "{feature:?}");
+            assert!(ClusterVersion(since).has(feature) && ClusterVersion(since + 1).has(feature), "{feature:?}");
         }
     }
 

@@ -49,6 +49,9 @@ const FLAGS: &[&str] = &[
     "0",
 ];
 
+/// What a cluster has after `upgrade finish`.
+const NEWEST: u32 = Spoken::BUILD.newest.0;
+
 fn data(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file)
 }
@@ -150,8 +153,8 @@ async fn the_folders_of_the_first_build_are_opened_raised_and_refused_by_who_doe
     cluster.settled().await?;
 
     let raised = program::json(&at, &["upgrade", "finish", "--yes"], 0).await;
-    assert_eq!((raised["version"].as_u64(), raised["raised"].as_bool()), (Some(2), Some(true)), "{raised}");
-    adopted(&cluster, 2).await?;
+    assert_eq!((raised["version"].as_u64(), raised["raised"].as_bool()), (Some(NEWEST.into()), Some(true)), "{raised}");
+    adopted(&cluster, NEWEST).await?;
     assert_eq!(content::read(&cluster).await?, before);
     content::digests(&cluster).await?;
     let again = program::run(&at, &["upgrade", "finish", "--yes"]).await;
@@ -160,12 +163,13 @@ async fn the_folders_of_the_first_build_are_opened_raised_and_refused_by_who_doe
     cluster.local.kill_all().await?;
     let flags: Vec<String> = FLAGS.iter().chain(&["--compat-version-max", "1"]).map(ToString::to_string).collect();
     cluster.local.change_build(&binary(), &flags)?;
-    refuses_to_start(&mut cluster, "n1", &["cluster of version 2", "speaks 1", "Nothing was changed"]).await;
+    refuses_to_start(&mut cluster, "n1", &[&format!("cluster of version {NEWEST}"), "speaks 1", "Nothing was changed"])
+        .await;
     let flags: Vec<String> = FLAGS.iter().map(ToString::to_string).collect();
     cluster.local.change_build(&binary(), &flags)?;
     cluster.local.start_all().await?;
     cluster.settled().await?;
-    adopted(&cluster, 2).await?;
+    adopted(&cluster, NEWEST).await?;
     assert_eq!(content::read(&cluster).await?, before);
     Ok(())
 }

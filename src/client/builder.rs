@@ -105,7 +105,7 @@ impl Builder {
     /// Makes the client. Must be called within a tokio runtime; connects when first used.
     pub fn build(self) -> Result<Client, InvalidClient> {
         let deadline_ms = millis(self.deadline);
-        Ok(Client { core: Arc::new(self.core()?), deadline_ms, age_ms: 0 })
+        Ok(Client { core: Arc::new(self.core()?), deadline_ms, age_ms: 0, reading: None })
     }
 
     /// Makes a client of the operators' services instead; the endpoints are the admin ports then.

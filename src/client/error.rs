@@ -222,6 +222,7 @@ pub(super) fn decided_by_the_state(reason: v1::ErrorReason) -> bool {
         | R::RequestTooOld
         | R::OutcomeUnknown
         | R::Deadline
+        | R::RevisionNotReached
         | R::NotFound
         | R::ClusterState
         | R::NoCluster

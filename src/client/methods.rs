@@ -13,6 +13,10 @@ use crate::time::MonotonicMs;
 /// Whose call it is, and what there is to fill in before it goes out for the first time.
 trait Outgoing: Clone {
     fn account(&self) -> &str;
+    /// Of a read: how it wants to be answered.
+    fn reading(&mut self) -> Option<&mut Option<v1::ReadOptions>> {
+        None
+    }
     fn request_id(&mut self) -> Option<&mut String> {
         None
     }
@@ -23,6 +27,9 @@ macro_rules! outgoing {
         impl Outgoing for v1::$request {
             fn account(&self) -> &str {
                 &self.account_id
+            }
+            fn reading(&mut self) -> Option<&mut Option<v1::ReadOptions>> {
+                Some(&mut self.read_options)
             }
         }
     )*};
@@ -61,8 +68,9 @@ macro_rules! methods {
                 let (id, age_ms) = self.identify(Outgoing::request_id(&mut request));
                 let first_sent = MonotonicMs(began.0.saturating_sub(age_ms));
                 let own = Own { core: &self.core, id, first_sent };
+                let led = self.prepare(request.reading());
                 let account = request.account().to_string();
-                let call = Call { account: Some(&account), kind: Kind::$kind, deadline_ms: self.deadline_ms, age_ms };
+                let call = Call { account: Some(account.as_str()).filter(|_| led), kind: Kind::$kind, deadline_ms: self.deadline_ms, age_ms };
                 let ended = self.core
                     .call(call, request, |channel, request| async move {
                         $service::new(channel)
@@ -118,6 +126,17 @@ impl Client {
         (Some(id.clone()), known.map_or(0, |age| age.max(1)).max(self.age_ms))
     }
 
+    /// Fills in how to read where the caller didn't say; whether the leader is best asked first. What any replica may answer goes to the
+    /// nodes in turn.
+    fn prepare(&self, reading: Option<&mut Option<v1::ReadOptions>>) -> bool {
+        let Some(reading) = reading else { return true };
+        if reading.is_none() {
+            reading.clone_from(&self.reading);
+        }
+        let mode = reading.as_ref().map(v1::ReadOptions::mode).unwrap_or_default();
+        !matches!(mode, v1::ReadMode::Session | v1::ReadMode::Bounded | v1::ReadMode::Any)
+    }
+
     /// Says where a view is, and tells whether an attempt before the answered one may have been taken.
     pub async fn report(&self, report: v1::ProgressReport) -> ReportOutcome {
         let account = report.account_id.clone();
@@ -126,7 +145,8 @@ impl Client {
         let send =
             |channel, request| async move { CollectionServiceClient::new(channel).report_progress(request).await };
         let (answer, repeated) = self.core.call_noting(call, request, send).await?;
-        Ok(Reported { result: answer.result.unwrap_or_default(), repeated })
+        let revision = answer.write_info.map(|info| info.revision).unwrap_or_default();
+        Ok(Reported { result: answer.result.unwrap_or_default(), repeated, revision })
     }
 }
 

@@ -66,6 +66,7 @@ pub use self::admin::AdminClient;
 pub use self::builder::{Builder, InvalidClient};
 pub use self::error::{Error, Rejection, Violation};
 pub use self::stream::{Pending, ProgressStream, ReportOutcome, Reported, StreamOptions};
+use crate::proto::v1;
 use crate::time::Clock;
 
 /// A client of a cluster. Cheap to clone: clones share connections, leader hints and random numbers.
@@ -75,6 +76,8 @@ pub struct Client {
     deadline_ms: u64,
     /// Of requests that come with an id.
     age_ms: u64,
+    /// Of reads that don't say.
+    reading: Option<v1::ReadOptions>,
 }
 
 impl Client {
@@ -93,6 +96,22 @@ impl Client {
     /// [`Error::Unknown`] in this client or a clone of it needs none of this.
     pub fn repeating(&self, first_sent_ago: Duration) -> Self {
         Self { age_ms: builder::millis(first_sent_ago), ..self.clone() }
+    }
+
+    /// The same client, which reads like this wherever a request says nothing about it: without this, strongly.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use playhead::proto::v1::ReadOptions;
+    ///
+    /// // A home page that is always there: half a second for the truth, then whatever there is, marked with its age.
+    /// let home_page = ReadOptions::bounded(Duration::from_secs(5)).or_stale_after(Duration::from_millis(500));
+    /// // What follows a write and must show it: `answer.write_info.revision` of that write.
+    /// let after_a_write = ReadOptions::session("9f3c01aa-12-4d2");
+    /// # let _ = (home_page, after_a_write);
+    /// ```
+    pub fn reading(&self, options: v1::ReadOptions) -> Self {
+        Self { reading: Some(options), ..self.clone() }
     }
 
     /// A fresh request id, for callers who want to keep one over calls of their own.

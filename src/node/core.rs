@@ -340,6 +340,8 @@ impl Node {
         inner.spawn(reconciler::run(inner.clone()));
         inner.spawn(log_budget::run(inner.clone()));
         inner.spawn(reserve::run(inner.clone()));
+        inner.spawn(inner.router.clone().keep_ages());
+        inner.spawn(inner.router.clone().renew_wanted());
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //! Group            what the node holds: propose, query, members, lead, checkpoint, stop
 //!   batcher        many callers' commands -> one log entry, at most one entry open; stamps them with the leader's clock
 //!   read           STRONG: one ReadIndex round for all reads that wait; LEASE: the leader's lease; ANY: as it is here
+//!   fresh          how old a replica's state is at most, and what counts as proof of it
 //!   machine        Machine (pure: a shard's view::State, or the meta state) and the code around it that waits
 //!     core           applies: fetches the rows that a command needs, then applies it, under one lock, never across a wait
 //!     replica        checkpoints: frozen between two entries, one batch into the store, a record in the log, then purge
@@ -66,6 +67,7 @@
 
 mod batcher;
 mod codec;
+mod fresh;
 mod group;
 mod known;
 mod log_store;
@@ -88,7 +90,7 @@ pub use machine::{
     Broken, Cause, Changes, Machine, MetaMachine, MetaState, Missing, RowsShare, ShardMachine, Stop, encode_commands,
 };
 pub use network::{FRAME_BYTES_MAX, Fate, Lane, Link, LinkError, MemoryNet, Switchboard};
-pub use outcome::{Answered, AsOf, LeaderHint, Outcome, QueryError, ReadMode, Rejected, Role};
+pub use outcome::{Answered, AsOf, LeaderHint, Outcome, QueryError, ReadMode, Reading, Rejected, Role};
 pub use room::{Growth, Room, RoomLevel};
 pub use runtime::RaftThread;
 pub use types::LogId;

@@ -75,8 +75,35 @@ pub enum ReadMode {
     Strong,
     /// Linearizable unless a machine was suspended or its clock ran wrong: the leader's lease is trusted.
     Lease,
+    /// With the state of this revision in it, from a replica in any role: waits until it has it.
+    Session(Revision),
+    /// From a replica in any role that can prove that it misses nothing which was acknowledged longer ago than so many milliseconds; see
+    /// the module `fresh`.
+    Bounded(u64),
     /// Whatever this replica has, in any role, also without a quorum.
     Any,
+}
+
+impl ReadMode {
+    /// Whether only who leads can keep the promise.
+    pub fn needs_leader(self) -> bool {
+        matches!(self, Self::Strong | Self::Lease)
+    }
+}
+
+/// How a read is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Reading {
+    /// How fresh the answer has to be.
+    pub mode: ReadMode,
+    /// When that has not been possible for so long, the answer may be as with [`ReadMode::Any`].
+    pub stale_after: Option<std::time::Duration>,
+}
+
+impl From<ReadMode> for Reading {
+    fn from(mode: ReadMode) -> Self {
+        Self { mode, stale_after: None }
+    }
 }
 
 /// In which role a replica answered.
@@ -109,6 +136,8 @@ pub struct AsOf {
     pub role: Role,
     /// It leads and no quorum has answered it for a lease, or does not lead and knows nobody who does: others may know more.
     pub cut_off: bool,
+    /// Everything that was acknowledged longer ago than this, in milliseconds, is in the state; `None`: there is no proof of any age.
+    pub age_ms: Option<u64>,
 }
 
 /// An answer to a read.
@@ -132,6 +161,15 @@ pub enum QueryError {
     /// No quorum confirmed the lead, or the read could not be answered, before the deadline.
     #[error("the read could not be answered before its deadline")]
     DeadlineExceeded,
+    /// This replica has not reached the revision in time.
+    #[error("this replica has not reached the revision in time")]
+    Behind,
+    /// The group has never reached the revision: who leads has looked after a quorum confirmed its lead.
+    #[error("the group has reached revision {0} only")]
+    NotReached(Revision),
+    /// This replica can't prove that its state is as fresh as was asked for, and does not lead.
+    #[error("this replica can't prove that its state is fresh enough")]
+    NotFresh,
     /// Too many reads wait already.
     #[error("too many reads wait in this group")]
     Overloaded,

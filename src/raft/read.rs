@@ -6,27 +6,39 @@
 //! there are, at most one round is open.
 //!
 //! A LEASE read trusts the leader's lease instead, and is answered at once while that is valid.
+//!
+//! Who follows asks the leader for the index of such a round, and knows from then on how old its state is at most (`fresh`): that
+//! serves BOUNDED reads and gives every answer its age. Asking in the background costs no round: such a question waits for an answer of a
+//! quorum to the next heartbeat that goes out anyway.
+//!
+//! A SESSION read waits until the replica has the revision that is asked for; who leads finds out by a round that nobody has it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::{Raft, ReadPolicy};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::batcher::Lead;
+use super::fresh::Fresh;
 use super::machine::{Core, Machine, Replica};
-use super::outcome::{QueryError, ReadMode, Rejected};
+use super::outcome::{QueryError, Rejected};
 use super::types::Types;
+use crate::ids::Revision;
 use crate::time::{Clock, MonotonicMs};
 
 /// How long to wait before the next round when no quorum has answered one, or the lease has run out.
 const AGAIN_WAIT: Duration = Duration::from_millis(20);
 
-type Ready = Result<(), QueryError>;
+/// The most reads that wait for a revision, in one replica: each is woken by every entry.
+const REVISION_WAITS_MAX: usize = 1024;
+
+/// The index that the state has reached, or why the read can't be done.
+type Ready = Result<u64, QueryError>;
 
 /// The reads that wait for one kind of round.
 struct Rounds {
@@ -66,10 +78,25 @@ impl Rounds {
     }
 }
 
+/// What a read waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confirmed {
+    /// A quorum, asked now.
+    ByQuorum,
+    /// A quorum, by its answer to the next heartbeat.
+    ByHeartbeat,
+    /// The lease.
+    ByLease,
+}
+
 /// Reads of one replica that wait.
 pub(crate) struct Reads {
     strong: Rounds,
+    unhurried: Rounds,
     lease: Rounds,
+    /// How many wait for a revision.
+    for_revisions: AtomicUsize,
+    fresh: Fresh,
     reads_max: usize,
     lease_ms: u64,
     clock: Arc<dyn Clock>,
@@ -87,8 +114,22 @@ pub(crate) struct Rounder<M: Machine> {
 
 impl Reads {
     pub(crate) fn new(reads_max: usize, lease_ms: u64, clock: Arc<dyn Clock>) -> Self {
-        let (strong, lease) = (Rounds::default(), Rounds::default());
-        Self { strong, lease, reads_max, lease_ms, clock, void_until: AtomicU64::new(0) }
+        Self {
+            strong: Rounds::default(),
+            unhurried: Rounds::default(),
+            lease: Rounds::default(),
+            for_revisions: AtomicUsize::new(0),
+            fresh: Fresh::new(Arc::clone(&clock)),
+            reads_max,
+            lease_ms,
+            clock,
+            void_until: AtomicU64::new(0),
+        }
+    }
+
+    /// What is proven of the state's age.
+    pub(crate) fn fresh(&self) -> &Fresh {
+        &self.fresh
     }
 
     /// Trusts no lease for the time of one.
@@ -97,15 +138,15 @@ impl Reads {
         self.void_until.fetch_max(until.0, Ordering::AcqRel);
     }
 
-    /// Waits until a local read is as fresh as `mode` asks for.
-    pub(crate) async fn ready(&self, mode: ReadMode, timeout: Duration) -> Ready {
-        let rounds = match mode {
-            ReadMode::Any => return Ok(()),
-            ReadMode::Strong => &self.strong,
-            ReadMode::Lease if self.clock.monotonic() < MonotonicMs(self.void_until.load(Ordering::Acquire)) => {
+    /// Waits until the lead was confirmed after now, and what was committed then is applied here; the index of that.
+    pub(crate) async fn confirmed(&self, how: Confirmed, timeout: Duration) -> Ready {
+        let rounds = match how {
+            Confirmed::ByQuorum => &self.strong,
+            Confirmed::ByHeartbeat => &self.unhurried,
+            Confirmed::ByLease if self.clock.monotonic() < MonotonicMs(self.void_until.load(Ordering::Acquire)) => {
                 &self.strong
             }
-            ReadMode::Lease => &self.lease,
+            Confirmed::ByLease => &self.lease,
         };
         let ready = rounds.join(self.reads_max)?;
         match tokio::time::timeout(timeout, ready).await {
@@ -114,32 +155,76 @@ impl Reads {
         }
     }
 
+    /// Waits until the state has `revision`.
+    pub(crate) async fn revision(
+        &self,
+        mut revisions: watch::Receiver<Revision>,
+        revision: Revision,
+        timeout: Duration,
+    ) -> Result<(), QueryError> {
+        if *revisions.borrow_and_update() >= revision {
+            return Ok(());
+        }
+        let _place = self.place_for_revision()?;
+        match tokio::time::timeout(timeout, revisions.wait_for(|reached| *reached >= revision)).await {
+            Ok(reached) => reached.map(drop).map_err(|_| QueryError::Stopped),
+            Err(_) => Err(QueryError::Behind),
+        }
+    }
+
+    fn place_for_revision(&self) -> Result<Place<'_>, QueryError> {
+        let take = |waiting: usize| (waiting < REVISION_WAITS_MAX).then_some(waiting + 1);
+        let taken = self.for_revisions.fetch_update(Ordering::AcqRel, Ordering::Acquire, take);
+        taken.map(|_| Place(&self.for_revisions)).map_err(|_| QueryError::Overloaded)
+    }
+
     /// Lets nobody wait any more.
     pub(crate) fn close(&self) {
         self.strong.close();
+        self.unhurried.close();
         self.lease.close();
     }
 }
 
+/// Of one that waits; given back when it waits no more, however that ends.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl<M: Machine> Rounder<M> {
-    /// Runs rounds of both kinds until the reads are closed.
+    /// Runs rounds of all kinds until the reads are closed.
     pub(crate) async fn run(self) {
-        let leader_alone = || LinearizerOption::from(ReadPolicy::LeaseRead);
         let quorum = || LinearizerOption::from(ReadPolicy::ReadIndex);
-        tokio::join!(self.rounds(&self.reads.strong, quorum), self.rounds(&self.reads.lease, leader_alone));
+        let next_heartbeat = || LinearizerOption::new(Some(Duration::ZERO), false);
+        let lease = || LinearizerOption::from(ReadPolicy::LeaseRead);
+        tokio::join!(
+            self.rounds(&self.reads.strong, quorum, true),
+            self.rounds(&self.reads.unhurried, next_heartbeat, true),
+            self.rounds(&self.reads.lease, lease, false)
+        );
     }
 
-    async fn rounds(&self, rounds: &Rounds, option: impl Fn() -> LinearizerOption) {
+    async fn rounds(&self, rounds: &Rounds, option: impl Fn() -> LinearizerOption, by_quorum: bool) {
         loop {
             rounds.wake.notified().await;
             let Some(mut reads) = rounds.take() else { return };
             // A round that found no quorum is run again for those who still wait, and whoever has come since joins them:
             // the new round begins after they came.
             while !reads.is_empty() {
+                let moment = self.reads.fresh.moment();
                 match self.round(option()).await {
-                    Some(ready) => reads.drain(..).for_each(|read| {
-                        let _ = read.send(ready.clone());
-                    }),
+                    Some(ready) => {
+                        if let (Ok(index), true) = (&ready, by_quorum) {
+                            self.reads.fresh.prove(moment, *index, Some(*index));
+                        }
+                        reads.drain(..).for_each(|read| {
+                            let _ = read.send(ready.clone());
+                        });
+                    }
                     None => {
                         tokio::time::sleep(AGAIN_WAIT).await;
                         reads.retain(|read| !read.is_closed());
@@ -158,7 +243,7 @@ impl<M: Machine> Rounder<M> {
                 let index = linearizer.read_log_id().index();
                 let mut applied = self.core.applied();
                 let reached = applied.wait_for(|applied| applied.log_id.is_some_and(|id| id.index >= index)).await;
-                Some(reached.map(|_| ()).map_err(|_| QueryError::Stopped))
+                Some(reached.map(|_| index).map_err(|_| QueryError::Stopped))
             }
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => None,
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Some(Err(self.not_leader())),

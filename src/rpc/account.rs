@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use super::convert;
 use super::fields::Fields;
 use super::front::{Front, mismatch};
+use super::wish::Wish;
 use crate::proto::v1;
 use crate::proto::v1::account_service_server::AccountService;
 use crate::view::{Answer, Query, Reply};
@@ -22,9 +23,9 @@ impl AccountService for Account {
         let (within, request) = self.0.within(request)?;
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
-        let mode = convert::read_mode(&mut fields, request.read_options);
+        let wish = Wish::new(&mut fields, request.read_options);
         let account = fields.with(account)?;
-        let seen = self.0.read(within, Query::GetStreamPolicy(account), mode).await?;
+        let seen = self.0.read(within, Query::GetStreamPolicy(account), wish).await?;
         let Reply::StreamPolicy(policy) = &seen.reply else { return Err(mismatch("GetStreamPolicy")) };
         let policy = Some(convert::stream_policy(*policy));
         Ok(seen.respond(v1::GetStreamPolicyResponse { policy, read_info: Some(seen.info.clone()) }))
@@ -48,9 +49,9 @@ impl AccountService for Account {
         let (within, request) = self.0.within(request)?;
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
-        let mode = convert::read_mode(&mut fields, request.read_options);
+        let wish = Wish::new(&mut fields, request.read_options);
         let account = fields.with(account)?;
-        let seen = self.0.read(within, Query::GetAccount(account.clone()), mode).await?;
+        let seen = self.0.read(within, Query::GetAccount(account.clone()), wish).await?;
         let Reply::Account(summary) = &seen.reply else { return Err(mismatch("GetAccount")) };
         let message = v1::GetAccountResponse {
             account: Some(convert::account_summary(&account, summary)),

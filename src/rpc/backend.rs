@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::Fault;
 use crate::ids::{GroupId, Revision, ShardId};
 use crate::proto::v1;
-use crate::raft::{ReadMode, Role};
+use crate::raft::{ReadMode, Reading, Role};
 use crate::ring::ShardCount;
 use crate::telemetry::trace::TraceId;
 use crate::time::WallMs;
@@ -64,13 +64,17 @@ pub struct Served {
     pub node: Arc<str>,
     /// Its role.
     pub role: Role,
-    /// Calendar time of the state.
+    /// The calendar of the last change in the state.
     pub as_of: WallMs,
+    /// Everything that was acknowledged longer ago than this, in milliseconds, is in the answer; `None`: nobody can say.
+    pub age_ms: Option<u64>,
+    /// The promise that the answer keeps.
+    pub mode: ReadMode,
     /// The shard.
     pub shard: ShardId,
     /// The shard's state.
     pub revision: Revision,
-    /// It knows no leader, or leads and has not heard of a majority for a lease: the answer may be older than usual.
+    /// The answer may be older than usual, or is not what was asked for.
     pub degraded: bool,
 }
 
@@ -112,6 +116,11 @@ pub enum Failure {
     /// The node belongs to no cluster yet, or has just started and does not know it yet. Nothing was changed.
     #[error("this node knows no cluster yet: it has just started, or one must be bootstrapped first")]
     NoCluster,
+    /// A read asked for a revision that the shard has never reached.
+    #[error(
+        "read_options.min_revision is beyond the state of shard {0}: no write of this cluster has answered with it"
+    )]
+    NotReached(ShardId),
     /// A mistake of ours.
     #[error("internal error: {0}")]
     Internal(String),
@@ -141,7 +150,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn propose(&self, envelopes: Vec<Envelope>, within: Within) -> Vec<Result<Write, Failure>>;
 
     /// Asks the account's shard.
-    async fn query(&self, query: Query, mode: ReadMode, within: Within) -> Result<Read, Failure>;
+    async fn query(&self, query: Query, reading: Reading, within: Within) -> Result<Read, Failure>;
 }
 
 /// What operators can have done. Requests come checked.

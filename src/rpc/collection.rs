@@ -10,6 +10,7 @@ use super::fault::Fault;
 use super::fields::{Fields, Path};
 use super::front::{Front, mismatch};
 use super::stream::{Answers, Streams};
+use super::wish::Wish;
 use crate::ids::ViewId;
 use crate::proto::v1;
 use crate::proto::v1::collection_service_server::CollectionService;
@@ -86,14 +87,18 @@ impl CollectionService for Collection {
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
         let view = fields.id("view_id", request.view_id, ViewId::new);
-        let mode = convert::read_mode(&mut fields, request.read_options);
+        let wish = Wish::new(&mut fields, request.read_options);
         let (account, view) = fields.with(account.zip(view))?;
-        let seen = self.front.read(within, Query::GetView(account.clone(), view.clone()), mode).await?;
+        let seen = self.front.read(within, Query::GetView(account.clone(), view.clone()), wish).await?;
         let Reply::View(status) = &seen.reply else { return Err(mismatch("GetView")) };
         let status = match status {
             ViewStatus::Active(active) => v1::get_view_response::Status::Active(convert::view(&account, active)),
             ViewStatus::Ended(ended) => v1::get_view_response::Status::Ended(convert::ended(ended)),
-            ViewStatus::Unknown => return Err(Fault::view_unknown(view.as_str()).into()),
+            // Also who is told that there is nothing has to know who says so, and how old that is.
+            ViewStatus::Unknown => {
+                let fault = Fault::view_unknown(view.as_str());
+                return Err(fault.detail("playhead.v1.ReadInfo", &seen.info).into());
+            }
         };
         Ok(seen.respond(v1::GetViewResponse { status: Some(status), read_info: Some(seen.info.clone()) }))
     }
@@ -105,9 +110,9 @@ impl CollectionService for Collection {
         let (within, request) = self.front.within(request)?;
         let mut fields = Fields::default();
         let account = convert::account(&mut fields, request.account_id);
-        let mode = convert::read_mode(&mut fields, request.read_options);
+        let wish = Wish::new(&mut fields, request.read_options);
         let account = fields.with(account)?;
-        let seen = self.front.read(within, Query::ListActiveViews(account.clone()), mode).await?;
+        let seen = self.front.read(within, Query::ListActiveViews(account.clone()), wish).await?;
         let Reply::ActiveViews(views) = &seen.reply else { return Err(mismatch("ListActiveViews")) };
         let views = views.iter().map(|v| convert::view(&account, v)).collect();
         Ok(seen.respond(v1::ListActiveViewsResponse { views, read_info: Some(seen.info.clone()) }))

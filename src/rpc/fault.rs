@@ -74,7 +74,7 @@ impl Fault {
         self
     }
 
-    fn detail(mut self, name: &str, message: &impl prost::Message) -> Self {
+    pub(super) fn detail(mut self, name: &str, message: &impl prost::Message) -> Self {
         self.0.detail = Some(any(name, message));
         self
     }
@@ -220,6 +220,7 @@ impl From<Failure> for Fault {
             Failure::TooLarge => Self::new(Code::InvalidArgument, R::BadField, message),
             Failure::DiskFull => Self::new(Code::ResourceExhausted, R::DiskFull, message).retry_after(RETRY_DISK_FULL),
             Failure::Raced => Self::new(Code::Aborted, R::ReadRaced, message),
+            Failure::NotReached(_) => Self::new(Code::OutOfRange, R::RevisionNotReached, message),
             Failure::NoCluster => Self::new(Code::Unavailable, R::NoCluster, message).retry_after(RETRY_NO_CLUSTER),
             Failure::Internal(why) => Self::internal(why),
         }

@@ -12,9 +12,9 @@ use super::backend::{Backend, Cluster, Failure, Read, Served, Within, Write};
 use super::convert;
 use super::fault::{self, Fault};
 use super::limits::Limits;
-use crate::ids::{AccountId, GroupId, RequestId, Revision, ShardId};
+use super::wish::{self, Wish, revision_text};
+use crate::ids::{AccountId, RequestId};
 use crate::proto::{REQUEST_AGE, v1};
-use crate::raft::ReadMode;
 use crate::telemetry::trace::TraceId;
 use crate::time::{Clock, WallMs};
 use crate::view::{AccountCommand, Answer, Command, Envelope, FirstSent, Query, Reply};
@@ -122,26 +122,26 @@ impl Front {
     }
 
     /// Asks the account's shard.
-    pub(super) async fn read(&self, within: Within, query: Query, mode: ReadMode) -> Result<Seen, Status> {
+    pub(super) async fn read(&self, within: Within, query: Query, wish: Wish) -> Result<Seen, Status> {
         let cluster = self.cluster()?;
+        let reading = wish.of(cluster, query.account())?;
         // A strong answer sees everything acknowledged before the call began, and perhaps nothing after.
         let asked = self.clock.wall();
-        let read = self.backend.query(query, mode, within).await;
+        let read = self.backend.query(query, reading, within).await;
         let Read { reply, served, hint } = read.map_err(|failure| Fault::from(failure).of(Some(cluster.shards)))?;
         if let Reply::Invalid { field, accepted } = &reply {
             return Err(Fault::field(field, accepted.to_string()).into());
         }
-        let info = read_info(cluster, mode, asked, &served);
+        let info = read_info(cluster, asked, &served);
         Ok(Seen { reply, info, hint, cluster })
     }
 }
 
-fn read_info(cluster: Cluster, mode: ReadMode, asked: WallMs, served: &Served) -> v1::ReadInfo {
-    let as_of = match mode {
-        // Confirmed within this call: never older than its beginning.
-        ReadMode::Strong | ReadMode::Lease => asked,
-        ReadMode::Any => served.as_of,
-    };
+fn read_info(cluster: Cluster, asked: WallMs, served: &Served) -> v1::ReadInfo {
+    // Confirmed within this call: never older than its beginning.
+    let age_ms = if served.mode.needs_leader() { Some(0) } else { served.age_ms };
+    // An age counts from the answer, which was after the beginning: so this is rather too old than too young.
+    let as_of = age_ms.map_or(served.as_of, |age_ms| WallMs(asked.0.saturating_sub(age_ms)));
     v1::ReadInfo {
         served_by: served.node.to_string(),
         role: convert::role(served.role).into(),
@@ -149,12 +149,9 @@ fn read_info(cluster: Cluster, mode: ReadMode, asked: WallMs, served: &Served) -
         revision: revision_text(cluster, served.shard, served.revision),
         degraded: served.degraded,
         shard: served.shard.0,
+        age_ms: age_ms.map(convert::ms),
+        mode: wish::told(served.mode).into(),
     }
-}
-
-/// A revision on the wire: opaque to callers; it names cluster, group and count.
-pub(super) fn revision_text(cluster: Cluster, shard: ShardId, revision: Revision) -> String {
-    format!("{:08x}-{:x}-{:x}", cluster.tag, GroupId::from(shard).0, revision.0)
 }
 
 /// How long ago the request was sent for the first time: [`REQUEST_AGE`].

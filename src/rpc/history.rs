@@ -8,6 +8,7 @@ use super::convert;
 use super::fields::Fields;
 use super::front::{Front, mismatch};
 use super::page::List;
+use super::wish::Wish;
 use crate::proto::v1;
 use crate::proto::v1::history_service_server::HistoryService;
 use crate::time::WallMs;
@@ -25,7 +26,7 @@ impl HistoryService for History {
         let mut fields = Fields::default();
         let titled = !request.title_id.is_empty();
         let wanted = convert::list_history(&mut fields, &mut request);
-        let mode = convert::read_mode(&mut fields, request.read_options);
+        let wish = Wish::new(&mut fields, request.read_options);
         let list = {
             let text = |id: Option<&str>| id.unwrap_or_default().as_bytes().to_vec();
             let time = |time: Option<WallMs>| time.map(|t| t.0.to_be_bytes().to_vec()).unwrap_or_default();
@@ -49,7 +50,7 @@ impl HistoryService for History {
         let (account, profile) = fields.with(wanted.account.zip(wanted.profile))?;
         let page = Page { items_max: wanted.items_max, bytes_max: Some(wanted.bytes_max), after };
         let query = Query::ListHistory(account, profile.clone(), wanted.filter, page);
-        let seen = self.0.read(within, query, mode).await?;
+        let seen = self.0.read(within, query, wish).await?;
         let Reply::History { entries, next } = &seen.reply else { return Err(mismatch("ListHistory")) };
         let message = v1::ListHistoryResponse {
             entries: entries.iter().map(|e| convert::entry(&profile, e, request.include_plays)).collect(),

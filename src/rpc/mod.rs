@@ -47,6 +47,7 @@ mod tally;
 mod tests;
 mod upgrade;
 mod versions;
+mod wish;
 
 pub use backend::{Backend, Cluster, Failure, Hint, Operations, Read, Served, Within, Write};
 pub use fault::Fault;

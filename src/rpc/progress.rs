@@ -8,6 +8,7 @@ use super::convert;
 use super::fields::Fields;
 use super::front::{Front, mismatch};
 use super::page::List;
+use super::wish::Wish;
 use crate::ids::{ProfileId, TitleId};
 use crate::proto::v1;
 use crate::proto::v1::progress_service_server::ProgressService;
@@ -29,10 +30,10 @@ impl ProgressService for Progress {
         let account = convert::account(&mut fields, request.account_id);
         let profile = fields.id("profile_id", request.profile_id, ProfileId::new);
         let title = fields.id("title_id", request.title_id, TitleId::new);
-        let mode = convert::read_mode(&mut fields, request.read_options);
+        let wish = Wish::new(&mut fields, request.read_options);
         let ((account, profile), title) = fields.with(account.zip(profile).zip(title))?;
         let query = Query::GetResumePoints(account, profile.clone(), vec![title]);
-        let seen = self.0.read(within, query, mode).await?;
+        let seen = self.0.read(within, query, wish).await?;
         let Reply::ResumePoints(states) = &seen.reply else { return Err(mismatch("GetResumePoint")) };
         let resume_point = states.first().map(|state| convert::resume_point(&profile, state));
         Ok(seen.respond(v1::GetResumePointResponse { resume_point, read_info: Some(seen.info.clone()) }))
@@ -47,10 +48,10 @@ impl ProgressService for Progress {
         let account = convert::account(&mut fields, request.account_id);
         let profile = fields.id("profile_id", request.profile_id, ProfileId::new);
         let titles = convert::titles(&mut fields, request.title_ids);
-        let mode = convert::read_mode(&mut fields, request.read_options);
+        let wish = Wish::new(&mut fields, request.read_options);
         let (account, profile) = fields.with(account.zip(profile))?;
         let query = Query::GetResumePoints(account, profile.clone(), titles);
-        let seen = self.0.read(within, query, mode).await?;
+        let seen = self.0.read(within, query, wish).await?;
         let Reply::ResumePoints(states) = &seen.reply else { return Err(mismatch("BatchGetResumePoints")) };
         let resume_points = states.iter().map(|state| convert::resume_point(&profile, state)).collect();
         Ok(seen.respond(v1::BatchGetResumePointsResponse { resume_points, read_info: Some(seen.info.clone()) }))
@@ -67,10 +68,10 @@ impl ProgressService for Progress {
         let account = convert::account(&mut fields, request.account_id);
         let profile = fields.id("profile_id", request.profile_id, ProfileId::new);
         let items_max = fields.number("page_size", request.page_size.into(), (1, ROW_ITEMS_MAX), 40);
-        let mode = convert::read_mode(&mut fields, request.read_options);
+        let wish = Wish::new(&mut fields, request.read_options);
         let (account, profile) = fields.with(account.zip(profile))?;
         let query = Query::ListContinueWatching(account, profile, Page { items_max, bytes_max: None, after });
-        let seen = self.0.read(within, query, mode).await?;
+        let seen = self.0.read(within, query, wish).await?;
         let Reply::ContinueWatching { items, next } = &seen.reply else {
             return Err(mismatch("ListContinueWatching"));
         };

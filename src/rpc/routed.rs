@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::backend::{Backend, Cluster, Failure, Hint, Read, Served, Within, Write};
 use crate::ids::{NodeId, ShardId};
 use crate::node::router::{Call, Committed, Proposed, RouteError, Router, Server};
-use crate::raft::ReadMode;
+use crate::raft::Reading;
 use crate::view::{Envelope, Query};
 
 /// A [`Backend`] over the node's [`Router`].
@@ -78,6 +78,7 @@ impl From<RouteError> for Failure {
             RouteError::TooLarge { .. } => Self::TooLarge,
             RouteError::DiskFull => Self::DiskFull,
             RouteError::Failed(why) => Self::Internal(why),
+            RouteError::NotReached { shard, .. } => Self::NotReached(shard),
         }
     }
 }
@@ -135,19 +136,22 @@ impl Backend for Routed {
         outcomes
     }
 
-    async fn query(&self, query: Query, mode: ReadMode, within: Within) -> Result<Read, Failure> {
+    async fn query(&self, query: Query, reading: Reading, within: Within) -> Result<Read, Failure> {
         let shard = self.router.shard_of(query.account())?;
-        let answer = self.router.query(query, mode, &self.call(within)).await?;
+        let answer = self.router.query(query, reading, &self.call(within)).await?;
         let as_of = answer.as_of;
         let served = Served {
             node: self.name(answer.by.node),
             role: as_of.role,
             as_of: as_of.wall,
+            age_ms: as_of.age_ms,
+            mode: answer.mode,
             shard,
             revision: as_of.revision,
-            degraded: mode == ReadMode::Any && as_of.cut_off,
+            degraded: answer.degraded,
         };
-        let hint = if mode == ReadMode::Any { None } else { self.hint(shard, answer.by) };
+        // Other replicas than the leader may have answered the other modes.
+        let hint = if answer.mode.needs_leader() { self.hint(shard, answer.by) } else { None };
         Ok(Read { reply: answer.reply, served, hint })
     }
 }

@@ -168,7 +168,7 @@ impl Metrics {
                 "counter",
                 "queries",
                 outcome,
-                "Queries that the router brought to an end: served, or no_leader where nobody answered within the deadline.",
+                "Queries that the router brought to an end: served; stale where something old had to do, as the caller allowed; no_leader where nobody answered within the deadline.",
             ),
             forwards: b.add(
                 Family::default(),

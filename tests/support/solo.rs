@@ -15,7 +15,7 @@ use playhead::ambient::SystemClock;
 use playhead::client::Client;
 use playhead::ids::{AccountId, GroupId, Revision, ShardId};
 use playhead::proto::v1;
-use playhead::raft::{ReadMode, Role};
+use playhead::raft::{Reading, Role};
 use playhead::ring::{ShardCount, Token};
 use playhead::rpc::{
     Backend, Cluster, Failure, Fault, Limits, Operations, Read, Served, Services, ServicesParts, Within, Write,
@@ -234,7 +234,7 @@ impl Backend for Solo {
         envelopes.iter().map(|envelope| self.apply(envelope)).collect()
     }
 
-    async fn query(&self, query: Query, _: ReadMode, _: Within) -> Result<Read, Failure> {
+    async fn query(&self, query: Query, reading: Reading, _: Within) -> Result<Read, Failure> {
         let shard = shard_of(query.account());
         let mut reply = self.ask(&query);
         if let (true, Reply::ResumePoints(points)) = (self.lie.load(Ordering::Relaxed), &mut reply) {
@@ -242,7 +242,9 @@ impl Backend for Solo {
         }
         let revision = self.shards[shard.0 as usize].lock().revision();
         let as_of = self.clock.wall();
-        let served = Served { node: "solo".into(), role: Role::Leader, as_of, shard, revision, degraded: false };
+        let (mode, age_ms) = (reading.mode, Some(0));
+        let served =
+            Served { node: "solo".into(), role: Role::Leader, as_of, age_ms, mode, shard, revision, degraded: false };
         Ok(Read { reply, served, hint: None })
     }
 }

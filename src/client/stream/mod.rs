@@ -33,6 +33,8 @@ pub struct Reported {
     pub result: v1::ProgressResult,
     /// An attempt before the answered one may have been taken. Then `applied: false` may only say that it was.
     pub repeated: bool,
+    /// The shard's state with it in, for reads that must see it (`ReadOptions::session`); empty where the node didn't say.
+    pub revision: String,
 }
 
 impl std::ops::Deref for Reported {

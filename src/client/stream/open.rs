@@ -86,7 +86,8 @@ impl Open {
         };
         for (&i, result) in asked.iter().zip(results) {
             let Some(error) = &result.error else {
-                self.outcomes[i] = Some(Ok(Reported { result, repeated }));
+                let revision = answer.revisions.get(result.revision_index as usize).cloned().unwrap_or_default();
+                self.outcomes[i] = Some(Ok(Reported { result, repeated, revision }));
                 continue;
             };
             match Verdict::of_item(error) {

@@ -25,7 +25,7 @@ pub(super) async fn run(context: &Context, options: ActiveOptions) -> Result<(),
 async fn look(context: &Context, options: &ActiveOptions) -> Result<Screen, Failure> {
     let account_id = options.account.to_string();
     let request =
-        v1::ListActiveViewsRequest { account_id: account_id.clone(), read_options: options.reading.options() };
+        v1::ListActiveViewsRequest { account_id: account_id.clone(), read_options: options.reading.options()? };
     let answer = context.read(context.asking()?.list_active_views(request)).await?;
     let views = answer.views.into_iter().map(ActiveView::from).collect();
     let active = Active { account_id, views, read: Source::from(answer.read_info) };

@@ -64,12 +64,12 @@ impl From<v1::HistoryEntry> for Entry {
 
 pub(super) async fn run(context: &Context, options: HistoryOptions) -> Result<(), Failure> {
     let client = context.asking()?;
-    let profile = profile_of(context, &client, &options.account, options.profile, options.reading).await?;
+    let profile = profile_of(context, &client, &options.account, options.profile, &options.reading).await?;
     let request = v1::ListHistoryRequest {
         account_id: options.account.to_string(),
         profile_id: profile.clone(),
         title_id: options.title.map(|title| title.to_string()).unwrap_or_default(),
-        read_options: options.reading.options(),
+        read_options: options.reading.options()?,
         ..Default::default()
     };
     let (entries, more, read) = context.read(pages(&client, request, options.limit)).await?;
@@ -85,17 +85,22 @@ async fn pages(
     mut request: v1::ListHistoryRequest,
     limit: u32,
 ) -> Result<(Vec<Entry>, bool, Source), Error> {
-    let mut entries: Vec<Entry> = Vec::new();
+    let (mut entries, mut source): (Vec<Entry>, Option<Source>) = (Vec::new(), None);
     loop {
         let missing = limit.saturating_sub(u32::try_from(entries.len()).unwrap_or(u32::MAX));
         request.page_size = i32::try_from(missing.min(PAGE_MAX)).unwrap_or(1);
         let page = client.list_history(request.clone()).await?;
+        let read = match source {
+            Some(before) => before.and(page.read_info),
+            None => Source::from(page.read_info),
+        };
         entries.extend(page.entries.into_iter().map(Entry::from));
         entries.truncate(limit as usize);
         let more = !page.next_page_token.is_empty();
         if !more || entries.len() >= limit as usize {
-            return Ok((entries, more, Source::from(page.read_info)));
+            return Ok((entries, more, read));
         }
+        source = Some(read);
         request.page_token = page.next_page_token;
     }
 }

@@ -74,8 +74,8 @@ impl From<v1::ContinueWatchingItem> for Point {
 
 pub(super) async fn run(context: &Context, options: ResumeOptions) -> Result<(), Failure> {
     let client = context.asking()?;
-    let profile = profile_of(context, &client, &options.account, options.profile, options.reading).await?;
-    let (account_id, read_options) = (options.account.to_string(), options.reading.options());
+    let profile = profile_of(context, &client, &options.account, options.profile, &options.reading).await?;
+    let (account_id, read_options) = (options.account.to_string(), options.reading.options()?);
     let (titles, read) = if options.titles.is_empty() {
         let request = v1::ListContinueWatchingRequest {
             account_id,
@@ -100,13 +100,18 @@ pub(super) async fn run(context: &Context, options: ResumeOptions) -> Result<(),
 
 /// The whole row of what can be gone on with.
 async fn row(client: &Client, mut request: v1::ListContinueWatchingRequest) -> Result<(Vec<Point>, Source), Error> {
-    let mut points = Vec::new();
+    let (mut points, mut source): (_, Option<Source>) = (Vec::new(), None);
     loop {
         let page = client.list_continue_watching(request.clone()).await?;
+        let read = match source {
+            Some(before) => before.and(page.read_info),
+            None => Source::from(page.read_info),
+        };
         points.extend(page.items.into_iter().map(Point::from));
         if page.next_page_token.is_empty() || points.len() >= ITEMS_MAX {
-            return Ok((points, Source::from(page.read_info)));
+            return Ok((points, read));
         }
+        source = Some(read);
         request.page_token = page.next_page_token;
     }
 }

@@ -25,6 +25,8 @@ struct Account {
     served_by: String,
     role: &'static str,
     revision: String,
+    /// Of both, the account and its views.
+    read: Source,
 }
 
 #[derive(Debug, Serialize)]
@@ -36,7 +38,7 @@ struct Profile {
 }
 
 impl Account {
-    fn new(answer: v1::GetAccountResponse, views: Vec<v1::View>) -> Self {
+    fn new(answer: v1::GetAccountResponse, views: Vec<v1::View>, source: &Source) -> Self {
         let (account, info) = (answer.account.unwrap_or_default(), answer.read_info.unwrap_or_default());
         let policy = account.policy.unwrap_or_default();
         Self {
@@ -51,6 +53,7 @@ impl Account {
             role: role(info.role()),
             served_by: plain(&info.served_by),
             revision: info.revision,
+            read: source.clone(),
         }
     }
 }
@@ -67,14 +70,14 @@ impl From<v1::ProfileSummary> for Profile {
 }
 
 pub(super) async fn run(context: &Context, options: ShowOptions) -> Result<(), Failure> {
-    let (account_id, read_options) = (options.account.to_string(), options.reading.options());
+    let (account_id, read_options) = (options.account.to_string(), options.reading.options()?);
     let client = context.asking()?;
-    let request = v1::GetAccountRequest { account_id: account_id.clone(), read_options };
+    let request = v1::GetAccountRequest { account_id: account_id.clone(), read_options: read_options.clone() };
     let answer = context.read(client.get_account(request)).await?;
     let request = v1::ListActiveViewsRequest { account_id, read_options };
-    let source = Source::from(answer.read_info.clone());
-    let views = context.read(client.list_active_views(request)).await?.views;
-    let account = Account::new(answer, views);
+    let views = context.read(client.list_active_views(request)).await?;
+    let source = Source::from(answer.read_info.clone()).and(views.read_info);
+    let account = Account::new(answer, views.views, &source);
     context.show(context.screen(&account, || account.text(context.clock.wall(), &source), source.verdict())?)
 }
 

@@ -21,7 +21,7 @@ struct Policy {
 pub(super) async fn run(context: &Context, options: GetOptions) -> Result<(), Failure> {
     let account_id = options.account.to_string();
     // The account says, other than its policy alone, whether that is its own.
-    let request = v1::GetAccountRequest { account_id: account_id.clone(), read_options: options.reading.options() };
+    let request = v1::GetAccountRequest { account_id: account_id.clone(), read_options: options.reading.options()? };
     let answer = context.read(context.asking()?.get_account(request)).await?;
     let account = answer.account.unwrap_or_default();
     let policy = Policy {

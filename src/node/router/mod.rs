@@ -29,13 +29,14 @@ mod attempt;
 mod cluster;
 mod propose;
 mod query;
+mod renew;
 mod serve;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -43,11 +44,12 @@ use bytes::Bytes;
 
 use crate::health::Liveness;
 use crate::ids::{AccountId, GroupId, NodeId, ReplicaId, Revision, ShardId};
-use crate::raft::{AsOf, Role};
+use crate::raft::{AsOf, ReadMode, Role};
 use crate::ring::Token;
 use crate::telemetry::trace::TraceId;
 use crate::telemetry::{Metrics, OutcomeLabels};
 use crate::time::{Clock, MonotonicMs};
+use crate::versions::Feature;
 use crate::view::{Answer, Reply};
 
 use super::gossip::Ear;
@@ -125,6 +127,14 @@ pub enum RouteError {
     /// The shard's replica can't answer.
     #[error("the shard can't answer: {0}")]
     Failed(String),
+    /// A read asked for a revision that its shard has never reached.
+    #[error("shard {shard} has got to revision {reached} only, and never to that which the read asks for")]
+    NotReached {
+        /// Which shard.
+        shard: ShardId,
+        /// How far it has got.
+        reached: Revision,
+    },
 }
 
 /// A command that is in the state for ever.
@@ -159,6 +169,10 @@ pub struct Served {
     pub as_of: AsOf,
     /// Who served it.
     pub by: Server,
+    /// The promise that it keeps: what was asked for, or [`ReadMode::Any`] where that was not possible in time.
+    pub mode: ReadMode,
+    /// It may be older than usual: it isn't what was asked for, or the replica hears no leader or can't tell that its state is young.
+    pub degraded: bool,
 }
 
 /// What the router needs of its node.
@@ -185,6 +199,10 @@ pub struct RouterParts {
 
 struct Inner {
     parts: RouterParts,
+    /// Turns among replicas.
+    turns: AtomicUsize,
+    /// Whose age bounded reads have found too great.
+    wanted: renew::Wanted,
     made: AtomicU64,
     acknowledged: AtomicU64,
     reports: AtomicU64,
@@ -205,8 +223,8 @@ enum Target {
 impl Router {
     /// A router over these parts.
     pub fn new(parts: RouterParts) -> Self {
-        let (made, acknowledged, reports) = Default::default();
-        Self { inner: Arc::new(Inner { parts, made, acknowledged, reports }) }
+        let (turns, wanted, made, acknowledged, reports) = Default::default();
+        Self { inner: Arc::new(Inner { parts, turns, wanted, made, acknowledged, reports }) }
     }
 
     fn parts(&self) -> &RouterParts {
@@ -263,6 +281,11 @@ impl Router {
             return RouteError::Moving(shard);
         }
         RouteError::NoLeader { shard, retry_after_ms: RETRY_AFTER_MS }
+    }
+
+    /// Whether the cluster has switched `feature` on.
+    fn has(&self, feature: Feature) -> bool {
+        self.parts().meta.load().cluster_version.has(feature)
     }
 
     fn route(&self, group: GroupId, replica: Option<ReplicaId>, timeout: Duration, call: &Call) -> Route {

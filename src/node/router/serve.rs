@@ -15,7 +15,7 @@ use crate::telemetry::trace::TraceId;
 use crate::view::{Applied, Envelope, Query};
 
 use super::query::unanswered;
-use super::wire::{Ask, Ended, Head, Route, Share, ShareTold, Told, mode_of};
+use super::wire::{Ask, Ended, Head, Leading, READ_INDEXES_MAX, Route, Share, ShareTold, Told, mode_of};
 use super::{ATTEMPT_MS_MAX, Router, newer};
 
 /// The most commands in one frame.
@@ -48,7 +48,12 @@ impl Router {
                 None => self.stale(route.group),
             },
             Ask::ProposeAll(head, shares) => self.propose_all_for(&head, shares).await,
-            Ask::Query(route, query, mode) => self.query_for(&route, &query, mode_of(mode)).await,
+            Ask::Query(route, query, mode) => match self.query_for(&route, &query, mode_of(mode)).await {
+                Told::Replied(reply, as_of) => Told::Replied(reply, as_of.ageless()),
+                told => told,
+            },
+            Ask::Read(route, query, mode) => self.query_for(&route, &query, mode.into()).await,
+            Ask::ReadIndexes(head, hurry, groups) => self.read_indexes_for(&head, hurry, &groups).await,
             Ask::Meta(route, command) => match self.leading(&route) {
                 Some(hosted) => self.meta_for(&hosted, command, &route).await,
                 None => self.stale(route.group),
@@ -144,9 +149,9 @@ impl Router {
     }
 
     async fn query_for(&self, route: &Route, query: &Query, mode: ReadMode) -> Told {
-        let hosted = match mode {
-            ReadMode::Any => self.parts().shards.get(route.group).filter(|hosted| hosted.has_members()),
-            ReadMode::Strong | ReadMode::Lease => self.leading(route),
+        let hosted = match mode.needs_leader() {
+            true => self.leading(route),
+            false => self.parts().shards.get(route.group).filter(|hosted| hosted.has_members()),
         };
         let Some(hosted) = hosted else { return self.stale(route.group) };
         let Some(group) = hosted.shard() else { return self.stale(route.group) };
@@ -154,6 +159,22 @@ impl Router {
             Ok(answered) => Told::Replied(answered.reply, (&answered.as_of).into()),
             Err(error) => Told::Unanswered(unanswered(error)),
         }
+    }
+
+    /// All at once: each waits for its own quorum.
+    async fn read_indexes_for(&self, head: &Head, hurry: bool, groups: &[Leading]) -> Told {
+        if groups.len() > READ_INDEXES_MAX {
+            return Told::Malformed(format!("{} groups: at most {READ_INDEXES_MAX} are accepted", groups.len()));
+        }
+        let timeout = timeout_of(head.timeout_ms);
+        let one = |of: &Leading| {
+            let Leading { group, replica } = *of;
+            async move {
+                let hosted = self.leading_exactly(group, replica)?;
+                hosted.shard()?.read_index(hurry, timeout).await.ok()
+            }
+        };
+        Told::ReadIndexes(futures::future::join_all(groups.iter().map(one)).await)
     }
 }
 
@@ -165,7 +186,8 @@ fn told_by(ask: &Ask) -> (&TraceId, Option<GroupId>) {
         | Ask::Meta(route, ..)
         | Ask::Transfer(route, ..)
         | Ask::MetaState(route) => (&route.trace, Some(route.group)),
-        Ask::ProposeAll(head, _) => (&head.trace, None),
+        Ask::Read(route, ..) => (&route.trace, Some(route.group)),
+        Ask::ProposeAll(head, _) | Ask::ReadIndexes(head, ..) => (&head.trace, None),
     }
 }
 

@@ -82,6 +82,65 @@ pub(super) enum Ask {
     /// Commands for the leaders of several shards, all on the node that is asked.
     #[n(5)]
     ProposeAll(#[n(0)] Head, #[n(1)] Vec<Share>),
+    /// A query in any of the modes of today. Only sent where the cluster has [`crate::versions::Feature::ReadModes`].
+    #[n(8)]
+    Read(#[n(0)] Route, #[n(1)] Query, #[n(2)] WireMode),
+    /// The read indexes of groups whose leaders are meant to be on the node that is asked. As [`Ask::Read`].
+    #[n(9)]
+    ReadIndexes(#[n(0)] Head, #[n(1)] bool, #[n(2)] Vec<Leading>),
+}
+
+/// The most groups of one [`Ask::ReadIndexes`]: as many as a cluster has shards.
+pub(super) const READ_INDEXES_MAX: usize = 4096;
+
+/// Who is meant to lead a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Leading {
+    /// The group.
+    #[n(0)]
+    pub(super) group: GroupId,
+    /// The replica.
+    #[n(1)]
+    pub(super) replica: ReplicaId,
+}
+
+/// How fresh an answer has to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) enum WireMode {
+    #[n(0)]
+    Strong,
+    #[n(1)]
+    Lease,
+    #[n(2)]
+    Any,
+    #[n(3)]
+    Session(#[n(0)] Revision),
+    #[n(4)]
+    Bounded(#[n(0)] u64),
+}
+
+impl From<ReadMode> for WireMode {
+    fn from(mode: ReadMode) -> Self {
+        match mode {
+            ReadMode::Strong => Self::Strong,
+            ReadMode::Lease => Self::Lease,
+            ReadMode::Any => Self::Any,
+            ReadMode::Session(revision) => Self::Session(revision),
+            ReadMode::Bounded(age_ms_max) => Self::Bounded(age_ms_max),
+        }
+    }
+}
+
+impl From<WireMode> for ReadMode {
+    fn from(mode: WireMode) -> Self {
+        match mode {
+            WireMode::Strong => Self::Strong,
+            WireMode::Lease => Self::Lease,
+            WireMode::Any => Self::Any,
+            WireMode::Session(revision) => Self::Session(revision),
+            WireMode::Bounded(age_ms_max) => Self::Bounded(age_ms_max),
+        }
+    }
 }
 
 /// [`Ask::ProposeAll`].
@@ -104,9 +163,19 @@ pub(super) fn encode_propose(route: &Route, envelopes: &[Envelope]) -> Vec<u8> {
     encoder.into_writer()
 }
 
-/// [`Ask::Query`].
+/// [`Ask::Query`], for nodes of every version; the modes that they may not know are asked for as the strictest.
 pub(super) fn encode_query(route: &Route, query: &Query, mode: ReadMode) -> Vec<u8> {
     encode(1, (route, query, mode_tag(mode)))
+}
+
+/// [`Ask::Read`].
+pub(super) fn encode_read(route: &Route, query: &Query, mode: ReadMode) -> Vec<u8> {
+    encode(8, (route, query, WireMode::from(mode)))
+}
+
+/// [`Ask::ReadIndexes`].
+pub(super) fn encode_read_indexes(head: &Head, hurry: bool, groups: &[Leading]) -> Vec<u8> {
+    encode(9, (head, hurry, groups))
 }
 
 /// [`Ask::Meta`].
@@ -130,7 +199,7 @@ fn encode(tag: u32, fields: impl Encode<()>) -> Vec<u8> {
 
 fn mode_tag(mode: ReadMode) -> u8 {
     match mode {
-        ReadMode::Strong => 0,
+        ReadMode::Strong | ReadMode::Session(_) | ReadMode::Bounded(_) => 0,
         ReadMode::Lease => 1,
         ReadMode::Any => 2,
     }
@@ -189,6 +258,16 @@ pub(super) struct WireAsOf {
     #[n(5)]
     #[cbor(default)]
     cut_off: bool,
+    /// Only told in answer to [`Ask::Read`].
+    #[n(6)]
+    age_ms: Option<u64>,
+}
+
+impl WireAsOf {
+    /// As nodes of before tell it.
+    pub(super) fn ageless(self) -> Self {
+        Self { age_ms: None, ..self }
+    }
 }
 
 impl From<&AsOf> for WireAsOf {
@@ -200,8 +279,8 @@ impl From<&AsOf> for WireAsOf {
             Role::Learner => 3,
             Role::Stopped => 4,
         };
-        let AsOf { revision, logical, wall, replica, cut_off, .. } = *as_of;
-        Self { revision, logical, wall, replica, role, cut_off }
+        let AsOf { revision, logical, wall, replica, cut_off, age_ms, .. } = *as_of;
+        Self { revision, logical, wall, replica, role, cut_off, age_ms }
     }
 }
 
@@ -214,8 +293,8 @@ impl From<WireAsOf> for AsOf {
             3 => Role::Learner,
             _ => Role::Stopped,
         };
-        let WireAsOf { revision, logical, wall, replica, cut_off, .. } = wire;
-        Self { revision, logical, wall, replica, role, cut_off }
+        let WireAsOf { revision, logical, wall, replica, cut_off, age_ms, .. } = wire;
+        Self { revision, logical, wall, replica, role, cut_off, age_ms }
     }
 }
 
@@ -237,6 +316,12 @@ pub(super) enum Unanswered {
     /// Overtaken by checkpoint after checkpoint.
     #[n(4)]
     Raced,
+    /// It hasn't got the revision in time, or can't prove that it is fresh enough. Only in answer to [`Ask::Read`], as the next.
+    #[n(5)]
+    Older,
+    /// The group has never got further than this revision.
+    #[n(6)]
+    NotReached(#[n(0)] Revision),
 }
 
 /// An answer of one router to another.
@@ -279,6 +364,9 @@ pub(super) enum Told {
     /// What became of each shard's share, in their order; and how each command ended of all that were proposed.
     #[n(9)]
     ProposedAll(#[n(0)] Vec<ShareTold>, #[n(1)] Vec<Ended>),
+    /// The read index of each group, in their order; none where it isn't led here or no quorum answered.
+    #[n(11)]
+    ReadIndexes(#[n(0)] Vec<Option<u64>>),
 }
 
 /// What became of the commands for one shard among several.

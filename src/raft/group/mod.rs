@@ -4,6 +4,7 @@ mod change;
 mod config;
 mod minder;
 mod propose;
+mod query;
 mod start;
 mod status;
 
@@ -23,17 +24,16 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::batcher::{Lead, Queue};
-use super::machine::{Broken, Cause, Core, Machine, MetaMachine, MetaState, Missing, Replica, ShardMachine};
+use super::machine::{Broken, Cause, Core, Machine, MetaMachine, MetaState, Replica, ShardMachine};
 use super::network::Switchboard;
-use super::outcome::{Answered, AsOf, LeaderHint, QueryError, ReadMode, Rejected, Role};
+use super::outcome::{LeaderHint, Role};
 use super::read::Reads;
 use super::room::Room;
 use super::runtime::RaftThread;
 use super::types::{LogId, ServerMetrics, Types};
 use crate::ids::{GroupId, NodeId, ReplicaId, Revision};
 use crate::store::StoreHandle;
-use crate::time::{Clock, LogicalMs, WallMs};
-use crate::view::{Lookup, Query, Reply, Scan, Scanned};
+use crate::time::Clock;
 use crate::wal::Wal;
 
 /// What a replica is made of. All but the ids are shared by all groups of a node.
@@ -187,18 +187,6 @@ impl<M: Machine> Group<M> {
         self.inner.parts.replica
     }
 
-    /// Waits until a local read is as fresh as `mode` asks for.
-    pub async fn ready_to_read(&self, mode: ReadMode, timeout: Duration) -> Result<(), QueryError> {
-        // Waiting is for leaders: whoever follows sends its caller elsewhere at once.
-        if mode != ReadMode::Any {
-            self.inner.lead.term().map_err(|rejected| match rejected {
-                Rejected::NotLeader { leader } => QueryError::NotLeader { leader },
-                _ => QueryError::Stopped,
-            })?;
-        }
-        self.inner.reads.ready(mode, timeout).await
-    }
-
     /// Role, term and leader now: cheap, for each request.
     pub fn leadership(&self) -> (Role, u64, Option<LeaderHint>) {
         self.inner.lead.now()
@@ -313,11 +301,6 @@ impl<M: Machine> Group<M> {
         self.inner.core.look(|machine, _| look(machine))
     }
 
-    fn as_of(&self, revision: Revision, logical: LogicalMs, wall: WallMs) -> AsOf {
-        let (role, ..) = self.inner.lead.now();
-        AsOf { revision, logical, wall, replica: self.replica(), role, cut_off: self.is_cut_off() }
-    }
-
     /// Whether others may know more for long; see [`AsOf::cut_off`].
     pub(crate) fn is_cut_off(&self) -> bool {
         let (role, ..) = self.inner.lead.now();
@@ -414,93 +397,11 @@ impl Group<ShardMachine> {
     pub fn peek<T>(&self, look: impl FnOnce(&crate::view::State) -> T) -> T {
         self.inner.core.look(|machine, _| look(machine.state()))
     }
-
-    /// Answers a query as fresh as `mode` asks for, within `timeout`.
-    pub async fn query(&self, query: &Query, mode: ReadMode, timeout: Duration) -> Result<Answered<Reply>, QueryError> {
-        let deadline = tokio::time::Instant::now() + timeout;
-        self.ready_to_read(mode, timeout).await?;
-        let answer = tokio::time::timeout_at(deadline, self.look_up(query)).await;
-        answer.map_err(|_| QueryError::DeadlineExceeded)?
-    }
-
-    /// Asks the state until it has all rows that it needs.
-    async fn look_up(&self, query: &Query) -> Result<Answered<Reply>, QueryError> {
-        let core = &self.inner.core;
-        let failed = |e: crate::store::ReadError| QueryError::Failed(e.to_string());
-        let mut scanned: Option<(Scan, Scanned)> = None;
-        for _ in 0..LOOKUPS_MAX {
-            if scanned.is_some() && core.is_installing() {
-                scanned = None;
-            }
-            let (lookup, as_of) = core.look(|machine, stamp| {
-                let state = machine.state();
-                let now = self.inner.lead.best_now(state.logical());
-                let lookup = match &scanned {
-                    Some((scan, rows)) => state.query_scanned(query, now, scan, rows),
-                    None => state.query(query, now),
-                };
-                (lookup, (state.revision(), state.logical(), stamp.wall))
-            });
-            match lookup {
-                Lookup::Ready(reply) => {
-                    return Ok(Answered { reply, as_of: self.as_of(as_of.0, as_of.1, as_of.2) });
-                }
-                // The state of memory and that of the store belong together again when the snapshot is in.
-                Lookup::Missing(_) | Lookup::Scan(_) if core.is_installing() => core.installed().await,
-                Lookup::Missing(missing) => {
-                    let keys = missing.keys.iter().map(|key| key.as_bytes().to_vec()).collect();
-                    let fetched = core.fetch(Missing { fence: missing.fence, keys }).await.map_err(failed)?;
-                    core.admit(fetched);
-                }
-                // A row that this build can't read; the next command about it stops the replica.
-                Lookup::Stop(stop) => return Err(QueryError::Failed(stop.to_string())),
-                Lookup::Scan(scan) => {
-                    let rows = self.scan(&scan).await.map_err(failed)?;
-                    scanned = Some((scan, rows));
-                }
-            }
-        }
-        // Overtaken by checkpoint after checkpoint: the caller may try again.
-        Err(QueryError::Raced)
-    }
-
-    async fn scan(&self, scan: &Scan) -> Result<Scanned, crate::store::ReadError> {
-        let parts = &self.inner.parts;
-        let (mut from, mut found, mut bytes) = (scan.from.clone(), Scanned::default(), 0);
-        loop {
-            let left = scan.limit - found.rows.len();
-            let some = parts.store.scan(parts.replica, from, scan.to.clone(), left).await?;
-            bytes += some.rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
-            found.rows.extend(some.rows);
-            match some.next {
-                Some(next) if found.rows.len() < scan.limit && bytes < scan.bytes_enough => from = next,
-                next => return Ok(Scanned { complete: next.is_none(), ..found }),
-            }
-        }
-    }
 }
 
 impl<S: MetaState> Group<MetaMachine<S>> {
-    /// Reads the state as fresh as `mode` asks for, within `timeout`.
-    pub async fn read<T>(
-        &self,
-        mode: ReadMode,
-        timeout: Duration,
-        look: impl FnOnce(&S) -> T,
-    ) -> Result<Answered<T>, QueryError> {
-        self.ready_to_read(mode, timeout).await?;
-        let (reply, (revision, logical, wall)) = self
-            .inner
-            .core
-            .look(|machine, stamp| (look(machine.state()), (machine.revision(), machine.logical(), stamp.wall)));
-        Ok(Answered { reply, as_of: self.as_of(revision, logical, wall) })
-    }
-
     /// Reads the state as this replica has it.
     pub fn peek<T>(&self, look: impl FnOnce(&S) -> T) -> T {
         self.inner.core.look(|machine, _| look(machine.state()))
     }
 }
-
-/// How often a query may ask for rows before it is given up.
-const LOOKUPS_MAX: usize = 64;

@@ -5,6 +5,7 @@ mod cluster;
 mod conformance;
 mod faults;
 mod members;
+mod reads;
 mod shard;
 mod tally;
 

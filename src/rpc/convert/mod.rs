@@ -22,7 +22,7 @@ use prost_types::Timestamp;
 use super::fields::{Fields, Path};
 use crate::ids::{AccountId, RequestId};
 use crate::proto::v1;
-use crate::raft::{ReadMode, Role};
+use crate::raft::Role;
 use crate::time::WallMs;
 use crate::view;
 
@@ -45,17 +45,6 @@ pub(super) fn account(fields: &mut Fields, id: String) -> Option<AccountId> {
 /// The request id of a request, or none.
 pub(super) fn request_id(fields: &mut Fields, id: String) -> Option<RequestId> {
     fields.id_or_none("request_id", id, RequestId::new)
-}
-
-/// How fresh an answer must be.
-pub(super) fn read_mode(fields: &mut Fields, options: Option<v1::ReadOptions>) -> ReadMode {
-    let mode = options.unwrap_or_default().mode;
-    let accepted = "READ_MODE_STRONG, READ_MODE_LEASE or READ_MODE_ANY";
-    match fields.choice("read_options.mode", mode, accepted) {
-        None | Some(v1::ReadMode::Unspecified | v1::ReadMode::Strong) => ReadMode::Strong,
-        Some(v1::ReadMode::Lease) => ReadMode::Lease,
-        Some(v1::ReadMode::Any) => ReadMode::Any,
-    }
 }
 
 /// A replica's role, for the wire.

@@ -1,18 +1,22 @@
 //! Well-formed calls: what reaches the backend, and what comes back.
 
+use std::time::Duration;
+
 use prost_types::Timestamp;
 
 use super::bad_input::{good_play, good_report, good_start};
 use super::fake::serve;
-use crate::ids::{DeviceId, ViewId};
+use crate::ids::{AccountId, DeviceId, Revision, ViewId};
 use crate::proto::v1;
 use crate::proto::v1::account_service_client::AccountServiceClient;
 use crate::proto::v1::admin_service_client::AdminServiceClient;
 use crate::proto::v1::collection_service_client::CollectionServiceClient;
 use crate::proto::v1::history_service_client::HistoryServiceClient;
 use crate::proto::v1::progress_service_client::ProgressServiceClient;
-use crate::raft::ReadMode;
+use crate::raft::{ReadMode, Reading};
+use crate::ring::{ShardCount, Token};
 use crate::rpc::Limits;
+use crate::rpc::wish::{revision_text, told};
 use crate::view::{
     AccountCommand, Command, OnLimit, PlayState, Played, Query, Reply, ReportProgress, TitleType, ViewKind, ViewStatus,
 };
@@ -128,26 +132,50 @@ async fn reports_stops_and_ends_arrive_whole() {
 async fn an_answer_says_who_gave_it_and_a_stale_one_how_old_it_is() {
     let served = serve(Limits::default()).await;
     let mut client = CollectionServiceClient::new(served.clients.clone());
+    let shard = ShardCount::DEFAULT.shard_of(Token::of(&AccountId::new("alice").unwrap()));
+    let revision = revision_text(served.fake.cluster.lock().unwrap(), shard, Revision(5));
     for (options, mode) in [
         (None, ReadMode::Strong),
         (Some(v1::ReadOptions::strong()), ReadMode::Strong),
         (Some(v1::ReadOptions::lease()), ReadMode::Lease),
+        (Some(v1::ReadOptions::bounded(Duration::from_secs(5))), ReadMode::Bounded(5_000)),
+        (Some(v1::ReadOptions::session(revision)), ReadMode::Session(Revision(5))),
         (Some(v1::ReadOptions::any()), ReadMode::Any),
     ] {
         let request = v1::ListActiveViewsRequest { account_id: "alice".into(), read_options: options };
         let answer = client.list_active_views(request).await.unwrap().into_inner();
         assert_eq!(answer.views.len(), 2);
-        assert_eq!(served.fake.queried.lock().last().unwrap().1, mode);
+        assert_eq!(served.fake.queried.lock().last().unwrap().1, mode.into());
         let info = answer.read_info.unwrap();
         assert_eq!((info.served_by.as_str(), info.role(), info.shard), ("node-1", v1::ReplicaRole::Follower, 17));
         // The state's own time is told of a stale read only.
         let as_of = info.as_of_time.unwrap();
-        assert_eq!(as_of.seconds == 1_600_000_000, mode == ReadMode::Any);
+        assert_eq!(as_of.seconds == 1_600_000_000, !mode.needs_leader());
+        // Nobody can say how old the others are, and so nobody does.
+        assert_eq!(info.age_ms, mode.needs_leader().then_some(0));
+        assert_eq!(info.mode(), told(mode));
         // A fresh answer is told to be as new as its question, never as new as its arrival.
         let as_of_ms = as_of.seconds as u64 * 1_000 + as_of.nanos as u64 / 1_000_000;
         let asked = served.fake.queried_at.lock().take().unwrap();
         assert!(as_of_ms <= asked.0, "as of {as_of_ms}, asked at {asked}");
     }
+}
+
+#[tokio::test]
+async fn an_age_is_told_and_what_is_as_of_then_and_how_long_somebody_waits_for_better() {
+    let served = serve(Limits::default()).await;
+    let mut client = CollectionServiceClient::new(served.clients.clone());
+    *served.fake.age_ms.lock() = Some(2_500);
+    let options = v1::ReadOptions::any().or_stale_after(Duration::from_millis(300));
+    let request = v1::ListActiveViewsRequest { account_id: "alice".into(), read_options: Some(options) };
+    let info = client.list_active_views(request).await.unwrap().into_inner().read_info.unwrap();
+    assert_eq!((info.age_ms, info.age_at_most()), (Some(2_500), Some(Duration::from_millis(2_500))));
+    let asked = served.fake.queried_at.lock().take().unwrap();
+    let as_of = info.as_of_time.unwrap();
+    let as_of_ms = as_of.seconds as u64 * 1_000 + as_of.nanos as u64 / 1_000_000;
+    assert!(as_of_ms <= asked.0 - 2_500 && as_of_ms > 1_600_000_000_000, "as of {as_of_ms}, asked at {asked}");
+    let reading = served.fake.queried.lock().last().unwrap().1;
+    assert_eq!(reading, Reading { mode: ReadMode::Any, stale_after: Some(Duration::from_millis(300)) });
 }
 
 #[tokio::test]
@@ -157,6 +185,10 @@ async fn an_unknown_view_is_told_as_expired() {
     let request = v1::GetViewRequest { account_id: "a".into(), view_id: "v".into(), read_options: None };
     let status = CollectionServiceClient::new(served.clients.clone()).get_view(request).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::NotFound);
+    let told: tonic_types::pb::Status = prost::Message::decode(status.details()).unwrap();
+    let info = told.details.iter().find(|detail| detail.type_url.ends_with("/playhead.v1.ReadInfo")).unwrap();
+    let info: v1::ReadInfo = prost::Message::decode(&info.value[..]).unwrap();
+    assert_eq!((info.served_by.as_str(), info.mode()), ("node-1", v1::ReadMode::Strong), "also that there is nothing");
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ fn control() -> String {
 }
 
 fn strange_read() -> Option<v1::ReadOptions> {
-    Some(v1::ReadOptions { mode: 99 })
+    Some(v1::ReadOptions { mode: 99, ..Default::default() })
 }
 
 fn before_1970() -> Option<Timestamp> {

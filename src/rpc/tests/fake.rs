@@ -13,7 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::ambient::SystemClock;
 use crate::ids::{DeviceId, GroupId, ProfileId, Revision, ShardId, TitleId, ViewId};
 use crate::proto::v1;
-use crate::raft::{ReadMode, Role};
+use crate::raft::{Reading, Role};
 use crate::ring::ShardCount;
 use crate::rpc::{
     Backend, Cluster, Failure, Fault, Limits, Operations, Read, Served, Services, ServicesParts, Within, Write,
@@ -29,12 +29,14 @@ use crate::view::{
 /// Answers plausibly, or as told.
 pub(super) struct Fake {
     pub(super) proposed: Mutex<Vec<Envelope>>,
-    pub(super) queried: Mutex<Vec<(Query, ReadMode)>>,
+    pub(super) queried: Mutex<Vec<(Query, Reading)>>,
     pub(super) outcomes: Mutex<VecDeque<Result<Answer, Failure>>>,
     pub(super) replies: Mutex<VecDeque<Result<Reply, Failure>>>,
     pub(super) cluster: Mutex<Option<Cluster>>,
     pub(super) settings: Mutex<Settings>,
     pub(super) ready: watch::Sender<bool>,
+    /// How old its answers are.
+    pub(super) age_ms: Mutex<Option<u64>>,
     /// When the last query came; its answer is given when the clock has moved on.
     pub(super) queried_at: Mutex<Option<WallMs>>,
 }
@@ -49,6 +51,7 @@ impl Default for Fake {
             cluster: Mutex::new(Some(Cluster { tag: 0xABCD, shards: ShardCount::DEFAULT })),
             settings: Mutex::default(),
             ready: watch::Sender::new(true),
+            age_ms: Mutex::default(),
             queried_at: Mutex::default(),
         }
     }
@@ -192,8 +195,8 @@ impl Backend for Fake {
         envelopes.iter().map(one).collect()
     }
 
-    async fn query(&self, query: Query, mode: ReadMode, _: Within) -> Result<Read, Failure> {
-        self.queried.lock().push((query.clone(), mode));
+    async fn query(&self, query: Query, reading: Reading, _: Within) -> Result<Read, Failure> {
+        self.queried.lock().push((query.clone(), reading));
         let (clock, at) = (SystemClock::new(), SystemClock::new().wall());
         *self.queried_at.lock() = Some(at);
         while clock.wall() <= at {
@@ -204,6 +207,8 @@ impl Backend for Fake {
             node: "node-1".into(),
             role: Role::Follower,
             as_of: WallMs(1_600_000_000_000),
+            age_ms: *self.age_ms.lock(),
+            mode: reading.mode,
             shard: ShardId(17),
             revision: Revision(5),
             degraded: false,

@@ -23,6 +23,7 @@ use crate::node::meta::{self, MetaState};
 use crate::node::tests::{call, config, limit_of, start, until};
 use crate::ring::{Placement, Rules, ShardCount, Weight, Zone, place};
 use crate::telemetry::Metrics;
+use crate::versions::ClusterVersion;
 use crate::view::Envelope;
 
 /// The node that leads everything.
@@ -77,6 +78,16 @@ fn meta_of(cluster: &ClusterId, link: &str) -> MetaState {
 
 /// A node without replicas, linked to the scripted leader; the leader goes on leading, whatever the node doubts.
 async fn linked(folder: &Path) -> (Node, Arc<Scripted>, CancellationToken) {
+    let leader = Arc::new(Scripted::default());
+    let (node, stop) = linked_to(folder, leader.clone(), ClusterVersion::FIRST).await;
+    (node, leader, stop)
+}
+
+/// The same with a leader of any kind, in a cluster of this version.
+pub(super) async fn linked_to<R>(folder: &Path, leader: Arc<R>, version: ClusterVersion) -> (Node, CancellationToken)
+where
+    R: Receive,
+{
     let (cluster, stop) = (ClusterId::from_random(1, 2), CancellationToken::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let link = listener.local_addr().unwrap().to_string();
@@ -90,16 +101,17 @@ async fn linked(folder: &Path) -> (Node, Arc<Scripted>, CancellationToken) {
         cluster: cluster.clone().into(),
         versions: Default::default(),
     });
-    let leader = Arc::new(Scripted::default());
     let book = Arc::new(Book::open(Arc::new(crate::fs::LyingFs::new(1))).unwrap());
-    let service = service(me, book, Arc::new(Metrics::new()), leader.clone(), Runtimes::current(), stop.clone());
+    let service = service(me, book, Arc::new(Metrics::new()), leader, Runtimes::current(), stop.clone());
     tokio::spawn(listen(listener.into(), service, None).unwrap());
 
     let node = start(config(&folder.join("node"), &[("pulse-ms", "1000")])).await;
     node.inner.me.cluster.set(cluster.clone()).unwrap();
     let endpoints = Endpoints { link: link.clone(), ..Endpoints::default() };
     node.book().learn(LEADER, Generation(1), &endpoints);
-    node.inner.meta.now.store(Arc::new(meta_of(&cluster, &link)));
+    let mut meta = meta_of(&cluster, &link);
+    meta.cluster_version = version;
+    node.inner.meta.now.store(Arc::new(meta));
     node.inner.look.notify_one();
     until("the lane to the leader", || node.inner.link.is_up(LEADER, Lane::Forward)).await;
     let (leaders, stopped) = (node.leaders().clone(), stop.clone());
@@ -111,7 +123,7 @@ async fn linked(folder: &Path) -> (Node, Arc<Scripted>, CancellationToken) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
-    (node, leader, stop)
+    (node, stop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

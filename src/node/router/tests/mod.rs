@@ -1,4 +1,5 @@
 //! The router between real nodes, or a node and one that does as the test says.
 
 mod again;
+mod modes;
 mod named;
