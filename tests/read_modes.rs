@@ -6,12 +6,13 @@
 mod program;
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use playhead::client::{Client, Error};
 use playhead::proto::v1::{self, ErrorReason, ReadMode, ReadOptions};
 use support::devices::Device;
 use support::{Cluster, Result};
+use tokio::time::Instant;
 
 const ACCOUNT: &str = "ann";
 /// Patience with the whole of single steps.

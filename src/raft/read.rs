@@ -82,11 +82,11 @@ impl Rounds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Confirmed {
     /// A quorum, asked now.
-    ByQuorum,
+    Quorum,
     /// A quorum, by its answer to the next heartbeat.
-    ByHeartbeat,
+    Heartbeat,
     /// The lease.
-    ByLease,
+    Lease,
 }
 
 /// Reads of one replica that wait.
@@ -141,12 +141,12 @@ impl Reads {
     /// Waits until the lead was confirmed after now, and what was committed then is applied here; the index of that.
     pub(crate) async fn confirmed(&self, how: Confirmed, timeout: Duration) -> Ready {
         let rounds = match how {
-            Confirmed::ByQuorum => &self.strong,
-            Confirmed::ByHeartbeat => &self.unhurried,
-            Confirmed::ByLease if self.clock.monotonic() < MonotonicMs(self.void_until.load(Ordering::Acquire)) => {
+            Confirmed::Quorum => &self.strong,
+            Confirmed::Heartbeat => &self.unhurried,
+            Confirmed::Lease if self.clock.monotonic() < MonotonicMs(self.void_until.load(Ordering::Acquire)) => {
                 &self.strong
             }
-            Confirmed::ByLease => &self.lease,
+            Confirmed::Lease => &self.lease,
         };
         let ready = rounds.join(self.reads_max)?;
         match tokio::time::timeout(timeout, ready).await {

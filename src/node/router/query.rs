@@ -131,7 +131,7 @@ impl Router {
         if mode.needs_leader() || attempt % 2 == 1 || attempts.hint(group).is_some() {
             return (self.target(group, attempts), true);
         }
-        let near = (attempt % 4 == 0).then(|| self.member_here(group)).flatten().map(Target::Here);
+        let near = attempt.is_multiple_of(4).then(|| self.member_here(group)).flatten().map(Target::Here);
         let others = || self.has(Feature::ReadModes).then(|| self.another(group, attempt)).flatten();
         match near.or_else(others) {
             Some(target) => (Some(target), false),

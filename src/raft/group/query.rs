@@ -27,8 +27,8 @@ impl<M: Machine> Group<M> {
     pub async fn ready_to_read(&self, mode: ReadMode, timeout: Duration) -> Result<(), QueryError> {
         match mode {
             ReadMode::Any => Ok(()),
-            ReadMode::Strong => self.confirmed(Confirmed::ByQuorum, timeout).await.map(drop),
-            ReadMode::Lease => self.confirmed(Confirmed::ByLease, timeout).await.map(drop),
+            ReadMode::Strong => self.confirmed(Confirmed::Quorum, timeout).await.map(drop),
+            ReadMode::Lease => self.confirmed(Confirmed::Lease, timeout).await.map(drop),
             ReadMode::Bounded(age_ms_max) => self.fresh_enough(age_ms_max, timeout).await,
             ReadMode::Session(revision) => self.reached(revision, timeout).await,
         }
@@ -37,7 +37,7 @@ impl<M: Machine> Group<M> {
     /// The index that a quorum has confirmed after now: everything that was acknowledged before now stands at or below it. Only who
     /// leads knows it. `hurry`: by a round of its own; else by the next heartbeat.
     pub async fn read_index(&self, hurry: bool, timeout: Duration) -> Result<u64, QueryError> {
-        self.confirmed(if hurry { Confirmed::ByQuorum } else { Confirmed::ByHeartbeat }, timeout).await
+        self.confirmed(if hurry { Confirmed::Quorum } else { Confirmed::Heartbeat }, timeout).await
     }
 
     /// The moment for a question after the read index that is asked from now on; see [`Group::prove`].
@@ -74,7 +74,7 @@ impl<M: Machine> Group<M> {
         if self.age_ms().is_some_and(|age_ms| age_ms <= age_ms_max) {
             return Ok(());
         }
-        match self.confirmed(Confirmed::ByQuorum, timeout).await {
+        match self.confirmed(Confirmed::Quorum, timeout).await {
             Err(QueryError::NotLeader { .. }) => Err(QueryError::NotFresh),
             confirmed => confirmed.map(drop),
         }
@@ -85,7 +85,7 @@ impl<M: Machine> Group<M> {
         if now() >= revision {
             return Ok(());
         }
-        match self.confirmed(Confirmed::ByQuorum, timeout).await {
+        match self.confirmed(Confirmed::Quorum, timeout).await {
             // Everything that was acknowledged is in the state now.
             Ok(_) => Some(now()).filter(|now| *now < revision).map_or(Ok(()), |now| Err(QueryError::NotReached(now))),
             Err(QueryError::NotLeader { .. }) => self.inner.reads.revision(self.revisions(), revision, timeout).await,

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{LONG, Tally, TestCluster, config, eventually};
 use crate::ids::Revision;
@@ -87,6 +88,8 @@ async fn a_session_read_has_its_revision_on_every_replica_and_waits_no_longer_th
             assert!(node.group().status().revision.0 >= revision);
         }
     }
+    // Nobody elects a replica that nobody hears.
+    cluster.net.isolate(cluster.nodes[&follower].id);
     let (leader, follower) = (cluster.nodes[&leader].group(), cluster.nodes[&follower].group());
     let never = ReadMode::Session(Revision(1_000_000));
     let reached = leader.status().revision;
@@ -95,11 +98,18 @@ async fn a_session_read_has_its_revision_on_every_replica_and_waits_no_longer_th
     // They wait in a bounded number, and leave their places behind.
     let waiting = (0..1100).map(|_| {
         let follower = follower.clone();
-        tokio::spawn(async move { follower.ready_to_read(never, Duration::from_secs(5)).await })
+        tokio::spawn(async move { follower.ready_to_read(never, LONG).await })
     });
     let waiting: Vec<_> = waiting.collect();
-    let is_full = async { while follower.ready_to_read(never, SOON / 300).await != Err(QueryError::Overloaded) {} };
+    // A probe takes a place itself: it is full when those were refused that had found no place.
+    let refused = || waiting.iter().filter(|one| one.is_finished()).count();
+    let is_full = async {
+        while refused() < 1100 - 1024 {
+            tokio::time::sleep(SOON / 300).await;
+        }
+    };
     tokio::time::timeout(LONG, is_full).await.expect("the places are taken");
+    assert_eq!(follower.ready_to_read(never, SOON).await, Err(QueryError::Overloaded));
     for one in waiting {
         one.abort();
         let _ = one.await;
