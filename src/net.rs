@@ -86,6 +86,15 @@ impl Net {
         }
     }
 
+    /// Whether nothing listens at `host:port`, by the word of its machine. Connects, if something does.
+    pub async fn is_refused(&self, to: &str) -> bool {
+        let dialled = match self {
+            Self::Tcp => TcpStream::connect(to).await.map(drop),
+            Self::Other(wires) => wires.dial(to).await.map(drop),
+        };
+        dialled.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
     /// Connects when first used.
     pub fn connect_lazy(&self, to: &Endpoint) -> Channel {
         match self {

@@ -69,7 +69,7 @@ pub const TABLE: &[Version] = &[
     Version {
         version: ClusterVersion(3),
         since: "2026-11",
-        what: "replicas know how old their state is at most; reads of one's own writes and of bounded age are answered by any of them",
+        what: "replicas know how old their state is at most; reads of one's own writes and of bounded age are answered by any of them; leaders say how long their lease is",
         formats: Formats { commands: 3, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
     },
 ];
@@ -83,6 +83,8 @@ pub enum Feature {
     FolderVersions,
     /// Nodes ask each other for read indexes, and for answers to reads of one's own writes and of bounded age.
     ReadModes,
+    /// Leaders tell their followers, with every append, how long a lease they ask for.
+    ToldLeases,
 }
 
 impl Feature {
@@ -90,7 +92,7 @@ impl Feature {
     pub const fn since(self) -> ClusterVersion {
         match self {
             Self::ShardVersions | Self::FolderVersions => ClusterVersion(2),
-            Self::ReadModes => ClusterVersion(3),
+            Self::ReadModes | Self::ToldLeases => ClusterVersion(3),
         }
     }
 }

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 /// Calm elections on machines that are busy with other tests.
-const CALM: &[&str] = &["--", "--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000"];
+const CALM: &[&str] =
+    &["--", "--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000", "--failover-suspect-ms", "1500"];
 /// A program that runs for so long hangs.
 const HANGS: Duration = Duration::from_secs(240);
 /// How often a test looks.

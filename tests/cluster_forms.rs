@@ -17,7 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 async fn three_nodes(root: &std::path::Path) -> LocalCluster {
     let mut plan = Plan::new(root, env!("CARGO_BIN_EXE_playhead"));
     // Busy machines must not turn this into a test of elections.
-    plan.flags = ["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000"].map(String::from).to_vec();
+    plan.flags = ["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000", "--failover-suspect-ms", "1500"]
+        .map(String::from)
+        .to_vec();
     LocalCluster::start(plan).await.unwrap()
 }
 

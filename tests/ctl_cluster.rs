@@ -17,7 +17,8 @@ use support::{Cluster, Result, film};
 
 const SHARDS: u32 = 8;
 /// Calm elections on machines that are busy with other tests.
-const FLAGS: &[&str] = &["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000"];
+const FLAGS: &[&str] =
+    &["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000", "--failover-suspect-ms", "1500"];
 
 fn connection(cluster: &Cluster) -> String {
     let list = |endpoints: Vec<String>| endpoints.join(",");

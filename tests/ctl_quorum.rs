@@ -15,7 +15,8 @@ use support::{Cluster, Result, film};
 use tokio::time::Instant;
 
 const SHARDS: u32 = 8;
-const FLAGS: &[&str] = &["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000"];
+const FLAGS: &[&str] =
+    &["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000", "--failover-suspect-ms", "1500"];
 /// For how long it is looked until nodes have noticed that others are gone.
 const SETTLES: Duration = Duration::from_secs(90);
 /// What a call that can't succeed is given, and how much later it must have ended at the latest.

@@ -155,7 +155,7 @@ impl Shell {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_of_the_documents_does_what_it_says() -> Result<()> {
-    let flags = ["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000"];
+    let flags = ["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000", "--failover-suspect-ms", "1500"];
     let cluster = Cluster::start(3, 8, &flags).await?;
     let shell = Shell::of(&cluster)?;
     for account in ["ann", "bob"] {

@@ -160,7 +160,7 @@ async fn an_operators_first_hour() {
     let mut hour = Hour::new();
     hour.say("## A cluster of three nodes");
     hour.say("Elections are calmer than by default, because this build is slow and the machine is busy.");
-    let calm = "--raft-election-min-ms 1500 --raft-election-max-ms 3000";
+    let calm = "--raft-election-min-ms 1500 --raft-election-max-ms 3000 --failover-suspect-ms 1500";
     hour.step(&format!("clusterctl local up --shards 16 --timeout 60s -- {calm}"), 0).await;
     let env = hour.step("clusterctl local env", 0).await;
     hour.endpoints = env.out.split('\'').nth(1).unwrap().to_string();

@@ -1,5 +1,6 @@
 //! Leaders that stand still for longer than their lease (SIGSTOP), while another leads and takes writes, and then go on: a STRONG
-//! read through such a node sees what was acknowledged meanwhile, whether it was asked before the node went on or at once after.
+//! read through such a node sees what was acknowledged meanwhile, whether it was asked before the node went on or at once after; and
+//! so does a LEASE read after.
 //!
 //! `PLAYHEAD_PAUSES=20 cargo test --test paused_leader -- --nocapture` prints a row a round.
 
@@ -46,8 +47,9 @@ async fn round(cluster: &mut Cluster, number: u64) -> Result<(String, String)> {
     });
     tokio::task::yield_now().await;
     cluster.local.pause(&old, false)?;
+    let leased = lease_sequence(&through_old).await?;
     let late = sequence(&through_old).await?;
-    assert_eq!((early.await??, late), (number, number), "round {number}: {old} stood still, {new} led");
+    assert_eq!((early.await??, leased, late), (number, number, number), "round {number}: {old} stood still, {new} led");
     Ok((old, new))
 }
 
@@ -79,11 +81,17 @@ async fn report(client: &Client, sequence: u64) -> Result<()> {
 
 /// What a strong read says of the view: the sequence of its newest report.
 async fn sequence(client: &Client) -> Result<u64, Error> {
-    let request = v1::GetViewRequest {
-        account_id: ACCOUNT.into(),
-        view_id: "view".into(),
-        read_options: Some(v1::ReadOptions::strong()),
-    };
+    read(client, v1::ReadOptions::strong()).await
+}
+
+/// The same by a LEASE read: the old leader's lease has run out while it stood still.
+async fn lease_sequence(client: &Client) -> Result<u64, Error> {
+    read(client, v1::ReadOptions::lease()).await
+}
+
+async fn read(client: &Client, options: v1::ReadOptions) -> Result<u64, Error> {
+    let request =
+        v1::GetViewRequest { account_id: ACCOUNT.into(), view_id: "view".into(), read_options: Some(options) };
     match client.get_view(request).await?.status {
         Some(v1::get_view_response::Status::Active(view)) => Ok(view.sequence),
         _ => Ok(0),

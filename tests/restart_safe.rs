@@ -21,7 +21,8 @@ use support::{Cluster, Result};
 
 const SHARDS: u32 = 8;
 /// Calm elections on machines that are busy with other tests; short enough for a node to be back soon.
-const FLAGS: &[&str] = &["--raft-election-min-ms", "1000", "--raft-election-max-ms", "2000"];
+const FLAGS: &[&str] =
+    &["--raft-election-min-ms", "1000", "--raft-election-max-ms", "2000", "--failover-suspect-ms", "1500"];
 
 fn connection(cluster: &Cluster) -> String {
     let list = |endpoints: Vec<String>| endpoints.join(",");

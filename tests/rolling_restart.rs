@@ -15,7 +15,8 @@ use support::{Cluster, Result, setting};
 
 /// Elections take longer here than callers without retries wait, so that one that happens where a lead should have been handed over
 /// shows.
-const FLAGS: &[&str] = &["--raft-election-min-ms", "3000", "--raft-election-max-ms", "5000"];
+const FLAGS: &[&str] =
+    &["--raft-election-min-ms", "3000", "--raft-election-max-ms", "5000", "--failover-suspect-ms", "1500"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_under_load_fails_no_request() -> Result<()> {

@@ -29,10 +29,16 @@ pub struct Builder {
     deadline: Duration,
     attempt: Duration,
     connect: Duration,
+    silence: Duration,
     follow_hints: bool,
     tls: Option<ClientTlsConfig>,
     net: Net,
 }
+
+/// The silence of a connection after which a node is asked for a sign of life, as a share of all that it may take.
+const ASK_AFTER: u32 = 3;
+/// What operators' calls allow: some of them do much at a time, and none of them is in a hurry.
+const SILENCE_ADMIN: Duration = Duration::from_secs(3);
 
 /// A duration in whole milliseconds, at least one.
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -48,6 +54,7 @@ impl Builder {
             deadline: Duration::from_secs(5),
             attempt: Duration::from_secs(2),
             connect: Duration::from_secs(1),
+            silence: Duration::from_millis(300),
             follow_hints: true,
             tls: None,
             net: Net::Tcp,
@@ -75,6 +82,13 @@ impl Builder {
     /// How long it may take to connect. Default: 1 s.
     pub fn connect(mut self, connect: Duration) -> Self {
         self.connect = connect;
+        self
+    }
+
+    /// How long a node may be silent that has calls to answer before it counts as hanging, and they go to another one. A node that
+    /// lives answers a ping, however long its calls take. Default: 300 ms; for operators' calls 3 s.
+    pub fn silence(mut self, silence: Duration) -> Self {
+        self.silence = silence;
         self
     }
 
@@ -113,6 +127,7 @@ impl Builder {
         let deadline_ms = millis(self.deadline);
         // Hints name the ports of clients.
         self.follow_hints = false;
+        self.silence = self.silence.max(SILENCE_ADMIN);
         Ok(AdminClient::new(Arc::new(self.core()?), deadline_ms))
     }
 
@@ -127,7 +142,7 @@ impl Builder {
             ));
         }
         for text in &self.endpoints {
-            match endpoint(text, self.connect, self.tls.as_ref()) {
+            match endpoint(text, self.connect, self.silence, self.tls.as_ref()) {
                 Ok(endpoint) => nodes.push(endpoint),
                 Err(why) => faults.push(format!("endpoint {text:?}: {why}")),
             }
@@ -138,15 +153,20 @@ impl Builder {
         if !faults.is_empty() {
             return Err(InvalidClient { faults });
         }
-        let (connect, tls) = (self.connect, self.tls);
-        let make = move |uri: &str| endpoint(uri, connect, tls.as_ref()).ok();
+        let (connect, silence, tls) = (self.connect, self.silence, self.tls);
+        let make = move |uri: &str| endpoint(uri, connect, silence, tls.as_ref()).ok();
         let endpoints = Endpoints::new(nodes, self.follow_hints, Box::new(make), self.net);
         Ok(Core::new(self.clock, self.seed, endpoints, millis(self.attempt)))
     }
 }
 
-/// A node's endpoint with its deadlines: connections to a dead machine end within seconds.
-fn endpoint(text: &str, connect: Duration, tls: Option<&ClientTlsConfig>) -> Result<Endpoint, String> {
+/// A node's endpoint with its deadlines: a connection to a dead machine ends with its silence.
+fn endpoint(
+    text: &str,
+    connect: Duration,
+    silence: Duration,
+    tls: Option<&ClientTlsConfig>,
+) -> Result<Endpoint, String> {
     const ACCEPTED: &str = "http://host:port is accepted";
     let uri = match (text.contains("://"), tls) {
         (true, _) => text.to_string(),
@@ -165,8 +185,8 @@ fn endpoint(text: &str, connect: Duration, tls: Option<&ClientTlsConfig>) -> Res
         .connect_timeout(connect)
         .tcp_nodelay(true)
         .tcp_keepalive(Some(Duration::from_secs(10)))
-        .http2_keep_alive_interval(Duration::from_secs(3))
-        .keep_alive_timeout(Duration::from_secs(3))
+        .http2_keep_alive_interval(silence / ASK_AFTER)
+        .keep_alive_timeout(silence - silence / ASK_AFTER)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
     match tls {

@@ -124,15 +124,15 @@ impl Core {
                 }
                 Err(verdict) => verdict,
             };
-            let (sick, after) = progress.take(verdict)?;
+            let Next { sick, elsewhere, after } = progress.take(verdict)?;
             let now = self.clock.monotonic();
-            avoid = sick.then_some(node.index());
+            avoid = elsewhere.then_some(node.index());
             if sick {
                 node.is_sick(now)
             } else {
                 node.is_well()
             }
-            self.pause(after, sick, deadline, now, &progress).await?;
+            self.pause(after, elsewhere, deadline, now, &progress).await?;
         }
     }
 
@@ -172,14 +172,14 @@ impl Core {
     async fn pause(
         &self,
         after: Option<Duration>,
-        sick: bool,
+        elsewhere: bool,
         deadline: MonotonicMs,
         now: MonotonicMs,
         progress: &Progress,
     ) -> Result<(), Error> {
         // Another node is asked at once, as long as there may be one that was not asked yet: what this one asks to wait for, e.g.
         // that it knows the cluster, is its own affair.
-        if sick && (progress.attempts as usize) < self.endpoints.len() {
+        if elsewhere && (progress.attempts as usize) < self.endpoints.len() {
             return Ok(());
         }
         let wait_ms = self.wait_ms(after, progress.attempts);
@@ -189,6 +189,16 @@ impl Core {
         tokio::time::sleep(Duration::from_millis(wait_ms)).await;
         Ok(())
     }
+}
+
+/// How a call goes on after a failed attempt.
+struct Next {
+    /// The node is to be left alone for a while.
+    sick: bool,
+    /// Another node is to be asked.
+    elsewhere: bool,
+    /// How long the cluster asks to wait.
+    after: Option<Duration>,
 }
 
 /// What is known about a call after some attempts.
@@ -203,8 +213,8 @@ struct Progress {
 }
 
 impl Progress {
-    /// Takes in a failed attempt: the end, or whether the node is sick and how long to wait.
-    fn take(&mut self, verdict: Verdict) -> Result<(bool, Option<Duration>), Error> {
+    /// Takes in a failed attempt: the end, or how to go on.
+    fn take(&mut self, verdict: Verdict) -> Result<Next, Error> {
         self.attempts = self.attempts.saturating_add(1);
         match verdict {
             // Only the shard's state knows of the attempts before; a node that refuses at its door doesn't.
@@ -221,7 +231,7 @@ impl Progress {
                 Err(self.give_up())
             }
             Verdict::Final(rejection) => Err(Error::Rejected(rejection)),
-            Verdict::Again { maybe_done, node_sick, after, reason, why } => {
+            Verdict::Again { maybe_done, node_sick, elsewhere, after, reason, why } => {
                 self.last = why;
                 if reason != v1::ErrorReason::Unspecified {
                     self.reason = reason;
@@ -230,7 +240,7 @@ impl Progress {
                 if maybe_done && self.kind == Kind::Once {
                     return Err(self.give_up());
                 }
-                Ok((node_sick, after))
+                Ok(Next { sick: node_sick, elsewhere, after })
             }
         }
     }

@@ -141,6 +141,8 @@ pub(super) enum Verdict {
         maybe_done: bool,
         /// The node did not answer properly: ask another one.
         node_sick: bool,
+        /// The node has answered that it can't decide; another may.
+        elsewhere: bool,
         /// How long the cluster asks to wait.
         after: Option<Duration>,
         /// What the node says; `Unspecified` when it didn't answer properly.
@@ -160,7 +162,8 @@ impl Verdict {
                 return Self::Final(Box::new(rejection));
             }
             let (maybe_done, reason) = (!never_sent(status), v1::ErrorReason::Unspecified);
-            Self::Again { maybe_done, node_sick: true, after: rejection.retry_after, reason, why }
+            let after = rejection.retry_after;
+            Self::Again { maybe_done, node_sick: true, elsewhere: true, after, reason, why }
         })
     }
 
@@ -168,13 +171,22 @@ impl Verdict {
     fn of_reason(reason: v1::ErrorReason, after: Option<Duration>, why: String) -> Option<Self> {
         use v1::ErrorReason as R;
         match reason {
-            R::NoLeader | R::ShardMoving | R::Overloaded | R::StaleRoute | R::Deadline | R::ReadRaced => {
-                Some(Self::Again { maybe_done: false, node_sick: false, after, reason, why })
+            // It may be cut off from the others, where there is a leader.
+            R::NoLeader => {
+                Some(Self::Again { maybe_done: false, node_sick: false, elsewhere: true, after, reason, why })
+            }
+            R::ShardMoving | R::Overloaded | R::StaleRoute | R::Deadline | R::ReadRaced => {
+                Some(Self::Again { maybe_done: false, node_sick: false, elsewhere: false, after, reason, why })
             }
             // A node that has just started: others know more.
-            R::NoCluster => Some(Self::Again { maybe_done: false, node_sick: true, after, reason, why }),
-            R::OutcomeUnknown | R::Internal => {
-                Some(Self::Again { maybe_done: true, node_sick: false, after, reason, why })
+            R::NoCluster => {
+                Some(Self::Again { maybe_done: false, node_sick: true, elsewhere: true, after, reason, why })
+            }
+            R::OutcomeUnknown => {
+                Some(Self::Again { maybe_done: true, node_sick: false, elsewhere: true, after, reason, why })
+            }
+            R::Internal => {
+                Some(Self::Again { maybe_done: true, node_sick: false, elsewhere: false, after, reason, why })
             }
             _ => None,
         }
@@ -201,7 +213,8 @@ impl Verdict {
     /// An attempt that was not answered in time.
     pub(super) fn timed_out(ms: u64) -> Self {
         let why = format!("no answer within {ms} ms");
-        Self::Again { maybe_done: true, node_sick: true, after: None, reason: v1::ErrorReason::Unspecified, why }
+        let reason = v1::ErrorReason::Unspecified;
+        Self::Again { maybe_done: true, node_sick: true, elsewhere: true, after: None, reason, why }
     }
 }
 

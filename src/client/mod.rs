@@ -4,7 +4,8 @@
 //! # What it does for a caller
 //!
 //! - **One deadline over everything.** A call has one time to be answered in, over all its attempts. An attempt has a shorter
-//!   one, so that a node that hangs does not eat it all.
+//!   one; and a node that hangs doesn't even get that: whoever doesn't answer a ping for 300 ms is taken for silent, and its calls
+//!   go elsewhere.
 //! - **The right node first.** Any node takes any call; one that had to ask another says in its answer who leads the account's
 //!   shard, and the next call of that shard goes there. The memory of this is one entry a shard, at most 4,096.
 //! - **Retries that are safe.** Every write has a request id, made once and kept over its attempts (a progress report has its

@@ -10,8 +10,9 @@
 //!
 //! - Liveness changes only along [`Liveness::after`]: nobody is called dead who was not suspect before.
 //! - A pulse of an older generation than the newest known changes nothing: it is the echo of a process that is gone.
-//! - Silence counts only while this node itself was running. After a stall of its own it blames nobody: silence that it
-//!   slept through is forgiven.
+//! - Silence counts only while this node itself was running: between two ticks, however far apart, at most
+//!   [`Limits::tick_ms_max`]. So it is counted in looks of its own, each of which had its chance to hear: whoever stalls blames nobody,
+//!   and a busy node waits longer.
 //!
 //! # Caveats
 //!
@@ -42,6 +43,8 @@ pub enum Sign {
     Silence,
     /// No pulse came for [`Limits::dead_after_ms`].
     LongSilence,
+    /// It has no process any more: what it listened on refuses to connect.
+    Gone,
 }
 
 impl Liveness {
@@ -50,10 +53,10 @@ impl Liveness {
         match (self, sign) {
             (_, Sign::Pulse) => Self::Alive,
             // A node is suspect for at least one look before it is dead.
-            (Self::Alive, Sign::Silence | Sign::LongSilence) => Self::Suspect,
-            (Self::Suspect, Sign::Silence) => Self::Suspect,
+            (Self::Alive, Sign::Silence | Sign::LongSilence | Sign::Gone) => Self::Suspect,
+            (Self::Suspect, Sign::Silence | Sign::Gone) => Self::Suspect,
             (Self::Suspect, Sign::LongSilence) => Self::Dead,
-            (Self::Dead, Sign::Silence | Sign::LongSilence) => Self::Dead,
+            (Self::Dead, Sign::Silence | Sign::LongSilence | Sign::Gone) => Self::Dead,
         }
     }
 }
@@ -61,26 +64,34 @@ impl Liveness {
 /// How much silence means what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Milliseconds without a pulse after which a node is suspect.
+    /// Milliseconds without a pulse after which a node is suspect whose pulses come often.
     pub suspect_after_ms: u64,
-    /// Milliseconds without a pulse after which a node is dead. More than `suspect_after_ms`.
+    /// The same of a node that pulses seldom. At least `suspect_after_ms`.
+    pub suspect_seldom_after_ms: u64,
+    /// Milliseconds without a pulse after which a node is dead. More than both.
     pub dead_after_ms: u64,
-    /// When two ticks are further apart than this many milliseconds, this node itself was stalled.
-    pub own_stall_ms: u64,
+    /// How much of the time between two ticks counts as silence, milliseconds.
+    pub tick_ms_max: u64,
 }
 
 /// Why limits make no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("suspect_after_ms ({}) must be above 0 and below dead_after_ms ({})", .0.suspect_after_ms, .0.dead_after_ms)]
+#[error(
+    "suspect_after_ms ({}) must be above 0 and at most suspect_seldom_after_ms ({}), that below dead_after_ms ({}), and tick_ms_max ({}) above 0",
+    .0.suspect_after_ms, .0.suspect_seldom_after_ms, .0.dead_after_ms, .0.tick_ms_max
+)]
 pub struct InvalidLimits(pub Limits);
 
 impl Limits {
     /// Checks that a node is suspect before it is dead.
     pub const fn check(self) -> Result<Self, InvalidLimits> {
-        if self.suspect_after_ms == 0 || self.suspect_after_ms >= self.dead_after_ms {
-            return Err(InvalidLimits(self));
+        let grows = 0 < self.suspect_after_ms
+            && self.suspect_after_ms <= self.suspect_seldom_after_ms
+            && self.suspect_seldom_after_ms < self.dead_after_ms;
+        match grows && self.tick_ms_max > 0 {
+            true => Ok(self),
+            false => Err(InvalidLimits(self)),
         }
-        Ok(self)
     }
 }
 
@@ -101,6 +112,8 @@ struct Watched {
     generation: Generation,
     /// When the last pulse came, moved on by the stalls of this node since.
     heard: MonotonicMs,
+    /// Whether its process has ever pulsed as often as those do that want to be missed soon.
+    often: bool,
 }
 
 /// This node's opinion of the others.
@@ -119,7 +132,7 @@ impl Health {
 
     /// Begins to watch a node, which counts as alive and heard of now. Changes nothing for a node watched already.
     pub fn watch(&mut self, node: NodeId, now: MonotonicMs) {
-        let unheard = Watched { liveness: Liveness::Alive, generation: Generation(0), heard: now };
+        let unheard = Watched { liveness: Liveness::Alive, generation: Generation(0), heard: now, often: false };
         self.nodes.entry(node).or_insert(unheard);
     }
 
@@ -135,18 +148,35 @@ impl Health {
         if generation < watched.generation {
             return None;
         }
-        watched.generation = generation;
+        if generation > watched.generation {
+            (watched.generation, watched.often) = (generation, false);
+        }
         watched.heard = watched.heard.max(now);
         watched.turn(node, Sign::Pulse)
     }
 
-    /// Takes in that it is `now`; answers who changed, in the order of their ids. To be called a few times within
-    /// [`Limits::suspect_after_ms`].
+    /// As [`Self::pulse`], one of those that come often: from now on their absence is noticed soon.
+    pub fn frequent_pulse(&mut self, node: NodeId, generation: Generation, now: MonotonicMs) -> Option<Change> {
+        let change = self.pulse(node, generation, now);
+        if let Some(watched) = self.nodes.get_mut(&node).filter(|watched| watched.generation == generation) {
+            watched.often = true;
+        }
+        change
+    }
+
+    /// Takes in that nothing listens any more where the node did. It is suspect at once, until a pulse comes.
+    pub fn gone(&mut self, node: NodeId, now: MonotonicMs) -> Option<Change> {
+        let since = MonotonicMs(now.0.saturating_sub(self.limits.suspect_seldom_after_ms));
+        let watched = self.nodes.get_mut(&node)?;
+        watched.heard = watched.heard.min(since);
+        watched.turn(node, Sign::Gone)
+    }
+
+    /// Takes in that it is `now`; answers who changed, in the order of their ids. To be called more often than every
+    /// [`Limits::tick_ms_max`], where pulses are heard: what came before the last tick must have been taken in by now.
     pub fn tick(&mut self, now: MonotonicMs) -> Vec<Change> {
-        let stall = match self.ticked {
-            Some(before) if now.since(before) > self.limits.own_stall_ms => now.since(before),
-            _ => 0,
-        };
+        let since = self.ticked.map_or(0, |before| now.since(before));
+        let stall = since.saturating_sub(self.limits.tick_ms_max);
         self.ticked = self.ticked.max(Some(now));
         let mut changes = Vec::new();
         for (&node, watched) in &mut self.nodes {
@@ -155,9 +185,13 @@ impl Health {
                 watched.heard = watched.heard.plus(stall).min(now);
             }
             let silent_ms = now.since(watched.heard);
+            let suspect_after_ms = match watched.often {
+                true => self.limits.suspect_after_ms,
+                false => self.limits.suspect_seldom_after_ms,
+            };
             let sign = if silent_ms >= self.limits.dead_after_ms {
                 Sign::LongSilence
-            } else if silent_ms >= self.limits.suspect_after_ms {
+            } else if silent_ms >= suspect_after_ms {
                 Sign::Silence
             } else {
                 continue;
@@ -206,7 +240,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: Limits = Limits { suspect_after_ms: 300, dead_after_ms: 1000, own_stall_ms: 200 };
+    const LIMITS: Limits =
+        Limits { suspect_after_ms: 100, suspect_seldom_after_ms: 300, dead_after_ms: 1000, tick_ms_max: 100 };
     const NODE: NodeId = NodeId(7);
 
     fn watching() -> Health {
@@ -250,7 +285,38 @@ mod tests {
         // This node was stopped for a minute: the others' pulses wait in its buffers.
         assert_eq!(health.tick(MonotonicMs(60_000)), []);
         assert_eq!(health.of(NODE), Some(Liveness::Alive));
-        assert_eq!(run(&mut health, 60_000, 61_000), [(60_200, Liveness::Suspect), (60_900, Liveness::Dead)]);
+        assert_eq!(run(&mut health, 60_000, 61_000), [(60_100, Liveness::Suspect), (60_800, Liveness::Dead)]);
+    }
+
+    #[test]
+    fn a_busy_node_counts_silence_in_its_own_looks() {
+        let mut health = watching();
+        health.tick(MonotonicMs(0));
+        // It comes to look only every second: three looks that heard nothing, not three seconds.
+        assert_eq!(health.tick(MonotonicMs(1000)), []);
+        assert_eq!(health.tick(MonotonicMs(2000)), []);
+        assert_eq!(health.tick(MonotonicMs(3000)).len(), 1);
+    }
+
+    #[test]
+    fn who_pulses_often_is_missed_soon() {
+        let mut health = watching();
+        health.frequent_pulse(NODE, Generation(1), MonotonicMs(0));
+        assert_eq!(run(&mut health, 0, 100), [(100, Liveness::Suspect)]);
+        // Its next process is of a build that pulses seldom.
+        health.pulse(NODE, Generation(2), MonotonicMs(100));
+        assert_eq!(run(&mut health, 100, 400), [(400, Liveness::Suspect)]);
+    }
+
+    #[test]
+    fn whose_process_is_gone_is_suspect_until_it_pulses() {
+        let mut health = watching();
+        assert_eq!(health.gone(NODE, MonotonicMs(10)).map(|change| change.to), Some(Liveness::Suspect));
+        assert_eq!(health.gone(NODE, MonotonicMs(20)), None);
+        assert_eq!(run(&mut health, 20, 100), []);
+        assert_eq!(health.pulse(NODE, Generation(2), MonotonicMs(110)).map(|change| change.to), Some(Liveness::Alive));
+        assert_eq!(run(&mut health, 110, 400), []);
+        assert_eq!(health.gone(NodeId(8), MonotonicMs(400)), None);
     }
 
     #[test]
@@ -264,8 +330,15 @@ mod tests {
 
     #[test]
     fn limits_that_never_suspect_are_refused() {
-        let err = Limits { suspect_after_ms: 1000, ..LIMITS }.check().unwrap_err();
-        assert_eq!(err.to_string(), "suspect_after_ms (1000) must be above 0 and below dead_after_ms (1000)");
+        for wrong in [
+            Limits { suspect_after_ms: 0, ..LIMITS },
+            Limits { suspect_after_ms: 301, ..LIMITS },
+            Limits { suspect_seldom_after_ms: 1000, ..LIMITS },
+            Limits { tick_ms_max: 0, ..LIMITS },
+        ] {
+            assert_eq!(wrong.check(), Err(InvalidLimits(wrong)));
+        }
+        assert!(InvalidLimits(LIMITS).to_string().starts_with("suspect_after_ms (100) must be above 0"));
     }
 
     proptest! {
@@ -293,7 +366,7 @@ mod tests {
                     let silent_ms = health.silent_ms(node, now).unwrap();
                     let borne_out = match to {
                         Liveness::Alive => silent_ms == 0,
-                        Liveness::Suspect => silent_ms >= LIMITS.suspect_after_ms,
+                        Liveness::Suspect => silent_ms >= LIMITS.suspect_seldom_after_ms,
                         Liveness::Dead => silent_ms >= LIMITS.dead_after_ms,
                     };
                     prop_assert!(borne_out, "{node} became {to:?} after {silent_ms} ms");

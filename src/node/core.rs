@@ -19,9 +19,10 @@ use crate::store::StoreThreads;
 use crate::telemetry::Metrics;
 use crate::threads::Threads;
 use crate::time::{Clock, MonotonicMs, WallMs};
-use crate::versions::Spoken;
+use crate::versions::{Feature, Spoken};
 
-use super::config::{Address, Config};
+use super::bound::Bound;
+use super::config::Config;
 use super::folder::{Charter, DataFolder, FolderError, RecordError};
 use super::gossip::{Ear, Report};
 use super::leaders::Leaders;
@@ -99,6 +100,10 @@ pub(super) struct Inner {
     pub(super) meta: MetaView,
     pub(super) metrics: Arc<Metrics>,
     pub(super) thread: RaftThread,
+    /// The thread that nothing but pulses is sent by.
+    pub(super) pulses: RaftThread,
+    /// What tells that the groups' thread and the log do their work.
+    pub(super) vital: super::failover::Vital,
     pub(super) wal: crate::wal::Wal,
     pub(super) store: crate::store::StoreHandle,
     pub(super) store_threads: Mutex<Option<StoreThreads>>,
@@ -145,51 +150,12 @@ pub struct Seeds {
     pub jitter: u64,
 }
 
-struct Bound {
-    client: Listener,
-    link: Listener,
-    admin: Listener,
-    metrics: Listener,
-    endpoints: Endpoints,
-    metrics_address: SocketAddr,
-}
-
-async fn listen(net: &Net, what: &'static str, address: &Address) -> Result<(Listener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { what, address: address.to_string(), source };
-    let listener = net.listen(address.host(), address.port()).await.map_err(failed)?;
-    let real = listener.local_addr().map_err(failed)?;
-    Ok((listener, real))
-}
-
-/// What others are told: the advertised address, else the real port at the host that was given.
-fn told(advertise: Option<&Address>, listen: &Address, real: SocketAddr) -> String {
-    match advertise {
-        Some(address) if address.port() == 0 => address.with_port(real.port()).to_string(),
-        Some(address) => address.to_string(),
-        None => listen.with_port(real.port()).to_string(),
-    }
-}
-
-impl Bound {
-    async fn new(net: &Net, config: &Config) -> Result<Self, StartError> {
-        let (client, client_at) = listen(net, "listen.client", &config.listen_client).await?;
-        let (link, link_at) = listen(net, "listen.link", &config.listen_link).await?;
-        let (admin, admin_at) = listen(net, "listen.admin", &config.listen_admin).await?;
-        let (metrics, metrics_address) = listen(net, "listen.metrics", &config.listen_metrics).await?;
-        let endpoints = Endpoints {
-            link: told(config.advertise_link.as_ref(), &config.listen_link, link_at),
-            client: told(config.advertise_client.as_ref(), &config.listen_client, client_at),
-            admin: told(config.advertise_admin.as_ref(), &config.listen_admin, admin_at),
-        };
-        Ok(Self { client, link, admin, metrics, endpoints, metrics_address })
-    }
-}
-
 fn group_config(config: &Config) -> GroupConfig {
     GroupConfig {
         heartbeat_ms: config.raft_heartbeat_ms,
         election_ms_min: config.raft_election_min_ms,
         election_ms_max: config.raft_election_max_ms,
+        lease_ms: config.raft_lease_ms,
         entry_commands_max: config.raft_batch_items_max as usize,
         ..GroupConfig::default()
     }
@@ -213,6 +179,11 @@ impl Node {
         let meta_replicas = folder.meta_replicas()?;
         let groups = group_config(&config);
         groups.validate()?;
+        // Under a version in which leaders say how long their lease is nothing that was owed lasts longer.
+        let owed = match &identity.charter {
+            Some(_) if !identity.cluster_version().has(Feature::ToldLeases) => groups.lease_untold(),
+            _ => groups.lease(),
+        };
         let bound = Bound::new(&net, &config).await?;
         let storage = {
             let (fs, config) = (folder.fs().clone(), config.clone());
@@ -253,7 +224,10 @@ impl Node {
         let thread = RaftThread::start("raft", &threads)
             .map_err(|source| StartError::Io { what: "the groups' thread", source })?;
         let room = Arc::new(Room::default());
-        let runtimes = Runtimes { groups: thread.handle().clone(), ..Runtimes::current() };
+        let pulses = RaftThread::start("pulses", &threads)
+            .map_err(|source| StartError::Io { what: "the pulses' thread", source })?;
+        let runtimes =
+            Runtimes { groups: thread.handle().clone(), pulses: pulses.handle().clone(), ..Runtimes::current() };
         let link = Link::new(link_config, book, metrics.clone(), runtimes);
         let shards = Arc::new(Shards::new(Parts {
             node: identity.node,
@@ -268,11 +242,12 @@ impl Node {
             spoken,
             known: me.versions.known().clone(),
             started: started_at,
+            owed,
             retired: storage.retired,
             lost: storage.lost,
         }));
         let leaders = Arc::new(Leaders::default());
-        let ear = Arc::new(Ear::new(config.pulse_ms));
+        let ear = Arc::new(Ear::new(config.pulse_ms, config.failover_suspect_ms.max(4 * config.failover_pulse_ms)));
         let meta = MetaView { now: Arc::default(), changes: watch::Sender::new(()) };
         let router = Router::new(RouterParts {
             node: identity.node,
@@ -302,6 +277,8 @@ impl Node {
             meta,
             metrics,
             thread,
+            pulses,
+            vital: Default::default(),
             wal: storage.wal,
             store: storage.store,
             store_threads: Mutex::new(Some(storage.threads)),
@@ -326,7 +303,7 @@ impl Node {
 
     /// Starts every loop.
     fn begin(&self, link: Listener, metrics: Listener) -> Result<(), StartError> {
-        use super::{host, log_budget, pulse, reconciler, reserve, server, versions};
+        use super::{failover, host, log_budget, pulse, reconciler, reserve, server, versions};
         let inner = &self.inner;
         server::serve_link(inner, link).map_err(|source| StartError::Io { what: "link.tls", source })?;
         server::serve_metrics(inner, metrics);
@@ -337,6 +314,9 @@ impl Node {
         inner.spawn(versions::run(inner.clone()));
         inner.spawn(pulse::run(inner.clone()));
         inner.spawn(pulse::report(inner.clone()));
+        inner.spawn_on(inner.pulses.handle(), failover::pulse(inner.clone()));
+        inner.spawn_on(inner.thread.handle(), failover::watch(inner.clone()));
+        inner.spawn_on(inner.thread.handle(), failover::notice_gone(inner.clone()));
         inner.spawn(reconciler::run(inner.clone()));
         inner.spawn(log_budget::run(inner.clone()));
         inner.spawn(reserve::run(inner.clone()));
@@ -476,8 +456,9 @@ impl Node {
         }
         inner.shards.stop().await;
         inner.link.stop().await;
-        let (thread, wal) = (inner.thread.clone(), inner.wal.clone());
+        let (thread, pulses, wal) = (inner.thread.clone(), inner.pulses.clone(), inner.wal.clone());
         let ended = inner.threads.blocking(move || {
+            pulses.end();
             thread.end();
             wal.close();
         });

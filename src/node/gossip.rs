@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 
 use crate::health::{self, Change, Health, Liveness};
 use crate::ids::{Epoch, Generation, GroupId, NodeId, ReplicaId};
@@ -15,6 +16,9 @@ use crate::versions::{ClusterVersion, Spoken};
 
 use super::leaders::Leaders;
 use super::link::{Book, Endpoints, Peer};
+
+/// How often it is looked who has fallen silent, milliseconds.
+pub(super) const LOOK_MS: u64 = 20;
 
 /// What a node says.
 #[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -226,17 +230,79 @@ pub struct Heard {
 pub struct Ear {
     health: Mutex<Health>,
     heard: RwLock<BTreeMap<NodeId, Heard>>,
+    /// Counts changes of liveness.
+    changes: watch::Sender<u64>,
 }
 
 impl Ear {
-    /// Nothing heard yet. A node is suspect after four silent pulses and dead after fifty, but not within moments.
-    pub fn new(pulse_ms: u64) -> Self {
+    /// Nothing heard yet. A node that sends the frequent pulses is suspect after `suspect_ms` of silence, another after four of the
+    /// others; dead after fifty of these, but not within moments.
+    pub fn new(pulse_ms: u64, suspect_ms: u64) -> Self {
+        let suspect_seldom_after_ms = (4 * pulse_ms).max(300).max(suspect_ms);
         let limits = health::Limits {
-            suspect_after_ms: (4 * pulse_ms).max(300),
-            dead_after_ms: (50 * pulse_ms).max(3000),
-            own_stall_ms: (3 * pulse_ms).max(200),
+            suspect_after_ms: suspect_ms,
+            suspect_seldom_after_ms,
+            dead_after_ms: (50 * pulse_ms).max(3000).max(2 * suspect_seldom_after_ms),
+            tick_ms_max: 2 * LOOK_MS,
         };
-        Self { health: Mutex::new(Health::new(limits)), heard: RwLock::default() }
+        let (health, heard, changes) = (Mutex::new(Health::new(limits)), RwLock::default(), watch::Sender::new(0));
+        Self { health, heard, changes }
+    }
+
+    fn told(&self, changes: usize) {
+        if changes > 0 {
+            self.changes.send_modify(|count| *count += changes as u64);
+        }
+    }
+
+    /// Takes in one of a node's frequent pulses.
+    pub fn hear_often(&self, from: Peer, now: MonotonicMs) -> Option<Change> {
+        let change = self.health.lock().frequent_pulse(from.node, from.generation, now);
+        self.told(change.iter().len());
+        change
+    }
+
+    /// Takes in that nothing listens any more where the node did.
+    pub fn gone(&self, node: NodeId, now: MonotonicMs) -> Option<Change> {
+        let change = self.health.lock().gone(node, now);
+        self.told(change.iter().len());
+        change
+    }
+
+    /// Wakes whenever a node's liveness changes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The newest process of a node that has pulsed.
+    pub fn generation(&self, node: NodeId) -> Option<Generation> {
+        self.health.lock().generation(node)
+    }
+
+    /// Whether the node is listened for and is silent.
+    pub fn is_silent(&self, node: NodeId) -> bool {
+        self.liveness(node).is_some_and(|liveness| liveness != Liveness::Alive)
+    }
+
+    /// Waits until the node is silent.
+    pub async fn until_silent(&self, node: NodeId) {
+        let mut changes = self.changes.subscribe();
+        while !self.is_silent(node) && changes.changed().await.is_ok() {}
+    }
+
+    /// Whether this node hears so few that they and it are no majority of all: nothing can be decided here.
+    pub fn is_isolated(&self) -> bool {
+        let health = self.health.lock();
+        let (all, alive) = health
+            .iter()
+            .fold((1, 1), |(all, alive), (_, liveness)| (all + 1, alive + usize::from(liveness == Liveness::Alive)));
+        2 * alive <= all
+    }
+
+    /// Waits until this node [is isolated](Self::is_isolated).
+    pub async fn until_isolated(&self) {
+        let mut changes = self.changes.subscribe();
+        while !self.is_isolated() && changes.changed().await.is_ok() {}
     }
 
     /// Listens for these nodes only.
@@ -276,7 +342,9 @@ impl Ear {
                 if let Some(led) = pulse.led {
                     leaders.hear(from.node, led);
                 }
-                self.health.lock().pulse(from.node, from.generation, clock.monotonic())
+                let change = self.health.lock().pulse(from.node, from.generation, clock.monotonic());
+                self.told(change.iter().len());
+                change
             }
             Gossip::Report(report) => {
                 if let Some(known) = self.heard.write().get_mut(&from.node)
@@ -291,7 +359,9 @@ impl Ear {
 
     /// Lets time pass; answers whose liveness changed.
     pub fn tick(&self, now: MonotonicMs) -> Vec<Change> {
-        self.health.lock().tick(now)
+        let changes = self.health.lock().tick(now);
+        self.told(changes.len());
+        changes
     }
 
     /// What is thought of a node; `None` when it is not listened for.
@@ -336,7 +406,7 @@ mod tests {
     #[test]
     fn what_an_earlier_process_said_of_its_replicas_is_forgotten() {
         let book = Book::open(std::sync::Arc::new(crate::fs::LyingFs::new(1))).unwrap();
-        let (ear, leaders, clock) = (Ear::new(100), Leaders::default(), SystemClock::new());
+        let (ear, leaders, clock) = (Ear::new(100, 150), Leaders::default(), SystemClock::new());
         let hear = |generation, gossip| {
             let from = Peer { node: OTHER, generation: Generation(generation) };
             ear.hear(from, gossip, &book, &leaders, &clock);

@@ -32,8 +32,10 @@
 
 mod adoption;
 pub mod bootstrap;
+mod bound;
 pub mod config;
 mod core;
+mod failover;
 pub mod folder;
 pub mod gossip;
 mod handover;

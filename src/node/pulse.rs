@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::health::{Change, Liveness};
-use crate::ids::{GroupId, NodeId, ReplicaId};
-use crate::raft::{Role, RoomLevel};
+use crate::ids::{GroupId, ReplicaId};
+use crate::raft::RoomLevel;
 use crate::telemetry::Times;
 use crate::versions::Spoken;
 
 use super::core::Inner;
-use super::gossip::{Gossip, Leads, Pulse, Report};
+use super::gossip::{Gossip, Pulse, Report};
 use super::link::{Lane, Peer};
 
 /// Every so many pulses tell all that is led, also when nothing has changed.
@@ -28,7 +27,7 @@ fn encode(gossip: &Gossip) -> Bytes {
     minicbor::to_vec(gossip).expect("writing to a vector doesn't fail").into()
 }
 
-/// Sends pulses, and looks who has fallen silent.
+/// Sends the pulses that say what is led here. Who has fallen silent is looked by `failover`.
 pub(super) async fn run(inner: Arc<Inner>) {
     let mut every = tokio::time::interval(Duration::from_millis(inner.config.pulse_ms));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -40,9 +39,6 @@ pub(super) async fn run(inner: Arc<Inner>) {
         tokio::select! {
             _ = every.tick() => {}
             () = inner.pulse_now.notified() => {}
-        }
-        for change in inner.ear.tick(inner.clock.monotonic()) {
-            tell(&inner, change);
         }
         let now_suspended = inner.clock.suspended_ms();
         if now_suspended.saturating_sub(suspended) > SUSPENDED_MS {
@@ -124,46 +120,6 @@ pub(super) fn hear(inner: &Arc<Inner>, from: Peer, gossip: Gossip) {
         inner.metrics.pulses_received.inc();
     }
     if let Some(change) = inner.ear.hear(from, gossip, inner.link.book(), &inner.leaders, &*inner.clock) {
-        tell(inner, change);
-    }
-}
-
-/// Acts on a node's liveness: what a silent node led needs another leader.
-fn tell(inner: &Arc<Inner>, change: Change) {
-    let Change { node, from, to } = change;
-    let name = inner.meta.now.load().name_of(node);
-    match to {
-        Liveness::Alive if from == Liveness::Dead => tracing::info!(other = name, "another node is heard again"),
-        Liveness::Alive => tracing::debug!(other = name, "another node is heard again"),
-        Liveness::Suspect => {
-            tracing::debug!(other = name, "another node has fallen silent");
-            stand_for(inner, node);
-        }
-        Liveness::Dead => {
-            tracing::warn!(other = name, "another node is taken for dead");
-            inner.leaders.forget(node);
-        }
-    }
-}
-
-/// Stands for election in the groups that the silent node led, where this node is the first to do so. Each stands as soon as
-/// the silent leader's lease has run out, and asks first (pre-vote); the groups' own timers are the safety net.
-fn stand_for(inner: &Arc<Inner>, silent: NodeId) {
-    let meta = inner.meta.now.load_full();
-    let alive = |node: &NodeId| *node == inner.me.node || inner.ear.liveness(*node) == Some(Liveness::Alive);
-    let takes = |node: &NodeId| match *node == inner.me.node {
-        true => inner.leads() == Leads::Takes,
-        false => inner.ear.leads(*node) == Leads::Takes,
-    };
-    for hosted in inner.shards.all() {
-        let (role, _, leader) = hosted.leadership();
-        if role != Role::Follower || leader.map(|hint| hint.node) != Some(silent) {
-            continue;
-        }
-        let wanted = meta.wanted(hosted.group).map(|wanted| wanted.nodes.as_slice()).unwrap_or_default();
-        let willing = wanted.iter().find(|node| alive(node) && takes(node));
-        if willing.or_else(|| wanted.iter().find(|node| alive(node))) == Some(&inner.me.node) {
-            inner.tasks.spawn(async move { hosted.elect().await });
-        }
+        super::failover::tell(inner, change);
     }
 }

@@ -21,10 +21,15 @@ impl Receive for Inbox {
         match lane {
             Lane::Forward => self.0.router.clone().serve(from, frame).boxed(),
             Lane::Control | Lane::Append | Lane::Snapshot => self.0.shards.switchboard().serve(frame),
+            // Nothing on it is answered.
+            Lane::Pulse => futures::future::ready(Bytes::new()).boxed(),
         }
     }
 
-    fn cast(&self, from: Peer, _: Lane, frame: Bytes) {
+    fn cast(&self, from: Peer, lane: Lane, frame: Bytes) {
+        if lane == Lane::Pulse {
+            return super::failover::hear(&self.0, from);
+        }
         match minicbor::decode::<Gossip>(&frame) {
             Ok(gossip) => super::pulse::hear(&self.0, from, gossip),
             Err(error) => tracing::debug!(from = %from.node, %error, "a pulse makes no sense to this node"),

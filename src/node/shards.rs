@@ -8,8 +8,8 @@
 //!
 //! # Invariants
 //!
-//! - No replica is opened until one election timeout has passed since the process began: a restarted follower has
-//!   forgotten the lease that it granted (node/9).
+//! - No replica is opened until one lease has passed since the process began: a restarted follower has forgotten the lease that it
+//!   granted (node/9).
 //! - A group is initialized only by the founder that meta names, and only while meta has recorded no membership (node/10).
 //! - A replica is destroyed only when meta says that it is dismissed.
 //! - A replica that log or store call retired is never opened; it is reported, and replaced by whoever leads its group (node/11).
@@ -115,6 +115,8 @@ pub struct Parts {
     pub known: Arc<KnownVersion>,
     /// When the process began.
     pub started: MonotonicMs,
+    /// For how long the process before it may have owed leaders that it helps nobody else.
+    pub owed: Duration,
     /// Replicas that log or store have lost something of, and why.
     pub retired: BTreeMap<ReplicaId, String>,
     /// What is known since the log has lost replicas that it can't name, if it ever has.
@@ -294,7 +296,7 @@ impl Shards {
 
     async fn wait_for_leases(&self) {
         let since = self.parts.clock.monotonic().since(self.parts.started);
-        let lease_ms = self.parts.config.election_ms_max;
+        let lease_ms = u64::try_from(self.parts.owed.as_millis()).unwrap_or(u64::MAX);
         if since < lease_ms {
             tokio::time::sleep(Duration::from_millis(lease_ms - since)).await;
         }
@@ -312,6 +314,7 @@ impl Shards {
             store: self.parts.store.clone(),
             clock: self.parts.clock.clone(),
             room: self.parts.room.clone(),
+            known: self.parts.known.clone(),
         };
         if self.is_stopping() {
             return;

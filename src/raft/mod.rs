@@ -38,8 +38,8 @@
 //! 1. Open the log, then the store with the log's checkpoint records. A replica that the log's
 //!    [`Recovery`](crate::wal::Recovery) does not trust, or the store calls retired, is not opened but replaced under a fresh
 //!    id; [`Group::start`] finds most of these again and answers [`StartError::Retired`].
-//! 2. Wait for [`GroupConfig::lease`] since the process began before it starts any group: a follower that has restarted has
-//!    forgotten the lease that it granted.
+//! 2. Wait for [`GroupConfig::lease`] since the process began before it starts any group (the longest election time while the
+//!    cluster's version has no told leases): a follower that has restarted has forgotten what it owes its leader.
 //! 3. Make one [`RaftThread`] and one [`Switchboard`] over its [`Link`]; hand every incoming frame to
 //!    [`Switchboard::serve`] in the order of arrival of its lane, and send back what the future gives.
 //! 4. [`Group::start`] each replica that is placed here; [`Group::initialize`] only the one replica that the meta log names.

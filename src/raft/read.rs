@@ -5,7 +5,8 @@
 //! it begins; a read that comes while a round is on its way waits for the next one (invariant raft/3), so however many reads
 //! there are, at most one round is open.
 //!
-//! A LEASE read trusts the leader's lease instead, and is answered at once while that is valid.
+//! A LEASE read trusts the leader's lease instead (`promise`), and is answered at once while that is valid: while a quorum has
+//! answered something that was sent less than nine tenths of a lease ago. Else it waits until one has, which a heartbeat asks for.
 //!
 //! Who follows asks the leader for the index of such a round, and knows from then on how old its state is at most (`fresh`): that
 //! serves BOUNDED reads and gives every answer its age. Asking in the background costs no round: such a question waits for an answer of a
@@ -23,6 +24,7 @@ use openraft::{Raft, ReadPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::GroupConfig;
 use super::batcher::Lead;
 use super::fresh::Fresh;
 use super::machine::{Core, Machine, Replica};
@@ -99,6 +101,8 @@ pub(crate) struct Reads {
     fresh: Fresh,
     reads_max: usize,
     lease_ms: u64,
+    /// How old a quorum's word may be.
+    trusted: Duration,
     clock: Arc<dyn Clock>,
     /// Until then, by the process's stopwatch, no lease is trusted.
     void_until: AtomicU64,
@@ -113,15 +117,16 @@ pub(crate) struct Rounder<M: Machine> {
 }
 
 impl Reads {
-    pub(crate) fn new(reads_max: usize, lease_ms: u64, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(config: &GroupConfig, clock: Arc<dyn Clock>) -> Self {
         Self {
             strong: Rounds::default(),
             unhurried: Rounds::default(),
             lease: Rounds::default(),
             for_revisions: AtomicUsize::new(0),
             fresh: Fresh::new(Arc::clone(&clock)),
-            reads_max,
-            lease_ms,
+            reads_max: config.reads_max,
+            lease_ms: u64::try_from(config.lease().as_millis()).unwrap_or(u64::MAX),
+            trusted: config.lease_trusted(),
             clock,
             void_until: AtomicU64::new(0),
         }
@@ -200,7 +205,7 @@ impl<M: Machine> Rounder<M> {
     pub(crate) async fn run(self) {
         let quorum = || LinearizerOption::from(ReadPolicy::ReadIndex);
         let next_heartbeat = || LinearizerOption::new(Some(Duration::ZERO), false);
-        let lease = || LinearizerOption::from(ReadPolicy::LeaseRead);
+        let lease = || LinearizerOption::new(Some(self.reads.trusted), true);
         tokio::join!(
             self.rounds(&self.reads.strong, quorum, true),
             self.rounds(&self.reads.unhurried, next_heartbeat, true),

@@ -116,6 +116,8 @@ pub struct Metrics {
     pub link_lanes_up: Gauge,
     pub pulses_sent: Counter,
     pub pulses_received: Counter,
+    pub suspicions: Counters<OutcomeLabels>,
+    pub elections: Counters<OutcomeLabels>,
     pub groups_hosted: Gauge,
     pub groups_led: Gauge,
     pub groups_failed: Gauge,
@@ -218,9 +220,23 @@ impl Metrics {
                 "Handshakes answered: welcome, wire_version, wrong_cluster, wrong_node, old_generation, bad_hello.",
             ),
             link_lanes_up: b
-                .gauge("link_lanes_up", "Lanes to other nodes that are connected; four for each other node."),
+                .gauge("link_lanes_up", "Lanes to other nodes that are connected; five for each other node."),
             pulses_sent: b.counter("pulses_sent", "Pulses sent to other nodes."),
             pulses_received: b.counter("pulses_received", "Pulses received from other nodes."),
+            suspicions: b.add(
+                Family::default(),
+                "counter",
+                "suspicions",
+                outcome,
+                "Times that another node became suspect: silent, gone (it refused connections).",
+            ),
+            elections: b.add(
+                Family::default(),
+                "counter",
+                "elections",
+                outcome,
+                "Times that a replica here stood for election because its leader was silent, gone or unknown: won, not_won.",
+            ),
             groups_hosted: b.gauge("groups_hosted", "Replicas that run on this node, the meta group's included."),
             groups_led: b.gauge("groups_led", "Of these, the leaders."),
             groups_failed: b

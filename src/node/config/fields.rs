@@ -216,6 +216,14 @@ pub const FIELDS: &[Field] = &[
         "The shortest silence after which a replica stands for election; at least three heartbeats."
     ),
     number!("raft.election_max_ms", raft_election_max_ms, "600", 31, 120000, "The longest; more than the shortest."),
+    number!(
+        "raft.lease_ms",
+        raft_lease_ms,
+        "200",
+        20,
+        10000,
+        "For how long a replica that has heard its leader helps nobody else to the lead: LEASE reads rest on it, and no failover is faster. The same on all nodes; more than `raft.election_max_ms` counts as that."
+    ),
     number!("raft.batch_items_max", raft_batch_items_max, "512", 1, 4096, "The most commands in one log entry."),
     number!(
         "pulse_ms",
@@ -223,7 +231,24 @@ pub const FIELDS: &[Field] = &[
         "100",
         10,
         10000,
-        "How often a node tells the others that it is there and what it leads."
+        "How often a node tells the others what it leads and where it listens."
+    ),
+    number!("failover.pulse_ms", failover_pulse_ms, "25", 5, 1000, "How often a node tells the others that it lives."),
+    number!(
+        "failover.suspect_ms",
+        failover_suspect_ms,
+        "150",
+        20,
+        60000,
+        "After how much silence a node counts as suspect: others stand for election in what it leads. At least four `failover.pulse_ms`."
+    ),
+    number!(
+        "failover.hang_ms",
+        failover_hang_ms,
+        "1000",
+        50,
+        60000,
+        "When a node's log or the thread of its groups has done nothing for so long, though there is work, it falls silent."
     ),
     number!(
         "memory.log_entries_mib",
@@ -374,8 +399,12 @@ impl Default for Config {
             raft_heartbeat_ms: 0,
             raft_election_min_ms: 0,
             raft_election_max_ms: 0,
+            raft_lease_ms: 0,
             raft_batch_items_max: 0,
             pulse_ms: 0,
+            failover_pulse_ms: 0,
+            failover_suspect_ms: 0,
+            failover_hang_ms: 0,
             memory_log_entries_mib: 0,
             memory_rows_mib: 0,
             memory_store_cache_mib: 0,

@@ -21,7 +21,7 @@ use crate::versions::{ClusterVersion, Spoken};
 
 use super::handshake;
 use super::transport::{CONNECT_TIMEOUT, chain, connect};
-use super::{Book, Lane, LinkConfig};
+use super::{Book, Gone, Lane, LinkConfig};
 
 /// Bytes that may wait on one lane to one node.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -30,6 +30,9 @@ const MESSAGE_FRAMES_MAX: usize = 1024;
 const MESSAGE_BYTES: usize = 1 << 20;
 /// Waits before connecting again: from, to.
 const BACKOFF_MS: (u64, u64) = (50, 1000);
+
+/// How long it may take to find out that nothing listens.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Why an answer will not come.
 type Broken = Arc<str>;
@@ -90,6 +93,8 @@ pub(super) struct Dialer {
     pub(super) node: NodeId,
     pub(super) lane: Lane,
     pub(super) queue: Arc<Queue>,
+    /// Where it is told that nothing listens there.
+    pub(super) gone: Arc<Gone>,
 }
 
 /// A lane after its handshake.
@@ -124,6 +129,9 @@ impl Dialer {
                 tracing::info!(to = %self.node, %why, "no link to another node; it is tried again and again");
                 told = why;
             }
+            if matches!(self.lane, Lane::Control | Lane::Pulse) && !stop.is_cancelled() && self.is_refused().await {
+                self.gone.tell(self.node);
+            }
             let (least, most) = BACKOFF_MS;
             let wait = (least << failures.min(6)).min(most);
             failures += 1;
@@ -135,6 +143,13 @@ impl Dialer {
         }
         receiver.close();
         self.drop_waiting(&mut receiver, &Arc::from("the link stops"));
+    }
+
+    /// Whether nothing listens at the other node's address: its machine says so.
+    async fn is_refused(&self) -> bool {
+        let Some(address) = self.book.link_address(self.node) else { return false };
+        let asked = self.config.dialling.net.is_refused(&address);
+        tokio::time::timeout(PROBE_TIMEOUT, asked).await.unwrap_or(false)
     }
 
     async fn open(&self) -> Result<Open, String> {

@@ -1,8 +1,8 @@
 //! The node link: what carries frames between the nodes of one cluster.
 //!
-//! Each node keeps four *lanes* to every other node, each a bidirectional gRPC stream on a connection of its own, so that
-//! none waits for a bigger one: **control** (votes, heartbeats, pulses), **append**, **snapshot** and **forward** (the router's
-//! calls). The node that dials sends requests, the dialled one answers on the same stream; so a request and its answer
+//! Each node keeps five *lanes* to every other node, each a bidirectional gRPC stream on a connection of its own, so that
+//! none waits for a bigger one: **control** (votes, heartbeats, gossip), **append**, **snapshot**, **forward** (the router's
+//! calls) and **pulse** (that the caller lives; sent by a thread that does nothing else). The node that dials sends requests, the dialled one answers on the same stream; so a request and its answer
 //! share their fate, and a broken lane answers all that was on it at once. Whatever waits is sent as one message of many
 //! frames.
 //!
@@ -13,6 +13,7 @@
 //! - A stream carries frames only after its handshake: both sides know the other's node id and generation, and that both are of
 //!   one cluster and speak one wire version, and the cluster's version as far as each knows it. A refusal says why ([`handshake`]). When
 //!   the cluster's version is raised, lanes of who doesn't speak it are closed.
+//! - Where a lane breaks and nothing listens any more at the other end, [`Link::next_gone`] tells: the process is likely to be gone.
 //! - Addresses are hints. They come from handshakes and pulses, are kept on disk, and are never part of a decision:
 //!   who answers is told by the handshake.
 //!
@@ -43,7 +44,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -76,11 +78,13 @@ pub enum Lane {
     Snapshot = 3,
     /// Forwarded commands and queries.
     Forward = 4,
+    /// Frames without content, that the sender lives.
+    Pulse = 5,
 }
 
 impl Lane {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Control, Self::Append, Self::Snapshot, Self::Forward];
+    pub const ALL: [Self; 5] = [Self::Control, Self::Append, Self::Snapshot, Self::Forward, Self::Pulse];
 
     /// As metrics and log lines call it.
     pub fn label(self) -> &'static str {
@@ -89,6 +93,7 @@ impl Lane {
             Self::Append => "append",
             Self::Snapshot => "snapshot",
             Self::Forward => "forward",
+            Self::Pulse => "pulse",
         }
     }
 
@@ -179,6 +184,8 @@ pub struct LinkConfig {
 pub struct Runtimes {
     /// Control and appends: where the groups run, so that no frame of theirs has to wake another thread.
     pub groups: tokio::runtime::Handle,
+    /// Pulses that go out.
+    pub pulses: tokio::runtime::Handle,
     /// Snapshots and forwards.
     pub others: tokio::runtime::Handle,
 }
@@ -187,12 +194,23 @@ impl Runtimes {
     /// All on the calling one.
     pub fn current() -> Self {
         let handle = tokio::runtime::Handle::current();
-        Self { groups: handle.clone(), others: handle }
+        Self { groups: handle.clone(), pulses: handle.clone(), others: handle }
     }
 
-    fn of(&self, lane: Lane) -> &tokio::runtime::Handle {
+    /// Where a lane is dialled from and written to.
+    fn dialling(&self, lane: Lane) -> &tokio::runtime::Handle {
         match lane {
             Lane::Control | Lane::Append => &self.groups,
+            Lane::Snapshot | Lane::Forward => &self.others,
+            Lane::Pulse => &self.pulses,
+        }
+    }
+
+    /// Where a lane is read and answered. Pulses where the listener's connections are read, so that it is known by the same thread
+    /// whether there was a chance to hear any.
+    fn serving(&self, lane: Lane) -> &tokio::runtime::Handle {
+        match lane {
+            Lane::Control | Lane::Append | Lane::Pulse => &self.groups,
             Lane::Snapshot | Lane::Forward => &self.others,
         }
     }
@@ -204,13 +222,28 @@ struct Shared {
     metrics: Arc<Metrics>,
     lanes: RwLock<BTreeMap<NodeId, Lanes>>,
     runtimes: Runtimes,
+    gone: Arc<Gone>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
-/// The four lanes to one node.
+/// Nodes at whose addresses nothing listens any more.
+#[derive(Default)]
+struct Gone {
+    nodes: Mutex<BTreeSet<NodeId>>,
+    news: Notify,
+}
+
+impl Gone {
+    fn tell(&self, node: NodeId) {
+        self.nodes.lock().insert(node);
+        self.news.notify_one();
+    }
+}
+
+/// The lanes to one node.
 struct Lanes {
-    queues: [Arc<dial::Queue>; 4],
+    queues: [Arc<dial::Queue>; 5],
     stop: CancellationToken,
 }
 
@@ -229,6 +262,7 @@ impl Link {
             metrics,
             lanes: RwLock::default(),
             runtimes,
+            gone: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -277,13 +311,25 @@ impl Link {
                 node,
                 lane,
                 queue: queue.clone(),
+                gone: self.shared.gone.clone(),
             };
             let stop = stop.clone();
-            let runtime = self.shared.runtimes.of(lane);
+            let runtime = self.shared.runtimes.dialling(lane);
             self.shared.tasks.spawn_on(async move { dialer.run(receiver, stop).await }, runtime);
             queue
         });
         Lanes { queues, stop }
+    }
+
+    /// Waits until nothing listens any more where some nodes did, as a lane to them broke or could not be opened. For one caller.
+    pub async fn next_gone(&self) -> BTreeSet<NodeId> {
+        loop {
+            let gone = std::mem::take(&mut *self.shared.gone.nodes.lock());
+            if !gone.is_empty() {
+                return gone;
+            }
+            self.shared.gone.news.notified().await;
+        }
     }
 
     /// The nodes that lanes are kept to.

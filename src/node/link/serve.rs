@@ -127,7 +127,7 @@ impl<R: Receive> LinkService for Service<R> {
                     receive: self.receive.clone(),
                 };
                 let (stop, me, spoken) = (self.stop.clone(), self.me.clone(), spoken(&hello));
-                self.runtimes.of(lane).spawn(async move {
+                self.runtimes.serving(lane).spawn(async move {
                     tokio::select! {
                         () = stop.cancelled() => {}
                         // Its next call is refused, and told why.

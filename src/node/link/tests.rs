@@ -194,3 +194,17 @@ async fn a_full_lane_refuses_and_sends_nothing_of_what_it_refused() {
     assert!((100..200).contains(&refused), "{refused}");
     a.link.stop().await;
 }
+
+#[tokio::test]
+async fn a_pulse_has_no_content_and_where_nothing_listens_any_more_is_told_at_once() {
+    let (a, b) = (end(1, 1, 9, None).await, end(2, 1, 9, None).await);
+    introduce(&a, &b);
+    until(|| a.link.is_up(NodeId(2), Lane::Pulse)).await;
+    a.link.cast(NodeId(2), Lane::Pulse, Bytes::new()).unwrap();
+    until(|| !b.inbox.cast.lock().is_empty()).await;
+    assert_eq!(b.inbox.cast.lock()[0], (NodeId(1), Lane::Pulse, Bytes::new()));
+    assert!(a.link.next_gone().now_or_never().is_none(), "it lives");
+    b.stop.cancel();
+    let gone = tokio::time::timeout(Duration::from_secs(60), a.link.next_gone()).await.unwrap();
+    assert_eq!(gone, [NodeId(2)].into());
+}

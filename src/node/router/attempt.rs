@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use crate::ids::GroupId;
 use crate::node::leaders::Lead;
+use crate::time::MonotonicMs;
 
 use super::{ATTEMPT_MS_MAX, Call, RouterParts};
 
@@ -21,7 +22,12 @@ pub(super) struct Attempts<'a> {
     /// What an answered STALE_ROUTE has told: tried next, at once.
     hint: Option<(GroupId, Lead)>,
     hints: u32,
+    began: MonotonicMs,
 }
+
+/// How long a call waits for better news at a node that hears too few others for anything to be decided; then its client had
+/// better ask another node.
+const ISOLATED_MS_MAX: u64 = 100;
 
 /// Corrections that are followed at once; after that it is waited between attempts, so that two nodes which name each other
 /// don't keep us busy.
@@ -29,7 +35,7 @@ const HINTS_MAX: u32 = 3;
 
 impl<'a> Attempts<'a> {
     pub(super) fn new(parts: &'a RouterParts, call: &'a Call) -> Self {
-        Self { parts, call, count: 0, news: None, hint: None, hints: 0 }
+        Self { parts, call, count: 0, news: None, hint: None, hints: 0, began: parts.clock.monotonic() }
     }
 
     /// Those after a first one that brought nothing; `told`: who was wrong, and who leads instead, from a STALE_ROUTE.
@@ -77,8 +83,13 @@ impl<'a> Attempts<'a> {
         }
         match self.left_ms() {
             0 => None,
+            _ if self.count > 1 && self.is_hopeless() => None,
             left => Some(Duration::from_millis(left.min(ATTEMPT_MS_MAX))),
         }
+    }
+
+    fn is_hopeless(&self) -> bool {
+        self.parts.clock.monotonic().since(self.began) >= ISOLATED_MS_MAX && self.parts.ear.is_isolated()
     }
 
     fn left_ms(&self) -> u64 {

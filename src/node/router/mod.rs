@@ -42,7 +42,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-use crate::health::Liveness;
 use crate::ids::{AccountId, GroupId, NodeId, ReplicaId, Revision, ShardId};
 use crate::raft::{AsOf, ReadMode, Role};
 use crate::ring::Token;
@@ -311,7 +310,8 @@ impl Router {
         }
         best = newer(best, self.parts().leaders.get(group));
         let usable = |lead: &Lead| {
-            lead.node != self.parts().node && self.parts().ear.liveness(lead.node) != Some(Liveness::Dead)
+            // Whoever isn't heard can't answer either.
+            lead.node != self.parts().node && !self.parts().ear.is_silent(lead.node)
         };
         best.filter(usable).map(Target::There)
     }
@@ -352,7 +352,16 @@ impl Router {
         // The other node keeps the deadline; this is for the way back.
         let patience = timeout + Duration::from_millis(50);
         let answer = self.parts().link.call(to, Lane::Forward, Bytes::from(frame));
-        match tokio::time::timeout(patience, answer).await {
+        let answered = tokio::select! {
+            biased;
+            answered = tokio::time::timeout(patience, answer) => answered,
+            // A node that has fallen silent doesn't answer in time either.
+            () = self.parts().ear.until_silent(to) => {
+                count("fell_silent");
+                return Err(NoAnswer::Late);
+            }
+        };
+        match answered {
             Ok(Ok(bytes)) => {
                 count("answered");
                 minicbor::decode::<Told>(&bytes).map_err(|error| {
@@ -371,6 +380,26 @@ impl Router {
                 count("timed_out");
                 Err(NoAnswer::Late)
             }
+        }
+    }
+}
+
+/// How long calls wait here before it is looked whether anything can be decided here at all.
+const BLIND_WAIT: Duration = Duration::from_millis(50);
+
+impl Router {
+    /// Waits for what is proposed here: for at most `timeout`, and not where this node hears too few for anything to be decided. Most
+    /// ends soon, so it isn't looked at first.
+    async fn patiently(&self, timeout: Duration, work: impl Future<Output = ()>) {
+        let mut work = std::pin::pin!(work);
+        if tokio::time::timeout(BLIND_WAIT.min(timeout), &mut work).await.is_ok() {
+            return;
+        }
+        tokio::select! {
+            biased;
+            () = work => {}
+            () = tokio::time::sleep(timeout.saturating_sub(BLIND_WAIT)) => {}
+            () = self.parts().ear.until_isolated() => {}
         }
     }
 }

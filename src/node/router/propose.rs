@@ -307,7 +307,7 @@ impl Router {
             }
         };
         // What is known when the time is over is told by `end`.
-        let (told, _) = join(join_all(sending), tokio::time::timeout(timeout, ended_here)).await;
+        let (told, _) = join(join_all(sending), self.patiently(timeout, ended_here)).await;
         let by = Server { node: self.node(), forwarded: false };
         for (at, submitted) in here {
             let mut places = shares[at].places.clone();
@@ -411,7 +411,7 @@ impl Router {
         let by = Server { node: self.parts().node, forwarded: false };
         let mut submitted = group.submit(envelopes);
         // What is known when the time is over is told by `end`.
-        let _ = tokio::time::timeout(timeout, submitted.wait()).await;
+        self.patiently(timeout, submitted.wait()).await;
         let mut steps = Vec::with_capacity(1);
         submitted.end(|outcome| steps.push(from_outcome(outcome, by)));
         steps

@@ -110,7 +110,7 @@ impl Router {
             }
         };
         // What is known when the time is over is told by `end`.
-        let _ = tokio::time::timeout(timeout_of(head.timeout_ms), all_ended).await;
+        self.patiently(timeout_of(head.timeout_ms), all_ended).await;
         let mut all = Vec::with_capacity(items);
         let told = submitted.into_iter().map(|share| match share {
             Ok(share) => {
@@ -134,7 +134,7 @@ impl Router {
         let mut all = Vec::with_capacity(envelopes.len());
         let mut submitted = group.submit(Arc::new(envelopes));
         // What is known when the time is over is told by `end`.
-        let _ = tokio::time::timeout(timeout, submitted.wait()).await;
+        self.patiently(timeout, submitted.wait()).await;
         submitted.end(|outcome| all.push(ended(outcome)));
         Told::Proposed(all)
     }

@@ -92,9 +92,9 @@ impl Hosted {
         either!(self, group => group.status())
     }
 
-    /// Stands for election.
-    pub async fn elect(&self) {
-        either!(self, group => group.elect().await);
+    /// Stands for election; see [`Group::stand`].
+    pub async fn stand(&self, later: Duration, patience: Duration) -> bool {
+        either!(self, group => group.stand(later, patience).await)
     }
 
     /// Hands the lead over.

@@ -81,6 +81,7 @@ impl Rig {
             spoken: Spoken::BUILD,
             known: Arc::new(KnownVersion::new(Spoken::BUILD.newest)),
             started: clock.monotonic(),
+            owed: Duration::from_millis(200),
             retired: BTreeMap::new(),
             lost: None,
         }));
@@ -226,7 +227,9 @@ async fn idle_shards_do_not_hold_back_the_log_beyond_its_budget() {
     let mut views = 0;
     let mut write = async |shard: u64, commands: u64| {
         let hosted = rig.shards.exactly(group(shard), replica(shard)).unwrap();
-        hosted.elect().await;
+        while !hosted.leads() {
+            hosted.stand(Duration::ZERO, Duration::from_millis(100)).await;
+        }
         for _ in 0..commands / 20 {
             let batch: Vec<_> = (0..20).map(|n| start(shard, views + n)).collect();
             views += 20;

@@ -14,12 +14,12 @@ async fn tell_meta(node: &Node, command: meta::Command) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_replica_is_opened_before_one_election_timeout_has_passed_since_the_process_began() {
+async fn no_replica_is_opened_before_one_lease_has_passed_since_the_process_began() {
     let folder = tempfile::tempdir().unwrap();
     let first = alone(folder.path()).await;
     first.stop().await;
     drop(first);
-    let times = [("raft-election-min-ms", "1500"), ("raft-election-max-ms", "3000")];
+    let times = [("raft-election-min-ms", "3000"), ("raft-election-max-ms", "6000"), ("raft-lease-ms", "3000")];
     let again = loop {
         // The last handles of the first one may be let go of a moment after it has stopped.
         let clock = Arc::new(SystemClock::new());

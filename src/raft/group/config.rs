@@ -6,17 +6,20 @@ use openraft::SnapshotPolicy;
 
 /// What a group is run with. The defaults are meant for production; tests make the times shorter.
 ///
-/// A group without its leader waits for one lease (the longest election time) after the last heartbeat whatever happens, and
-/// by its own timers for an election time more: with 300 to 600 ms about 0.65 s when somebody is told to stand for election
-/// ([`crate::raft::Group::elect`]), else about a second.
+/// A group without its leader waits for one lease after the last that its replicas have heard of it whatever happens, and then until
+/// somebody is told to stand for election ([`crate::raft::Group::stand`]). By its own timers it waits for the longest election time and
+/// an election time more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupConfig {
     /// Between two heartbeats, in milliseconds.
     pub heartbeat_ms: u64,
     /// The shortest silence of a leader after which a follower stands for election, in milliseconds.
     pub election_ms_min: u64,
-    /// The longest, exclusive, in milliseconds. Also the leader's lease.
+    /// The longest, exclusive, in milliseconds.
     pub election_ms_max: u64,
+    /// For how long a replica that has heard its leader helps nobody else to the lead, in milliseconds; at most `election_ms_max`.
+    /// LEASE reads rest on it.
+    pub lease_ms: u64,
     /// How long an appended entry's answer is waited for before the stream is begun anew, in milliseconds. Longer than a
     /// slow fsync.
     pub append_ms_max: u64,
@@ -68,6 +71,7 @@ impl Default for GroupConfig {
             heartbeat_ms: 100,
             election_ms_min: 300,
             election_ms_max: 600,
+            lease_ms: 200,
             append_ms_max: 2000,
             snapshot_piece_ms_max: 10_000,
             snapshot_install_ms_max: 120_000,
@@ -102,8 +106,23 @@ pub struct InvalidConfig {
 }
 
 impl GroupConfig {
-    /// The silence after which a leader's lease has certainly run out.
+    /// For how long a replica that has heard its leader helps nobody else to the lead.
     pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms.min(self.election_ms_max))
+    }
+
+    /// How old a quorum's word may be for a LEASE read to trust it: shorter than the lease, as no two clocks run alike.
+    pub(crate) fn lease_trusted(&self) -> Duration {
+        self.lease() * 9 / 10
+    }
+
+    /// For how long a replica helps nobody else that has heard a leader which didn't say how long its lease is.
+    pub fn lease_untold(&self) -> Duration {
+        Duration::from_millis(self.election_ms_max)
+    }
+
+    /// After how much silence of a quorum openraft's leader takes no more writes.
+    pub(crate) fn quorum_silence(&self) -> Duration {
         Duration::from_millis(self.election_ms_max)
     }
 

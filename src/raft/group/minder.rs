@@ -89,7 +89,7 @@ impl<M: Machine> Minder<M> {
             let mut body = Vec::new();
             push::<M>(&tick, &mut body);
             let Ok(mut waiting) = self.queue.submit(Piece::all(Arc::new(vec![tick])), body) else { return };
-            let ended = tokio::time::timeout(self.parts.config.lease(), waiting.ended()).await;
+            let ended = tokio::time::timeout(self.parts.config.quorum_silence(), waiting.ended()).await;
             if !matches!(ended, Ok(Ended::Committed(_))) {
                 return;
             }

@@ -5,6 +5,7 @@ mod config;
 mod minder;
 mod propose;
 mod query;
+mod stand;
 mod start;
 mod status;
 
@@ -24,8 +25,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::batcher::{Lead, Queue};
+use super::known::KnownVersion;
 use super::machine::{Broken, Cause, Core, Machine, MetaMachine, MetaState, Replica, ShardMachine};
-use super::network::Switchboard;
+use super::network::{Peers, Promise, Switchboard};
 use super::outcome::{LeaderHint, Role};
 use super::read::Reads;
 use super::room::Room;
@@ -59,6 +61,8 @@ pub struct GroupParts {
     pub clock: Arc<dyn Clock>,
     /// How much room the node has: what may be proposed.
     pub room: Arc<Room>,
+    /// The cluster's version, as the node knows it.
+    pub known: Arc<KnownVersion>,
 }
 
 /// Why a replica did not start.
@@ -153,6 +157,8 @@ struct Inner<M: Machine> {
     queue: Arc<Queue<M>>,
     lead: Arc<Lead>,
     reads: Arc<Reads>,
+    promise: Arc<Promise>,
+    peers: Peers,
     /// Everything that runs for this replica besides openraft.
     tasks: Mutex<Vec<JoinHandle<()>>>,
     minding: Arc<minder::Orders>,
@@ -238,28 +244,6 @@ impl<M: Machine> Group<M> {
         }
     }
 
-    /// Stands for election without waiting for the leader's silence to last: as soon as the lease that this replica has
-    /// granted has run out, a pre-vote goes out, which a leader that lives and is heard refuses. Returns when there is
-    /// another leader, or after at most one and a half leases.
-    pub async fn elect(&self) {
-        let config = &self.inner.parts.config;
-        let (_, term, _) = self.leadership();
-        let again = Duration::from_millis(config.heartbeat_ms / 2 + 1);
-        let standing = async {
-            let known = |(role, now, leader): (Role, u64, Option<LeaderHint>)| {
-                role == Role::Leader || role == Role::Stopped || (now > term && leader.is_some())
-            };
-            while !known(self.leadership()) {
-                // openraft does nothing with it while the lease holds.
-                if self.inner.raft.trigger().elect(true).await.is_err() {
-                    return;
-                }
-                tokio::time::sleep(again).await;
-            }
-        };
-        let _ = tokio::time::timeout(config.lease() * 3 / 2, standing).await;
-    }
-
     /// Makes a checkpoint now and waits until it is durable; returns at once when nothing was applied since the last.
     pub async fn checkpoint_now(&self) -> Result<(), String> {
         let (covered, mut applied) = (self.inner.core.applied().borrow().log_id, self.inner.core.applied());
@@ -307,19 +291,21 @@ impl<M: Machine> Group<M> {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         match role {
-            Role::Leader => metrics.last_quorum_acked.is_some_and(|at| at.elapsed() > self.inner.parts.config.lease()),
+            Role::Leader => {
+                metrics.last_quorum_acked.is_some_and(|at| at.elapsed() > self.inner.parts.config.quorum_silence())
+            }
             _ => metrics.current_leader.is_none(),
         }
     }
 
-    /// Whether this replica leads, and no quorum has answered it for two leases: others may have elected another, and if they
-    /// have not, nobody leads. Twice, so that a busy machine is not taken for a cut network.
+    /// Whether this replica leads, and no quorum has answered it for twice the longest election time: others may have elected
+    /// another, and if they have not, nobody leads. Twice, so that a busy machine is not taken for a cut network.
     pub fn has_lost_quorum(&self) -> bool {
         let led_ms = self.inner.lead.led_ms();
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let alone = metrics.membership_config.membership().voter_ids().count() <= 1;
-        let silence = self.inner.parts.config.lease() * 2;
+        let silence = self.inner.parts.config.quorum_silence() * 2;
         // Before the first answer it is counted from when it took the lead.
         let is_silent = |led_ms| match metrics.last_quorum_acked {
             Some(at) => at.elapsed() > silence,

@@ -12,7 +12,7 @@ use crate::ids::ReplicaId;
 use crate::raft::batcher::{Batcher, Lead, Queue};
 use crate::raft::log_store::{LogStore, to_wal};
 use crate::raft::machine::{ApplyError, Broken, Cause, Core, Header, Machine, Replica, restore};
-use crate::raft::network::{Peers, inbound};
+use crate::raft::network::{Peers, Promise, inbound};
 use crate::raft::read::{Reads, Rounder};
 use crate::store::{self, ReadError};
 use crate::time::MonotonicMs;
@@ -143,22 +143,25 @@ async fn assemble<M: Machine>(
         group,
         from: replica,
         config: Arc::clone(&config),
+        known: Arc::clone(&parts.known),
         transfers: Arc::new(AtomicU64::new(parts.clock.wall().0)),
     };
+    let promise = Arc::new(Promise::new(&config));
     let state = Replica::new(group, Arc::clone(&core), parts.wal.clone(), config.snapshot_lease_ms);
     let openraft = Arc::new(config.openraft(format!("group {group}"))?);
-    let raft = Raft::new(replica.0, openraft, peers, log, state).await.map_err(|error| match core.broken() {
-        Some(Broken { cause: Cause::Lost, why }) => StartError::Retired { replica, why },
-        Some(Broken { cause, why }) => StartError::Failed { replica, cause, why },
-        None => failed(replica, error),
-    })?;
+    let raft =
+        Raft::new(replica.0, openraft, peers.clone(), log, state).await.map_err(|error| match core.broken() {
+            Some(Broken { cause: Cause::Lost, why }) => StartError::Retired { replica, why },
+            Some(Broken { cause, why }) => StartError::Failed { replica, cause, why },
+            None => failed(replica, error),
+        })?;
     let queue = Arc::new(Queue::new(config.queue_commands_max, config.queue_bytes_max));
     let lead = Arc::new(Lead::new(replica, Arc::clone(&parts.clock), raft.server_metrics()));
-    let reads = Arc::new(Reads::new(config.reads_max, config.election_ms_max, Arc::clone(&parts.clock)));
+    let reads = Arc::new(Reads::new(&config, Arc::clone(&parts.clock)));
     let minding = Arc::new(Orders::default());
     let spawn = |task: futures::future::BoxFuture<'static, ()>| parts.thread.handle().spawn(task);
     let tasks = vec![
-        spawn(Box::pin(inbound::run(raft.clone(), parts.store.clone(), replica, frames))),
+        spawn(Box::pin(inbound::run(raft.clone(), parts.store.clone(), replica, Arc::clone(&promise), frames))),
         spawn(Box::pin(Arc::clone(&core).prefetch_all(fetches))),
         spawn(Box::pin(
             Batcher {
@@ -189,5 +192,5 @@ async fn assemble<M: Machine>(
         )),
     ];
     let tasks = Mutex::new(tasks);
-    Ok(Group { inner: Arc::new(Inner { parts, raft, core, queue, lead, reads, tasks, minding }) })
+    Ok(Group { inner: Arc::new(Inner { parts, raft, core, queue, lead, reads, promise, peers, tasks, minding }) })
 }

@@ -1,12 +1,21 @@
 //! The receiving side: what one replica does with the frames for it. Runs on the thread of the groups.
+//!
+//! What a replica owes its leader ([`Promise`]) is kept here, where everything comes by in one order: a leader's word is noted
+//! before it is handed on, so that no answer to it can leave earlier; a vote, also the one for itself, is judged by what was noted
+//! before it, and handed on before anything that came after. openraft takes both from one queue.
+
+use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use openraft::Raft;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::{VoteRequest, VoteResponse};
 use openraft::storage::Snapshot;
+use openraft::{Raft, ServerState};
 use tokio::sync::{mpsc, oneshot};
 
-use super::switchboard::Inbound;
+use super::Promise;
+use super::switchboard::{Framed, Inbound};
 use super::wire::{Request, Response, SnapshotRequest};
 use crate::ids::ReplicaId;
 use crate::raft::machine::{Header, Machine, Replica, SnapshotData};
@@ -26,6 +35,7 @@ pub(crate) async fn run<M: Machine>(
     raft: RaftOf<M>,
     store: StoreHandle,
     replica: ReplicaId,
+    promise: Arc<Promise>,
     mut frames: mpsc::Receiver<Inbound>,
 ) {
     let (pieces, snapshots) = mpsc::channel(PIECES_MAX);
@@ -37,15 +47,24 @@ pub(crate) async fn run<M: Machine>(
             biased;
             Some(()) = running.next(), if !running.is_empty() => {}
             frame = frames.recv() => {
-                let Some(Inbound { from, request, answer }) = frame else { return };
+                let (from, request, answer) = match frame {
+                    Some(Inbound::Frame(Framed { from, request, answer })) => (from, request, answer),
+                    Some(Inbound::Stand(answer)) => {
+                        let stands = promise.has_lapsed() && !leads(&raft) && raft.trigger().elect(false).await.is_ok();
+                        let _ = answer.send(stands);
+                        continue;
+                    }
+                    None => return,
+                };
                 if let Request::Snapshot(request) = request {
+                    promise.heard_again();
                     if let Err(full) = pieces.try_send((from, request, answer)) {
                         let (_, _, answer) = full.into_inner();
                         let _ = answer.send(Response::Refused("too many pieces wait".to_string()));
                     }
                     continue;
                 }
-                let mut handling = Box::pin(handle(raft.clone(), request, answer));
+                let mut handling = Box::pin(handle(raft.clone(), Arc::clone(&promise), request, answer));
                 // The first poll queues the request in openraft: so the order is kept.
                 if futures::poll!(&mut handling).is_pending() {
                     running.push(handling);
@@ -56,11 +75,37 @@ pub(crate) async fn run<M: Machine>(
     }
 }
 
-async fn handle<M: Machine>(raft: RaftOf<M>, request: Request, answer: oneshot::Sender<Response>) {
+/// Whether the replica leads, as far as it is told.
+fn leads<M: Machine>(raft: &RaftOf<M>) -> bool {
+    raft.server_metrics().borrow_watched().state == ServerState::Leader
+}
+
+/// Whether the replica would vote for the asker whose log ends there, now that it owes nobody anything. What term either is in is
+/// found out by the election itself.
+fn would_vote<M: Machine>(raft: &RaftOf<M>, request: &VoteRequest<Types>) -> Response {
+    let last = raft.data_metrics().borrow_watched().last_log;
+    let vote = raft.server_metrics().borrow_watched().vote;
+    VoteResponse::new(vote, last, request.last_log_id >= last).into()
+}
+
+async fn handle<M: Machine>(
+    raft: RaftOf<M>,
+    promise: Arc<Promise>,
+    request: Request,
+    answer: oneshot::Sender<Response>,
+) {
     let response = match request {
-        Request::Vote(request) => raft.vote(request).await.map(Response::from).map_err(|e| e.to_string()),
+        Request::Vote(mut request) => {
+            // openraft's own lease is longer than what is owed; a leader's is kept in any case.
+            request.leadership_transfer |= promise.has_lapsed() && !leads(&raft);
+            raft.vote(request).await.map(Response::from).map_err(|e| e.to_string())
+        }
+        Request::PreVote(request) if promise.has_lapsed() && !leads(&raft) => Ok(would_vote(&raft, &request)),
         Request::PreVote(request) => raft.pre_vote(request).await.map(Response::from).map_err(|e| e.to_string()),
-        Request::Append(request) => raft.append_entries(request).await.map(Response::from).map_err(|e| e.to_string()),
+        Request::Append { request, lease_ms } => {
+            promise.heard(lease_ms);
+            raft.append_entries(request).await.map(Response::from).map_err(|e| e.to_string())
+        }
         Request::TransferLeader(request) => {
             raft.handle_transfer_leader(request).await.map(Response::from).map_err(|e| e.to_string())
         }

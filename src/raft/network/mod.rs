@@ -14,6 +14,7 @@ pub(crate) mod inbound;
 mod link;
 mod memory;
 mod peer;
+mod promise;
 mod switchboard;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -22,6 +23,7 @@ mod wire;
 pub use link::{Lane, Link, LinkError};
 pub use memory::{Fate, MemoryNet};
 pub(crate) use peer::Peers;
+pub(crate) use promise::Promise;
 pub(crate) use switchboard::Inbound;
 pub use switchboard::Switchboard;
 

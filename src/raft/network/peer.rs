@@ -22,19 +22,23 @@ use super::hold::Held;
 use super::wire::{AppendRepr, RequestRepr, Response, encode_frame};
 use super::{Lane, Link, LinkError};
 use crate::ids::{GroupId, NodeId, ReplicaId};
-use crate::raft::GroupConfig;
 use crate::raft::machine::SnapshotData;
 use crate::raft::types::{CommittedLeader, LogId, Member, Types, Vote};
+use crate::raft::{GroupConfig, KnownVersion};
 use crate::store::{ExportError, Exported, ReadError};
+use crate::versions::Feature;
 
 type RpcError = RPCError<Types>;
 
 /// Makes the network of one replica to its peers.
+#[derive(Clone)]
 pub(crate) struct Peers {
     pub(crate) link: Arc<dyn Link>,
     pub(crate) group: GroupId,
     pub(crate) from: ReplicaId,
     pub(crate) config: Arc<GroupConfig>,
+    /// Whether followers are told how long the lease is.
+    pub(crate) known: Arc<KnownVersion>,
     /// Numbers the snapshots that this replica sends.
     pub(crate) transfers: Arc<AtomicU64>,
 }
@@ -49,8 +53,21 @@ impl Peers {
             node: node.node,
             lane,
             config: Arc::clone(&self.config),
+            known: Arc::clone(&self.known),
             transfers: Arc::clone(&self.transfers),
         }
+    }
+
+    /// Asks the replica `target` whether it would vote for this one; nothing comes of the answer there. `None`: none came in time.
+    pub(crate) async fn would_vote(
+        &self,
+        target: ReplicaId,
+        node: NodeId,
+        request: &VoteRequest<Types>,
+        deadline: Duration,
+    ) -> Option<VoteResponse<Types>> {
+        let peer = self.peer(target.0, &Member { node }, Lane::Control);
+        peer.ask_for_vote(RequestRepr::PreVote(request.into()), deadline).await.ok()
     }
 }
 
@@ -79,6 +96,7 @@ pub(crate) struct Peer {
     node: NodeId,
     lane: Lane,
     config: Arc<GroupConfig>,
+    known: Arc<KnownVersion>,
     transfers: Arc<AtomicU64>,
 }
 
@@ -141,13 +159,20 @@ impl Peer {
         request: &AppendEntriesRequest<Types>,
         deadline: Duration,
     ) -> impl Future<Output = Result<AppendEntriesResponse<Types>, RpcError>> + Send + use<> {
-        let call = self.call(self.lane, RPCTypes::AppendEntries, RequestRepr::append(request), deadline);
+        let call =
+            self.call(self.lane, RPCTypes::AppendEntries, RequestRepr::append(request, self.lease_ms()), deadline);
         async move {
             match call.await? {
                 Response::Append(response) => Ok(AppendRepr::into(response)),
                 other => Err(unexpected(&other)),
             }
         }
+    }
+
+    /// How long a lease is asked of the follower. Builds that don't read it take a longer one to be asked.
+    fn lease_ms(&self) -> Option<u64> {
+        let is_told = self.known.heard().has(Feature::ToldLeases);
+        is_told.then(|| u64::try_from(self.config.lease().as_millis()).unwrap_or(u64::MAX))
     }
 
     fn append_deadline(&self, option: &RPCOption) -> Duration {
@@ -161,9 +186,9 @@ impl Peer {
     async fn ask_for_vote(
         &self,
         request: RequestRepr<'_>,
-        option: &RPCOption,
+        deadline: Duration,
     ) -> Result<VoteResponse<Types>, RpcError> {
-        match self.call(Lane::Control, RPCTypes::Vote, request, option.soft_ttl()).await? {
+        match self.call(Lane::Control, RPCTypes::Vote, request, deadline).await? {
             Response::Vote { vote, granted, last } => {
                 Ok(VoteResponse::new(Vote::from(vote), last.map(Into::into), granted))
             }
@@ -303,7 +328,7 @@ impl RaftNetworkV2<Types> for Peer {
     }
 
     async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
-        self.ask_for_vote(RequestRepr::Vote((&request).into()), &option).await
+        self.ask_for_vote(RequestRepr::Vote((&request).into()), option.soft_ttl()).await
     }
 
     async fn pre_vote(
@@ -311,7 +336,7 @@ impl RaftNetworkV2<Types> for Peer {
         request: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RpcError> {
-        self.ask_for_vote(RequestRepr::PreVote((&request).into()), &option).await
+        self.ask_for_vote(RequestRepr::PreVote((&request).into()), option.soft_ttl()).await
     }
 
     async fn full_snapshot(
@@ -345,6 +370,7 @@ mod tests {
     use super::*;
     use crate::raft::types::{Batch, Entry, Payload, log_id};
     use crate::time::Stamp;
+    use crate::versions::ClusterVersion;
 
     /// Counts what it is given.
     #[derive(Default)]
@@ -365,6 +391,7 @@ mod tests {
             group: GroupId(1),
             from: ReplicaId(1),
             config: Arc::new(GroupConfig::default()),
+            known: Arc::new(KnownVersion::new(ClusterVersion::FIRST)),
             transfers: Arc::default(),
         };
         let peer = peers.peer(2, &Member::default(), Lane::Append);

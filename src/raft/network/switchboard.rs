@@ -15,8 +15,16 @@ use crate::ids::{GroupId, ReplicaId};
 /// Frames that wait for one replica; more are refused, and sent again.
 const INBOUND_MAX: usize = 1024;
 
+/// What one replica has to do, in the order of arrival.
+pub(crate) enum Inbound {
+    /// To answer a frame.
+    Frame(Framed),
+    /// To stand for election, if it may; the answer is whether it does.
+    Stand(oneshot::Sender<bool>),
+}
+
 /// A frame's request, and where its answer goes.
-pub(crate) struct Inbound {
+pub(crate) struct Framed {
     pub(super) from: ReplicaId,
     pub(super) request: Request,
     pub(super) answer: oneshot::Sender<Response>,
@@ -82,6 +90,14 @@ impl Switchboard {
         Box::pin(std::future::ready(response.encode()))
     }
 
+    /// Has the replica stand for election, after all that came in for it before; `false` when it may not.
+    pub(crate) async fn stand(&self, replica: ReplicaId) -> bool {
+        let (answer, answered) = oneshot::channel();
+        let is_queued =
+            self.ports.read().get(&replica).is_some_and(|port| port.inbound.try_send(Inbound::Stand(answer)).is_ok());
+        is_queued && answered.await.unwrap_or(false)
+    }
+
     fn deliver(&self, bytes: &Bytes) -> Result<oneshot::Receiver<Response>, Response> {
         let frame = decode_frame(bytes).map_err(|error| {
             tracing::warn!(%error, len = bytes.len(), "a frame can't be read");
@@ -90,7 +106,7 @@ impl Switchboard {
         let ports = self.ports.read();
         let port = ports.get(&frame.to).filter(|port| port.group == frame.group).ok_or(Response::Gone)?;
         let (answer, answered) = oneshot::channel();
-        let inbound = Inbound { from: frame.from, request: frame.request, answer };
+        let inbound = Inbound::Frame(Framed { from: frame.from, request: frame.request, answer });
         match port.inbound.try_send(inbound) {
             Ok(()) => Ok(answered),
             Err(mpsc::error::TrySendError::Full(_)) => Err(Response::Refused("too many frames wait".to_string())),

@@ -54,6 +54,10 @@ pub(super) enum RequestRepr<'b> {
         commit: Option<LogIdRepr>,
         #[b(3)]
         entries: Vec<EntryRepr<'b>>,
+        /// How long a replica that takes it may help nobody else to the lead, ms; `None`: as long as a lease was before leaders
+        /// said it.
+        #[n(4)]
+        lease_ms: Option<u64>,
     },
     #[n(3)]
     TransferLeader {
@@ -131,13 +135,14 @@ impl From<VoteRequestRepr> for VoteRequest<Types> {
 }
 
 impl<'b> RequestRepr<'b> {
-    pub(super) fn append(request: &'b AppendEntriesRequest<Types>) -> Self {
+    pub(super) fn append(request: &'b AppendEntriesRequest<Types>, lease_ms: Option<u64>) -> Self {
         let entry = |entry: &'b Entry| EntryRepr { id: entry.log_id.into(), payload: (&entry.payload).into() };
         Self::Append {
             vote: request.vote.into(),
             prev: request.prev_log_id.map(Into::into),
             commit: request.leader_commit.map(Into::into),
             entries: request.entries.iter().map(entry).collect(),
+            lease_ms,
         }
     }
 
@@ -176,7 +181,7 @@ pub(super) fn encode_frame(group: GroupId, from: ReplicaId, to: ReplicaId, reque
 pub(super) enum Request {
     Vote(VoteRequest<Types>),
     PreVote(VoteRequest<Types>),
-    Append(AppendEntriesRequest<Types>),
+    Append { request: AppendEntriesRequest<Types>, lease_ms: Option<u64> },
     TransferLeader(TransferLeaderRequest<Types>),
     Snapshot(SnapshotRequest),
 }
@@ -205,16 +210,17 @@ pub(super) fn decode_frame(bytes: &Bytes) -> Result<Frame, DecodeError> {
     let request = match request {
         RequestRepr::Vote(request) => Request::Vote(request.into()),
         RequestRepr::PreVote(request) => Request::PreVote(request.into()),
-        RequestRepr::Append { vote, prev, commit, entries } => {
+        RequestRepr::Append { vote, prev, commit, entries, lease_ms } => {
             let entry = |entry: EntryRepr<'_>| {
                 Ok(Entry { log_id: entry.id.into(), payload: entry.payload.into_payload(bytes)? })
             };
-            Request::Append(AppendEntriesRequest {
+            let request = AppendEntriesRequest {
                 vote: vote.into(),
                 prev_log_id: prev.map(Into::into),
                 leader_commit: commit.map(Into::into),
                 entries: entries.into_iter().map(entry).collect::<Result<_, DecodeError>>()?,
-            })
+            };
+            Request::Append { request, lease_ms }
         }
         RequestRepr::TransferLeader { from_leader, last, to } => {
             Request::TransferLeader(TransferLeaderRequest::new(from_leader.into(), to, last.map(Into::into)))
@@ -386,13 +392,15 @@ mod tests {
     #[test]
     fn frames_come_back_as_they_were_sent() {
         let request = append();
-        let bytes = encode_frame(GroupId(5), ReplicaId(7), ReplicaId(8), RequestRepr::append(&request));
-        let frame = decode_frame(&bytes).expect("decodes");
-        assert_eq!((frame.group, frame.from, frame.to), (GroupId(5), ReplicaId(7), ReplicaId(8)));
-        let Request::Append(got) = frame.request else { panic!("{:?}", frame.request) };
-        assert_eq!(format!("{got:?}"), format!("{request:?}"));
-        let again = encode_frame(GroupId(5), ReplicaId(7), ReplicaId(8), RequestRepr::append(&got));
-        assert_eq!(again, bytes);
+        for told in [None, Some(200)] {
+            let bytes = encode_frame(GroupId(5), ReplicaId(7), ReplicaId(8), RequestRepr::append(&request, told));
+            let frame = decode_frame(&bytes).expect("decodes");
+            assert_eq!((frame.group, frame.from, frame.to), (GroupId(5), ReplicaId(7), ReplicaId(8)));
+            let Request::Append { request: got, lease_ms } = frame.request else { panic!("{:?}", frame.request) };
+            assert_eq!((format!("{got:?}"), lease_ms), (format!("{request:?}"), told));
+            let again = encode_frame(GroupId(5), ReplicaId(7), ReplicaId(8), RequestRepr::append(&got, told));
+            assert_eq!(again, bytes);
+        }
         let pairs = vec![(b"k".to_vec(), b"v".to_vec())];
         let piece =
             RequestRepr::SnapshotPiece { transfer: 1, number: 2, images: Vec::new(), rows: RequestRepr::pairs(&pairs) };
@@ -402,10 +410,24 @@ mod tests {
             Request::Snapshot(SnapshotRequest::Piece { rows, number: 2, .. }) if rows == pairs));
     }
 
+    /// Of a cluster in which leaders don't say their lease yet.
+    #[test]
+    fn an_append_without_a_lease_is_as_it_always_was() {
+        let bare = AppendEntriesRequest {
+            vote: Vote::new_committed(3, 7),
+            prev_log_id: Some(log_id(2, 9)),
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        let bytes = encode_frame(GroupId(5), ReplicaId(7), ReplicaId(8), RequestRepr::append(&bare, None));
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "84050708820284830307f582020 9f680".replace(' ', ""));
+    }
+
     #[test]
     fn no_bytes_make_the_decoder_panic() {
         let request = append();
-        let good = encode_frame(GroupId(5), ReplicaId(7), ReplicaId(8), RequestRepr::append(&request));
+        let good = encode_frame(GroupId(5), ReplicaId(7), ReplicaId(8), RequestRepr::append(&request, Some(200)));
         for cut in 0..good.len() {
             assert!(decode_frame(&good.slice(..cut)).is_err());
             for bit in 0..8 {

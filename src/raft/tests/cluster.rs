@@ -145,25 +145,3 @@ async fn a_stopped_replica_tells_everybody_and_its_thread_goes_on() {
     assert_eq!(node.parts().thread.run(async { 5 }).await, Some(5));
     cluster.end().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_follower_that_is_told_to_stand_leads_when_the_lease_is_over_and_never_before() {
-    let patient = GroupConfig { election_ms_min: 20_000, election_ms_max: 20_001, ..config() };
-    let short = GroupConfig { election_ms_min: 599, election_ms_max: 600, ..config() };
-    for (config, leads) in [(short, true), (patient, false)] {
-        let cluster = TestCluster::<Tally>::form(3, config).await;
-        cluster.commit(1).await;
-        let leader = cluster.leader().await;
-        let follower = cluster.nodes.values().find(|node| node.id.0 != leader).expect("two follow").group();
-        eventually("the follower has heard its leader", || follower.leadership().2).await;
-        // The leader lives: standing changes nothing.
-        let _ = tokio::time::timeout(Duration::from_millis(300), follower.elect()).await;
-        assert_eq!(cluster.leader().await, leader);
-        cluster.net.isolate(cluster.nodes[&leader].id);
-        let standing = tokio::time::timeout(Duration::from_secs(3), follower.elect()).await;
-        assert_eq!(standing.is_ok(), leads);
-        assert_eq!(follower.leadership().0 == Role::Leader, leads);
-        cluster.net.heal();
-        cluster.end().await;
-    }
-}

@@ -7,6 +7,7 @@ mod faults;
 mod members;
 mod reads;
 mod shard;
+mod stand;
 mod tally;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::fs::LyingFs;
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::store::{CheckpointRecord, MemDisk, MemStore, OnFatal, Queues, StoreHandle, StoreThreads};
 use crate::time::{Clock, MonotonicMs, WallMs};
+use crate::versions::Spoken;
 use crate::wal::{self, Wal};
 
 /// The group of all tests.
@@ -108,6 +110,7 @@ pub(crate) struct TestNode<M: TestMachine = Tally> {
     net: MemoryNet,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) room: Arc<Room>,
+    pub(crate) known: Arc<KnownVersion>,
     live: Option<Live<M>>,
 }
 
@@ -131,6 +134,7 @@ impl<M: TestMachine> TestNode<M> {
             net: net.clone(),
             clock: Arc::default(),
             room: Arc::default(),
+            known: Arc::new(KnownVersion::new(Spoken::BUILD.newest)),
             live: None,
         }
     }
@@ -176,6 +180,7 @@ impl<M: TestMachine> TestNode<M> {
             store: live.store.clone(),
             clock: Arc::<TestClock>::clone(&self.clock),
             room: Arc::clone(&self.room),
+            known: Arc::clone(&self.known),
         }
     }
 
