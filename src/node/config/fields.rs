@@ -210,12 +210,12 @@ pub const FIELDS: &[Field] = &[
     number!(
         "raft.election_min_ms",
         raft_election_min_ms,
-        "300",
+        "500",
         30,
         60000,
         "The shortest silence after which a replica stands for election; at least three heartbeats."
     ),
-    number!("raft.election_max_ms", raft_election_max_ms, "600", 31, 120000, "The longest; more than the shortest."),
+    number!("raft.election_max_ms", raft_election_max_ms, "1000", 31, 120000, "The longest; more than the shortest."),
     number!(
         "raft.lease_ms",
         raft_lease_ms,
