@@ -229,9 +229,16 @@ impl DataFolder {
         Ok(Self { fs, identity, _lock: lock })
     }
 
-    /// This node's replicas of the meta group, as it knew last; `None` before it knew any.
+    /// This node's replicas of the meta group, as it knew last; `None` before it knew any, and where that is damaged: then the
+    /// founding record has the first one, whose id the log knows to be used up if it was replaced, and the other nodes know the rest.
     pub fn meta_replicas(&self) -> Result<Option<Vec<ReplicaId>>, RecordError> {
-        read_record(&*self.fs, META, META_MAGIC)
+        match read_record(&*self.fs, META, META_MAGIC) {
+            Err(error @ RecordError::Damaged { .. }) => {
+                tracing::warn!(%error, "which meta replicas are here is forgotten");
+                Ok(None)
+            }
+            replicas => replicas,
+        }
     }
 
     /// Remembers this node's replicas of the meta group: a starting node opens them before it knows anything else.

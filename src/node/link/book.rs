@@ -60,9 +60,16 @@ pub struct Book {
 }
 
 impl Book {
-    /// Reads what an earlier process knew.
+    /// Reads what an earlier process knew. A file that is damaged is as good as none: it is hearsay, and will be heard again from
+    /// the seeds and from whoever calls.
     pub fn open(folder: Arc<dyn Fs>) -> Result<Self, RecordError> {
-        let known = read_record(&*folder, FILE, MAGIC)?.unwrap_or_default();
+        let known = match read_record(&*folder, FILE, MAGIC) {
+            Err(error @ RecordError::Damaged { .. }) => {
+                tracing::warn!(%error, "where the other nodes were is forgotten");
+                BTreeMap::new()
+            }
+            known => known?.unwrap_or_default(),
+        };
         Ok(Self { folder, known: RwLock::new(known), changed: Notify::new() })
     }
 
@@ -114,5 +121,27 @@ impl Book {
                 tracing::warn!(%error, "the addresses of other nodes can't be kept on disk");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::{LyingFs, replace_file};
+
+    #[test]
+    fn a_damaged_file_of_addresses_is_forgotten_and_one_of_a_newer_build_is_not() {
+        let fs: Arc<dyn Fs> = Arc::new(LyingFs::new(1));
+        let known =
+            Known { generation: Generation(3), endpoints: Endpoints { link: "a:1".into(), ..Endpoints::default() } };
+        write_record(&*fs, FILE, MAGIC, &BTreeMap::from([(NodeId(7), known)])).unwrap();
+        assert!(Book::open(fs.clone()).unwrap().get(NodeId(7)).is_some());
+        let mut bytes = crate::fs::read_file(&*fs, FILE, 1 << 16).unwrap().unwrap();
+        *bytes.last_mut().unwrap() ^= 0xff;
+        replace_file(&*fs, FILE, &bytes).unwrap();
+        assert!(Book::open(fs.clone()).unwrap().get(NodeId(7)).is_none());
+        bytes[8..12].copy_from_slice(&9u32.to_be_bytes());
+        replace_file(&*fs, FILE, &bytes).unwrap();
+        assert!(matches!(Book::open(fs), Err(RecordError::TooNew { .. })));
     }
 }
