@@ -189,7 +189,7 @@ impl Case<'_> {
             let (clients, admins) = (local.client_endpoints().join(","), local.admin_endpoints().join(","));
             let endpoints = format!("{clients};admin={admins}");
             let mut doctor = tokio::process::Command::new(env!("CARGO_BIN_EXE_clusterctl"));
-            let told = doctor.args(["doctor", "--endpoints", &endpoints]).output().await?;
+            let told = doctor.args(["doctor", "--endpoints", endpoints.as_str()]).output().await?;
             let (out, err) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
             println!("doctor ({}) says:\n{out}{err}", told.status);
         }
