@@ -34,6 +34,10 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const ATTEMPT: Duration = Duration::from_millis(500);
 /// Patience with a stale read.
 const STALE_PATIENCE: Duration = Duration::from_millis(500);
+/// How old a bounded read may be.
+const BOUND: Duration = Duration::from_secs(2);
+/// When a stale read takes what there is.
+const STALE_AFTER: Duration = Duration::from_millis(200);
 const PROFILE: &str = "p";
 
 /// What the clients of one case share.
@@ -302,18 +306,52 @@ impl Load {
         }
     }
 
+    /// Asks one node for what it has, in each mode that does without a quorum.
     async fn read_stale(self: Arc<Self>, client: Client) {
         let accounts = self.accounts();
+        let mut newest: BTreeMap<String, String> = BTreeMap::new();
         for turn in 0.. {
             if self.stopping() {
                 return;
             }
+            let account = &accounts[turn % accounts.len()];
+            let (mode, options) = match (turn / accounts.len() % 3, newest.get(account)) {
+                (0, Some(revision)) => {
+                    let least = number(revision).unwrap_or(0);
+                    (Mode::Session(least), v1::ReadOptions::session(revision.clone()))
+                }
+                (1, _) => (Mode::Bounded(BOUND.as_millis() as u64), v1::ReadOptions::bounded(BOUND)),
+                _ => (Mode::Any, v1::ReadOptions::any()),
+            };
             let asked = self.clock.monotonic().0;
-            let any = Some(v1::ReadOptions::any());
-            let answered = self.read_active(&client, &accounts[turn % accounts.len()], Mode::Any, any).await.is_ok();
-            self.stale.lock().push((asked, answered));
+            let options = options.or_stale_after(STALE_AFTER);
+            let answer = self.list_active(&client, account, mode, Some(options)).await;
+            self.stale.lock().push((asked, answer.is_ok()));
+            if let Ok(v1::ListActiveViewsResponse { read_info: Some(info), .. }) = answer
+                && !info.degraded
+            {
+                newest.insert(account.clone(), info.revision);
+            }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    async fn list_active(
+        &self,
+        client: &Client,
+        account: &str,
+        mode: Mode,
+        read_options: Option<v1::ReadOptions>,
+    ) -> Result<v1::ListActiveViewsResponse, Error> {
+        let began = self.now_us();
+        let request = v1::ListActiveViewsRequest { account_id: account.into(), read_options };
+        let answer = client.list_active_views(request).await?;
+        let (seen, info) = (Seen::Active(answer.views.iter().map(seen).collect()), answer.read_info.as_ref());
+        // One that could not be had as asked says so.
+        let fell_back = info.is_some_and(|info| info.mode() == v1::ReadMode::Any);
+        let mode = if fell_back { Mode::Any } else { mode };
+        self.note(account, began, What::Read { mode, seen, info: self::info(info) });
+        Ok(answer)
     }
 
     async fn read_active(
@@ -323,12 +361,7 @@ impl Load {
         mode: Mode,
         read_options: Option<v1::ReadOptions>,
     ) -> Result<Vec<v1::View>, Error> {
-        let began = self.now_us();
-        let request = v1::ListActiveViewsRequest { account_id: account.into(), read_options };
-        let answer = client.list_active_views(request).await?;
-        let (seen, info) = (Seen::Active(answer.views.iter().map(seen).collect()), info(answer.read_info.as_ref()));
-        self.note(account, began, What::Read { mode, seen, info });
-        Ok(answer.views)
+        Ok(self.list_active(client, account, mode, read_options).await?.views)
     }
 
     async fn read_left(
@@ -467,8 +500,7 @@ fn info(info: Option<&v1::ReadInfo>) -> Info {
         by: Some(name(&info.served_by)),
         revision: number(&info.revision),
         degraded: info.degraded,
-        // What it says of its age is when the state was changed last, not how old it may be.
-        age_ms: None,
+        age_ms: ms(info.age_ms),
     }
 }
 
