@@ -285,7 +285,7 @@ impl<M: Machine> Group<M> {
         self.inner.core.look(|machine, _| look(machine))
     }
 
-    /// Whether others may know more for long; see [`AsOf::cut_off`].
+    /// Whether others may know more for long; see [`AsOf::cut_off`](crate::raft::AsOf::cut_off).
     pub(crate) fn is_cut_off(&self) -> bool {
         let (role, ..) = self.inner.lead.now();
         let metrics = self.inner.raft.metrics();
