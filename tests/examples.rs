@@ -21,6 +21,8 @@ const HANGS: Duration = Duration::from_secs(120);
 const ELSEWHERE: &[(&str, &str)] = &[
     ("./scripts/", "this is the test"),
     ("./cluster/local.sh", "tests/local.rs runs what the script calls"),
+    ("scripts/faults", "tests/faults runs all of them"),
+    ("PLAYHEAD_FAULT", "tests/faults runs all of them"),
     ("grpcurl ", "tests/readme.rs makes the same calls by reflection"),
     ("clusterctl chaos", "tests/chaos.rs runs it, with clusters of its own"),
     ("clusterctl bootstrap", "tests/clusterctl.rs: the cluster is there already"),

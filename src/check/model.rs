@@ -316,7 +316,10 @@ impl State {
                 let gone = self.views.iter().filter(|v| !seen_ids.contains(&v.id) && v.may_be_gone(around));
                 gone.for_each(|view| state.end(view.id, true));
                 let fits = state.views.len() == seen.len()
-                    && state.views.iter().zip(seen).all(|(view, seen)| view.is(names, seen));
+                    && state.views.iter().all(|view| {
+                        // Who started in the same millisecond stands in the order of the ids, not of the commits.
+                        seen.iter().any(|seen| names.number(&seen.view) == view.id && view.is(names, seen))
+                    });
                 Vec::from_iter(fits.then_some(state))
             }
             Seen::View(id, seen) => {
