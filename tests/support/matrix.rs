@@ -168,7 +168,7 @@ fn wrong(run: &Run, code: i32, output: &str) -> Option<String> {
     }
     let begin = match code {
         0 => "",
-        1 => "clusterctl: the outcome is unknown",
+        1 => "clusterctl: ",
         3 => "clusterctl: degraded: ",
         _ => "clusterctl: unreachable: ",
     };
@@ -176,6 +176,9 @@ fn wrong(run: &Run, code: i32, output: &str) -> Option<String> {
     let last = run.err.lines().last().unwrap_or_default();
     if !last.starts_with(begin) {
         return Some(format!("its message does not begin with {begin:?}"));
+    }
+    if code == 1 && !last.contains("the outcome is unknown") {
+        return Some("it does not say that the outcome is unknown".into());
     }
     if code == 4 && expected == 4 && !run.out.is_empty() {
         return Some("it answers, and nobody was asked".into());
