@@ -11,7 +11,7 @@ use std::time::Duration;
 use playhead::client::{Client, Error};
 use playhead::proto::v1;
 use support::devices::Device;
-use support::{Cluster, Result, setting};
+use support::{Cluster, Result, film, setting};
 
 const ACCOUNT: &str = "paused";
 /// Patience with the whole of a round's single steps.
@@ -54,15 +54,7 @@ async fn round(cluster: &mut Cluster, number: u64) -> Result<(String, String)> {
 }
 
 async fn start(client: &Client) -> Result<()> {
-    let request = v1::StartViewRequest {
-        account_id: ACCOUNT.into(),
-        view_id: "view".into(),
-        profile_id: "p".into(),
-        device_id: "tv".into(),
-        title_id: "title".into(),
-        ..Default::default()
-    };
-    client.start_view(request).await?;
+    client.start_view(film(ACCOUNT, "view")).await?;
     Ok(())
 }
 

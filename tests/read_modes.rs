@@ -11,7 +11,7 @@ use std::time::Duration;
 use playhead::client::{Client, Error};
 use playhead::proto::v1::{self, ErrorReason, ReadMode, ReadOptions};
 use support::devices::Device;
-use support::{Cluster, Result};
+use support::{Cluster, Result, film};
 use tokio::time::Instant;
 
 const ACCOUNT: &str = "ann";
@@ -25,15 +25,7 @@ fn names(cluster: &Cluster) -> Vec<String> {
 }
 
 async fn start(client: &Client) -> Result<()> {
-    let request = v1::StartViewRequest {
-        account_id: ACCOUNT.into(),
-        view_id: "view".into(),
-        profile_id: "p".into(),
-        device_id: "tv".into(),
-        title_id: "film-1".into(),
-        ..Default::default()
-    };
-    client.start_view(request).await?;
+    client.start_view(film(ACCOUNT, "view")).await?;
     Ok(())
 }
 

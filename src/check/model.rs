@@ -317,8 +317,12 @@ impl State {
                 gone.for_each(|view| state.end(view.id, true));
                 let fits = state.views.len() == seen.len()
                     && state.views.iter().all(|view| {
-                        // Who started in the same millisecond stands in the order of the ids, not of the commits.
                         seen.iter().any(|seen| names.number(&seen.view) == view.id && view.is(names, seen))
+                    })
+                    && seen.is_sorted_by(|a, b| {
+                        // Who started in the same millisecond stands in the order of the ids, not of the commits.
+                        let place = |id: &Name| state.views.iter().position(|view| view.id == names.number(id));
+                        place(&a.view) < place(&b.view) || a.view < b.view
                     });
                 Vec::from_iter(fits.then_some(state))
             }
