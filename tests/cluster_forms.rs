@@ -76,8 +76,10 @@ async fn three_nodes_become_a_cluster_by_one_call_and_stay_one_through_restarts(
 
     let again = operator.bootstrap(wishes(all.clone())).await.unwrap();
     assert_eq!((again.cluster_id.as_str(), again.created), (made.cluster_id.as_str(), false));
-    let fewer = operator.bootstrap(wishes(all[..1].to_vec())).await.unwrap_err().to_string();
-    assert!(fewer.contains("founded by other nodes") || fewer.contains("node_endpoints"), "{fewer}");
+    for (asked, why) in [("n1", "the lists of nodes differ"), ("n2", "is not among them")] {
+        let fewer = admin_of(&cluster, asked).bootstrap(wishes(all[..1].to_vec())).await.unwrap_err().to_string();
+        assert!(fewer.contains("node_endpoints") && fewer.contains(why), "{asked}: {fewer}");
+    }
     let other = v1::BootstrapRequest { shards: 128, ..wishes(all.clone()) };
     let other = operator.bootstrap(other).await.unwrap_err().to_string();
     assert!(other.contains("64 shards"), "{other}");
@@ -159,7 +161,7 @@ async fn a_node_of_another_cluster_is_refused_and_garbage_on_any_port_does_no_ha
     let both = [first.link_endpoints(), second.link_endpoints()].concat();
     let both = v1::BootstrapRequest { shards: 4, replication_factor: 1, node_endpoints: both };
     let refused = admin(&second).bootstrap(both).await.unwrap_err().to_string();
-    assert!(refused.contains("founded by other nodes") || refused.contains("are called"), "{refused}");
+    assert!(refused.contains("node_endpoints two nodes are called n1"), "{refused}");
     assert_eq!(status(&admin(&second)).await.cluster.unwrap().cluster_id, "", "nothing was changed");
     let nobody = v1::BootstrapRequest { node_endpoints: vec!["127.0.0.1:1".to_string()], ..alone(&second) };
     let refused = admin(&second).bootstrap(nobody).await.unwrap_err().to_string();

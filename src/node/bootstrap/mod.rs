@@ -91,7 +91,7 @@ pub enum BootstrapError {
     Taken(String),
     /// Another list of nodes was named before, and is not given up.
     #[error(
-        "the lists of nodes differ: this call names {named}; cluster {cluster} was begun with {held}. Name those to go on with it"
+        "node_endpoints: the lists of nodes differ: this call names {named}; cluster {cluster} was begun with {held}. Name those to go on with it"
     )]
     Differ {
         /// The nodes of this call.
