@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::format::{BLOCK_BYTES, RECORD_HEADER_BYTES, STATE_BYTES_MAX};
+use super::format::{BLOCK_BYTES, RECORD_HEADER_BYTES, SEGMENT_BYTES_MIN, STATE_BYTES_MAX};
 use super::{OpenError, PAYLOAD_BYTES_MAX};
 use crate::threads::Threads;
 
@@ -56,7 +56,9 @@ impl Config {
     /// Refuses bounds that the log can't work within.
     pub(super) fn check(&self) -> Result<(), OpenError> {
         let refuse = |field, value, accepted| Err(OpenError::Config { field, value, accepted });
-        if !(64 << 10..=1 << 30).contains(&self.segment_bytes) || !self.segment_bytes.is_multiple_of(BLOCK_BYTES) {
+        if !(SEGMENT_BYTES_MIN..=1 << 30).contains(&self.segment_bytes)
+            || !self.segment_bytes.is_multiple_of(BLOCK_BYTES)
+        {
             return refuse("segment_bytes", self.segment_bytes, "64 KiB to 1 GiB in whole blocks of 512 bytes");
         }
         let snapshot_max = self.replicas_max as u64 * STATE_BYTES_MAX as u64;

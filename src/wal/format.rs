@@ -11,6 +11,8 @@ use crate::versions::Spoken;
 
 /// What batches are aligned to: a sector, so that no write touches one that holds durable bytes.
 pub(super) const BLOCK_BYTES: u64 = 512;
+/// The fewest bytes of a segment's file.
+pub(super) const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// The segment header; the rest of its block is not used.
 pub(super) const SEGMENT_HEADER_BYTES: usize = 64;
 /// The header of a batch.

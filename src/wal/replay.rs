@@ -135,16 +135,19 @@ struct Replay {
 pub(super) fn replay(scan: &Scan) -> Result<Replayed, OpenError> {
     let mut replay = Replay::default();
     replay.check_beginning(scan);
-    'log: for segment in &scan.segments {
+    for segment in &scan.segments {
         let bytes = read_segment(&*segment.file, segment.id)?;
         replay.recovery.segments += 1;
         if !segment.header_whole {
             replay.found_rot(Place { segment: segment.id, offset: 0 }, None, "the segment's header is damaged");
         }
-        for batch in &segment.batches {
-            if !replay.batch(segment, batch, &bytes, scan.durable) {
-                break 'log;
-            }
+        let goes_on = segment.batches.iter().all(|batch| replay.batch(segment, batch, &bytes, scan.durable));
+        if segment.cut_short {
+            let at = Place { segment: segment.id, offset: bytes.len() as u64 };
+            replay.doubt_all(at, "the segment's file is shorter than it was made");
+        }
+        if !goes_on {
+            break;
         }
     }
     replay.check_end(scan);
@@ -187,6 +190,9 @@ impl Replay {
     /// What was durable must not lie behind the end.
     fn check_end(&mut self, scan: &Scan) {
         let end = self.end.unwrap_or_default();
+        if scan.end_cut_off {
+            self.doubt_all(end, "a segment behind the end of the log is shorter than it was made");
+        }
         if end < scan.durable && self.recovery.torn.is_none_or(|torn| torn < scan.durable) {
             self.doubt_all(end, "the log ends before what was durable");
         }

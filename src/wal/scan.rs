@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::format::{BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, SEGMENT_HEADER_BYTES, Seed, SegmentHeader, VERSION};
+use super::format::{
+    BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, Seed, SegmentHeader, VERSION,
+};
 use super::segments::{FileName, name_of, parse_name};
 use super::{OpenError, Place};
 use crate::fs::{File, Fs};
@@ -22,6 +24,8 @@ pub(super) struct Scanned {
     pub(super) seed: Seed,
     /// Whether the segment's own header is whole.
     pub(super) header_whole: bool,
+    /// Whether the file is shorter than it was made: what it ends in is no torn write.
+    pub(super) cut_short: bool,
     pub(super) batches: Vec<Found>,
 }
 
@@ -31,6 +35,8 @@ pub(super) struct Scan {
     pub(super) segments: Vec<Scanned>,
     /// Segments that the log doesn't need: freed ones, and ones that were made but never used.
     pub(super) unused: Vec<u64>,
+    /// Whether one of those that seem never to have been used, beyond the log's end, is shorter than it was made.
+    pub(super) end_cut_off: bool,
     /// Spare files.
     pub(super) spares: Vec<u64>,
     /// Everything before this was durable.
@@ -69,8 +75,11 @@ pub(super) fn scan(fs: &dyn Fs, log_id: u64) -> Result<Scan, OpenError> {
     let headers = || found.values().flat_map(|segment: &Scanned| &segment.batches).map(|batch| batch.header);
     let durable = headers().map(|header| header.durable).max().unwrap_or_default();
     let oldest = headers().map(|header| header.oldest).max().unwrap_or(0);
+    let shortened: Vec<u64> = found.values().filter(|segment| segment.cut_short).map(|segment| segment.id).collect();
     let (segments, unused) = in_use(found, oldest);
-    Ok(Scan { segments, unused, spares, durable, oldest, next_id: id_max + 1 })
+    let last_used = segments.last().map_or(0, |segment| segment.id);
+    let end_cut_off = shortened.iter().any(|id| *id > last_used);
+    Ok(Scan { segments, unused, end_cut_off, spares, durable, oldest, next_id: id_max + 1 })
 }
 
 /// Parts the segments whose batches count from the rest.
@@ -133,7 +142,14 @@ fn scan_segment(fs: &dyn Fs, log_id: u64, id: u64) -> Result<(Scanned, u64), Ope
     let is_other = header.is_some_and(|header| header.segment != id);
     let batches = if is_other { Vec::new() } else { find_batches(&bytes, seed) };
     let id_max = header.map_or(id, |header| header.segment.max(id));
-    Ok((Scanned { id, seed, header_whole: header.is_some(), batches, file }, id_max))
+    let cut_short = is_cut_short(bytes.len() as u64, &batches);
+    Ok((Scanned { id, seed, header_whole: header.is_some(), cut_short, batches, file }, id_max))
+}
+
+/// A segment has whole blocks, and room for all that will be written to it, durably before it has its name.
+fn is_cut_short(len: u64, batches: &[Found]) -> bool {
+    let end = |last: &Found| last.offset + BATCH_HEADER_BYTES as u64 + u64::from(last.header.body_bytes);
+    len < SEGMENT_BYTES_MIN || !len.is_multiple_of(BLOCK_BYTES) || batches.last().is_some_and(|last| end(last) > len)
 }
 
 /// All places that have a whole batch header. Where there is none, the next block is tried: headers only stand at blocks.

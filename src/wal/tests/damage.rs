@@ -124,33 +124,78 @@ impl Written {
     }
 }
 
-#[test]
-fn a_log_that_is_cut_anywhere_goes_back_to_its_last_whole_batch() {
-    let written = Written::short(false);
+/// Where the first segment's batches end.
+fn batch_ends(written: &Written) -> Vec<u64> {
     let found = scan(&written.disk(), 7).unwrap();
+    let end = |batch: &crate::wal::scan::Found| {
+        batch.offset + (BATCH_HEADER_BYTES as u64) + u64::from(batch.header.body_bytes)
+    };
+    found.segments[0].batches.iter().map(end).collect()
+}
+
+#[test]
+fn a_log_that_breaks_off_anywhere_goes_back_to_its_last_whole_batch() {
+    let written = Written::short(false);
     let (name, content) = &written.files[0];
-    let ends: Vec<u64> = found.segments[0]
-        .batches
-        .iter()
-        .map(|batch| batch.offset + (BATCH_HEADER_BYTES as u64) + u64::from(batch.header.body_bytes))
-        .collect();
+    let ends = batch_ends(&written);
     assert_eq!(ends.len(), 5, "a snapshot and four batches");
     for cut in SEGMENT_HEADER_BYTES as u64..ends[4] {
         let whole = ends.iter().filter(|end| **end <= cut).count();
-        for fill in [0, 512 * 80] {
-            let fs = written.disk();
-            let mut bytes = content[..cut as usize].to_vec();
-            bytes.resize(bytes.len() + fill, 0);
-            fs.put(name, &bytes);
-            let (wal, _engine, recovery) = open(&fs);
-            assert!(recovery.rot.is_empty(), "cut at {cut}: {recovery:?}");
-            let expected = whole.checked_sub(1).map(|state| written.states[state].1.clone()).unwrap_or_default();
-            let found = Model::of(&wal, IDS).visible();
-            // Without its last bytes of padding a batch is whole too.
-            let is_in_padding = ends.iter().any(|end| (1..8).contains(&(end - cut.min(*end))));
-            assert!(found == expected || is_in_padding && found == written.states[whole].1, "cut at {cut}");
+        let fs = written.disk();
+        let mut bytes = content[..cut as usize].to_vec();
+        bytes.resize(content.len(), 0);
+        fs.put(name, &bytes);
+        let (wal, _engine, recovery) = open(&fs);
+        assert!(recovery.rot.is_empty(), "cut at {cut}: {recovery:?}");
+        let expected = whole.checked_sub(1).map(|state| written.states[state].1.clone()).unwrap_or_default();
+        let found = Model::of(&wal, IDS).visible();
+        // Without its last bytes of padding a batch is whole too.
+        let is_in_padding = ends.iter().any(|end| (1..8).contains(&(end - cut.min(*end))));
+        assert!(found == expected || is_in_padding && found == written.states[whole].1, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_log_whose_file_was_made_shorter_trusts_nobody_that_it_may_have_lost_something_of() {
+    let written = Written::short(true);
+    let (name, content) = &written.files[0];
+    let end = *batch_ends(&written).last().unwrap();
+    let lengths =
+        (0..end + 600).step_by(3).chain((end..content.len() as u64).step_by(512)).chain([content.len() as u64 - 1]);
+    for len in lengths {
+        let fs = written.disk();
+        fs.put(name, &content[..len as usize]);
+        let recovery = written.check(&fs);
+        assert!(!recovery.rot.is_empty() && recovery.strangers_suspect, "{len} bytes: {recovery:?}");
+        assert!(recovery.replicas.is_empty(), "{len} bytes: {recovery:?}");
+        // The log goes on for whoever is given a fresh id, and doesn't forget whom it can't trust.
+        if len % 4001 == 0 {
+            let again = written.check_again(&fs, Some(&recovery));
+            assert!(recovery.distrusted.is_subset(&again.distrusted) && again.strangers_suspect, "{len} bytes");
         }
     }
+}
+
+#[test]
+fn a_segment_that_lost_its_end_costs_nobody_anything_who_is_proven_whole_by_a_later_one() {
+    let mut tried = 0;
+    for seed in 0..40 {
+        let written = Written::random(seed, true);
+        let found = scan(&written.disk(), 7).unwrap();
+        let [.., before, _] = &found.segments[..] else { continue };
+        let name = crate::wal::segments::name_of(before.id);
+        let fs = written.disk();
+        let whole = written.check(&fs);
+        let fs = written.disk();
+        let content = fs.content(&name).unwrap();
+        let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        fs.put(&name, &content[..used.next_multiple_of(512)]);
+        // Nothing but zeros is gone, or the file is so short that it can't be whole.
+        let recovery = written.check(&fs);
+        assert_eq!(recovery.replicas, whole.replicas, "seed {seed}: {recovery:?}");
+        tried += 1;
+    }
+    assert!(tried > 10, "{tried}");
 }
 
 #[test]
@@ -269,7 +314,8 @@ fn any_damage_to_any_log_leaves_nothing_wrong_that_is_trusted() {
                 let mut bytes = fs.content(name).unwrap_or(content.clone());
                 let used = bytes.iter().rposition(|b| *b != 0).unwrap_or(0) + 1;
                 let at = rng.random_range(0..used);
-                match rng.random_range(0..4) {
+                match rng.random_range(0..5) {
+                    4 => bytes.truncate(at),
                     0 => bytes[at] ^= 1 << rng.random_range(0..8),
                     1 => bytes[at / 512 * 512..].iter_mut().take(512).for_each(|b| *b = 0),
                     2 => bytes[at..].iter_mut().take(rng.random_range(1..5000)).for_each(|b| *b = rng.random()),
