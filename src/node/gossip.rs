@@ -4,7 +4,7 @@
 //! second, says how each of its replicas is. Both are hearsay for routing, planning and people: nothing's safety rests on
 //! them. A pulse is sent only while the thread of the node's groups answers, so that a node that hangs falls silent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
@@ -145,6 +145,9 @@ pub struct ReplicaReport {
     /// It leads, and no quorum has answered it for so long that it counts as a leader no more.
     #[cbor(n(14), default)]
     pub cut_off: bool,
+    /// Replicas of the group that lack what they had acknowledged to it: they are being replaced.
+    #[cbor(n(17), default)]
+    pub forsworn: Vec<ReplicaId>,
 }
 
 impl ReplicaReport {
@@ -169,6 +172,7 @@ impl ReplicaReport {
             why: None,
             adopted: None,
             cut_off,
+            forsworn: Vec::new(),
         }
     }
 }
@@ -393,6 +397,13 @@ impl Ear {
             replicas.map(move |replica| (node, at, replica.clone()))
         });
         of_group.collect()
+    }
+
+    /// Replicas that lack what they had acknowledged, by the word of whoever led them.
+    pub fn forsworn(&self) -> BTreeSet<ReplicaId> {
+        let heard = self.heard.read();
+        let reports = heard.values().filter_map(|heard| heard.report.as_ref()).flat_map(|(_, report)| &report.replicas);
+        reports.flat_map(|replica| &replica.forsworn).copied().collect()
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         keep_meta_replicas(&inner, &meta).await;
         let wanted = Wanted::of(&meta, inner.me.node, &inner.first_meta());
         losses.mark_unchanged();
-        inner.shards.mend().await;
+        inner.shards.mend(&inner.ear.forsworn()).await;
         inner.shards.open(&wanted, &meta).await;
         begin_meta(&inner).await;
         inner.shards.initialize(&meta).await;

@@ -26,7 +26,7 @@ use crate::telemetry::OutcomeLabels;
 use crate::time::MonotonicMs;
 
 use super::core::Inner;
-use super::gossip::{Leads, ReplicaRole};
+use super::gossip::{Leads, ReplicaReport, ReplicaRole};
 use super::handover;
 use super::meta::{Answer, Command, Intent, NodeRecord};
 use super::shards::Hosted;
@@ -221,9 +221,12 @@ fn observe(inner: &Inner, group: GroupId, leader: Leadership) -> Observed {
         ReplicaRole::Failed | ReplicaRole::Stopped => Sighting::Down,
         _ => Sighting::Open,
     };
-    let others = inner.ear.replicas_of(group).into_iter().map(|(_, _, report)| (report.replica, sighting(report.role)));
-    let own = inner.shards.reports_of(group).into_iter().map(|report| (report.replica, sighting(report.role)));
-    Observed { alive, replicas: others.chain(own).collect(), leader: Some(leader), removed }
+    let others = inner.ear.replicas_of(group).into_iter().map(|(_, _, report)| report);
+    let reports: Vec<ReplicaReport> = others.chain(inner.shards.reports_of(group)).collect();
+    let mut replicas: BTreeMap<_, _> = reports.iter().map(|report| (report.replica, sighting(report.role))).collect();
+    // Their own nodes don't know what they lack before they hear it from whoever led them.
+    replicas.extend(reports.iter().flat_map(|report| &report.forsworn).map(|replica| (*replica, Sighting::Retired)));
+    Observed { alive, replicas, leader: Some(leader), removed }
 }
 
 /// What the leader sees; `None` while its newest membership isn't known to be committed.

@@ -268,11 +268,16 @@ impl Shards {
         futures::stream::iter(opening).buffer_unordered(OPENING_MAX).collect::<Vec<()>>().await;
     }
 
-    /// Takes out whatever has stopped by itself or has lost something since it was opened.
-    pub async fn mend(&self) {
+    /// Takes out whatever has stopped by itself or has lost something since it was opened, by its own store or by the word of those
+    /// that led it (`forsworn`).
+    pub async fn mend(&self, forsworn: &BTreeSet<ReplicaId>) {
         let losses = self.parts.store.losses().borrow().clone();
         for hosted in self.all() {
-            let lost = losses.get(&hosted.replica).map(|why| Broken { cause: Cause::Lost, why: why.clone() });
+            let mut lost = losses.get(&hosted.replica).cloned();
+            if forsworn.contains(&hosted.replica) {
+                lost = Some("it lacks what it acknowledged to its leader".to_string());
+            }
+            let lost = lost.map(|why| Broken { cause: Cause::Lost, why });
             let Some(Broken { cause, why }) = lost.or_else(|| hosted.broken()) else { continue };
             if self.is_stopping() {
                 return;

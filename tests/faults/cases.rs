@@ -67,6 +67,7 @@ const CASES: &[(&str, Fault)] = &[
     ("flipped bytes: live store", Fault::Damage(Damage::Live)),
     ("flipped bytes: archive store", Fault::Damage(Damage::Archive)),
     ("truncated log", Fault::Damage(Damage::TruncatedLog)),
+    ("rewound log", Fault::Damage(Damage::RewoundLog)),
     ("log gone", Fault::Damage(Damage::NoLog)),
 ];
 
@@ -74,16 +75,10 @@ pub(crate) fn names() -> Vec<&'static str> {
     wanted().into_iter().map(|(name, _)| name).collect()
 }
 
-/// It may end a healthy leader: openraft panics where a follower's log is shorter than what it has acknowledged.
-const KNOWN: &str = "truncated log";
-
 /// All, or those whose names begin with what the environment says.
 fn wanted() -> Vec<(&'static str, Fault)> {
     let only = std::env::var("PLAYHEAD_FAULTS").unwrap_or_default();
-    // What is known to end a leader (docs/failure-modes.md, "Not mended yet") runs where it is asked for.
-    let usual = |name: &str| only.is_empty() && name != KNOWN;
-    let named = |name: &str| !only.is_empty() && only.split(',').any(|part| name.starts_with(part));
-    let begins = |name: &str| usual(name) || named(name);
+    let begins = |name: &str| only.is_empty() || only.split(',').any(|part| name.starts_with(part));
     CASES.iter().copied().filter(|(name, _)| begins(name)).collect()
 }
 
@@ -300,7 +295,7 @@ impl Case<'_> {
     /// Waits until all is well. Who has ended is started again, as whoever supervises a node does, and nothing else is done.
     async fn well(&mut self, notes: &mut Vec<String>) -> Result<()> {
         let from_ms = self.now();
-        let mut last = String::new();
+        let (mut last, mut logs) = (String::new(), Logs::default());
         while self.now() - from_ms < HEAL_MAX_MS {
             for (name, how) in self.cluster.local.fallen() {
                 notes.push(format!("{name} {how}").replace("had ended by itself before: ", "ended by itself, "));
@@ -310,7 +305,7 @@ impl Case<'_> {
                     tokio::time::sleep(LASTS).await;
                 }
             }
-            last = match self.is_well().await {
+            last = match self.is_well(&mut logs).await {
                 Ok(None) => return Ok(()),
                 Ok(Some(why)) => why,
                 Err(error) => error.to_string(),
@@ -321,7 +316,7 @@ impl Case<'_> {
     }
 
     /// What is still wrong.
-    async fn is_well(&self) -> Result<Option<String>> {
+    async fn is_well(&self, logs: &mut Logs) -> Result<Option<String>> {
         let admin = self.cluster.admin(Duration::from_secs(2))?;
         let status = admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?;
         if let Some(node) = status.nodes.iter().find(|node| node.liveness() != v1::NodeLiveness::Alive) {
@@ -340,7 +335,43 @@ impl Case<'_> {
         let agree = |shard: &v1::ShardStatus| {
             shard.digest_check() == v1::DigestCheck::Agree && shard.digest_compared == NODES as u32
         };
-        let bad = shards.values().find(|shard| !is_whole(shard) || !agree(shard));
-        Ok(bad.map(|shard| format!("{shard:?}")))
+        if let Some(shard) = shards.values().find(|shard| !is_whole(shard) || !agree(shard)) {
+            return Ok(Some(format!("{shard:?}")));
+        }
+        logs.behind(self.cluster, &shards).await
+    }
+}
+
+/// How far the groups' logs reached when all was looked at first: every replica has to get there. One whose log was put back says
+/// that all is well before anybody has found it out.
+#[derive(Default)]
+struct Logs {
+    shards: Option<BTreeMap<u32, u64>>,
+    meta: Option<u64>,
+}
+
+impl Logs {
+    /// Who is behind that.
+    async fn behind(&mut self, cluster: &Cluster, shards: &BTreeMap<u32, v1::ShardStatus>) -> Result<Option<String>> {
+        let reached = || shards.iter().map(|(shard, status)| (*shard, status.applied_index)).collect();
+        let wanted = self.shards.get_or_insert_with(reached);
+        let lags = |shard: &&v1::ShardStatus| {
+            let wanted = wanted.get(&shard.shard).copied().unwrap_or_default();
+            shard.replicas.iter().any(|replica| replica.applied_index < wanted)
+        };
+        if let Some(shard) = shards.values().find(lags) {
+            return Ok(Some(format!("a replica is behind: {shard:?}")));
+        }
+        let mut meta = Vec::new();
+        for node in cluster.local.names() {
+            let of = v1::GetRaftStateRequest { of: Some(v1::get_raft_state_request::Of::Meta(true)) };
+            let told = cluster.admin_of(&node, Duration::from_secs(2))?.get_raft_state(of).await?;
+            meta.push(told.state.and_then(|state| state.last_log_index).unwrap_or_default());
+        }
+        let wanted = *self.meta.get_or_insert(meta.iter().copied().max().unwrap_or_default());
+        Ok(meta
+            .iter()
+            .any(|last| *last < wanted)
+            .then(|| format!("the meta group's logs end at {meta:?}, not at {wanted}")))
     }
 }

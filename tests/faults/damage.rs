@@ -14,6 +14,7 @@ pub(crate) enum Damage {
     Peers,
     Segment,
     TruncatedLog,
+    RewoundLog,
     NoLog,
     Live,
     Archive,
@@ -52,6 +53,16 @@ pub(crate) fn inflict(data: &Path, damage: Damage) -> Result<Done> {
             OpenOptions::new().write(true).open(&path)?.set_len(kept as u64)?;
             Ok(Done { what: format!("{kept} bytes kept"), before: vec![(path, before)] })
         }
+        // As if the last writes had never come: nothing in the file says that there were more.
+        Damage::RewoundLog => {
+            let path = newest(&log, "seg")?;
+            let before = fs::read(&path)?;
+            let mut bytes = before.clone();
+            let kept = written(&before) / 2 / 512 * 512;
+            bytes[kept..].fill(0);
+            fs::write(&path, bytes)?;
+            Ok(Done { what: format!("{kept} bytes kept"), before: vec![(path, before)] })
+        }
         Damage::NoLog => {
             fs::remove_dir_all(&log)?;
             Ok(Done { what: "no log".into(), before: Vec::new() })
@@ -67,18 +78,28 @@ fn written(bytes: &[u8]) -> usize {
 /// The file with most in it.
 fn fullest(folder: &Path, extension: &str) -> Result<PathBuf> {
     let mut best = None;
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let is_spare = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("spare"));
-        if is_spare || path.extension().is_none_or(|e| e != extension) {
-            continue;
-        }
+    for path in used(folder, extension)? {
         let size = written(&fs::read(&path)?);
         if best.as_ref().is_none_or(|(most, _)| size > *most) {
             best = Some((size, path));
         }
     }
     best.map(|(_, path)| path).ok_or_else(|| format!("no {extension} in {}", folder.display()).into())
+}
+
+/// The file with the greatest number that has more in it than its header.
+fn newest(folder: &Path, extension: &str) -> Result<PathBuf> {
+    let mut found = used(folder, extension)?;
+    found.sort();
+    let filled = |path: &PathBuf| fs::read(path).is_ok_and(|bytes| written(&bytes) > 4096);
+    found.into_iter().rev().find(filled).ok_or_else(|| format!("no {extension} in {}", folder.display()).into())
+}
+
+fn used(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
+    let is_spare = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("spare"));
+    let paths = paths.collect::<std::io::Result<Vec<_>>>()?.into_iter();
+    Ok(paths.filter(|path| !is_spare(path) && path.extension().is_some_and(|e| e == extension)).collect())
 }
 
 /// Turns bytes over: the last one that is written, and one in so many before it.

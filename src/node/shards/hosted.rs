@@ -177,6 +177,7 @@ impl Hosted {
             why: None,
             adopted: self.shard().map(|shard| shard.peek(|state| state.version())),
             cut_off: self.has_lost_quorum(),
+            forsworn: status.forsworn.into_iter().collect(),
         }
     }
 }

@@ -110,7 +110,7 @@ impl Rig {
     async fn mended(&self) -> Failed {
         let mended = async {
             loop {
-                self.shards.mend().await;
+                self.shards.mend(&BTreeSet::new()).await;
                 if let Some(failed) = self.shards.failed().remove(&REPLICA) {
                     return failed;
                 }
@@ -144,13 +144,13 @@ async fn a_replica_whose_rows_are_found_rotten_while_it_runs_is_retired_for_ever
     let rig = Rig::new(LyingFs::new(1), MemDisk::new());
     rig.open_first().await;
     rig.disk.rot(REPLICA);
-    rig.shards.mend().await;
+    rig.shards.mend(&BTreeSet::new()).await;
     assert!(rig.shards.failed().is_empty(), "nobody has met it yet");
     // Whoever meets it: here nobody that belongs to the replica.
     let mut losses = rig.shards.parts.store.losses();
     assert!(rig.shards.parts.store.get(REPLICA, vec![vec![1]]).await.is_err());
     losses.changed().await.expect("it is told");
-    rig.shards.mend().await;
+    rig.shards.mend(&BTreeSet::new()).await;
     let failed = rig.shards.failed().remove(&REPLICA).expect("it is taken out at once");
     assert!(failed.retired, "{failed:?}");
     assert!(rig.shards.exactly(group(), REPLICA).is_none());
@@ -164,6 +164,22 @@ async fn a_replica_whose_rows_are_found_rotten_while_it_runs_is_retired_for_ever
     let rig = Rig::new(fs, MemDisk::new());
     rig.open().await;
     assert!(rig.shards.failed()[&REPLICA].retired);
+    rig.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_of_which_another_node_says_that_it_lacks_what_it_acknowledged_is_retired_for_ever() {
+    let rig = Rig::new(LyingFs::new(4), MemDisk::new());
+    rig.open_first().await;
+    rig.shards.mend(&BTreeSet::from([ReplicaId(REPLICA.0 + 1)])).await;
+    assert!(rig.shards.failed().is_empty(), "it was another");
+    rig.shards.mend(&BTreeSet::from([REPLICA])).await;
+    assert!(rig.shards.failed()[&REPLICA].retired);
+    let (fs, disk) = rig.end().await;
+    fs.crash();
+    let rig = Rig::new(fs, disk);
+    rig.open().await;
+    assert!(rig.shards.failed()[&REPLICA].retired, "its id is used up");
     rig.end().await;
 }
 

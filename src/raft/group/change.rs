@@ -133,12 +133,13 @@ impl<M: Machine> Group<M> {
     /// or this replica does not lead any more.
     pub async fn wait_caught_up(&self, replica: ReplicaId, lag_max: u64, timeout: Duration) -> Option<u64> {
         let mut metrics = self.inner.raft.metrics();
+        let peers = self.inner.peers.clone();
         within(timeout, async move {
             loop {
                 {
                     let now = metrics.borrow_watched();
                     now.replication.as_ref()?;
-                    if let Some(progress) = super::progress(&now).get(&replica)
+                    if let Some(progress) = super::progress(&now, &peers.acknowledged.forsworn()).get(&replica)
                         && progress.matched.is_some()
                         && progress.lag <= lag_max
                     {

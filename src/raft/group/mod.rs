@@ -9,7 +9,7 @@ mod stand;
 mod start;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -214,6 +214,7 @@ impl<M: Machine> Group<M> {
         let checkpointed = self.inner.core.checkpointed();
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
+        let forsworn = self.inner.peers.acknowledged.forsworn();
         GroupStatus {
             group: parts.group,
             replica: parts.replica,
@@ -235,7 +236,8 @@ impl<M: Machine> Group<M> {
                 &metrics.membership_config,
                 metrics.membership_config.log_id() == metrics.committed_membership_config.log_id(),
             ),
-            progress: progress(&metrics),
+            progress: progress(&metrics, &forsworn),
+            forsworn,
             quorum_acked_ms_ago: metrics
                 .last_quorum_acked
                 .map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)),
@@ -348,14 +350,15 @@ impl<M: Machine> Group<M> {
     }
 }
 
-fn progress(metrics: &RaftMetrics<Types>) -> BTreeMap<ReplicaId, Progress> {
+/// Of the forsworn nothing is known, whatever they once acknowledged.
+fn progress(metrics: &RaftMetrics<Types>, forsworn: &BTreeSet<ReplicaId>) -> BTreeMap<ReplicaId, Progress> {
     let Some(replication) = &metrics.replication else { return BTreeMap::new() };
     let last = metrics.last_log_index.map_or(0, |index| index + 1);
-    let of = |matched: &Option<LogId>| {
-        let matched = matched.map(|id| id.index);
-        Progress { matched, lag: last.saturating_sub(matched.map_or(0, |index| index + 1)) }
+    let of = |replica: ReplicaId, matched: &Option<LogId>| {
+        let matched = matched.filter(|_| !forsworn.contains(&replica)).map(|id| id.index);
+        (replica, Progress { matched, lag: last.saturating_sub(matched.map_or(0, |index| index + 1)) })
     };
-    replication.iter().map(|(id, matched)| (ReplicaId(*id), of(matched))).collect()
+    replication.iter().map(|(id, matched)| of(ReplicaId(*id), matched)).collect()
 }
 
 /// Tells when role, term, leader or members of a group change.

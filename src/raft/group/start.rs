@@ -145,6 +145,7 @@ async fn assemble<M: Machine>(
         config: Arc::clone(&config),
         known: Arc::clone(&parts.known),
         transfers: Arc::new(AtomicU64::new(parts.clock.wall().0)),
+        acknowledged: Arc::default(),
     };
     let promise = Arc::new(Promise::new(&config));
     let state = Replica::new(group, Arc::clone(&core), parts.wal.clone(), config.snapshot_lease_ms);

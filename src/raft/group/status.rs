@@ -1,6 +1,6 @@
 //! What a group tells about itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{GroupId, NodeId, ReplicaId, Revision};
 use crate::raft::outcome::{LeaderHint, Role};
@@ -105,6 +105,8 @@ pub struct GroupStatus {
     pub members: Members,
     /// By replica, on the leader: how far the others are.
     pub progress: BTreeMap<ReplicaId, Progress>,
+    /// Replicas that lack what they had acknowledged to this one: they have to be replaced.
+    pub forsworn: BTreeSet<ReplicaId>,
     /// Milliseconds since a quorum last answered, on the leader.
     pub quorum_acked_ms_ago: Option<u64>,
     /// Commands that wait to be proposed.

@@ -9,6 +9,7 @@
 //!
 //! How frames travel is the node's business: it implements [`Link`] and hands what comes in to [`Switchboard::serve`].
 
+mod acknowledged;
 mod hold;
 pub(crate) mod inbound;
 mod link;
@@ -20,6 +21,7 @@ mod switchboard;
 pub(crate) mod testing;
 mod wire;
 
+pub(crate) use acknowledged::Acknowledged;
 pub use link::{Lane, Link, LinkError};
 pub use memory::{Fate, MemoryNet};
 pub(crate) use peer::Peers;

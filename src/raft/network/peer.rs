@@ -20,7 +20,7 @@ use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 
 use super::hold::Held;
 use super::wire::{AppendRepr, RequestRepr, Response, encode_frame};
-use super::{Lane, Link, LinkError};
+use super::{Acknowledged, Lane, Link, LinkError};
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::raft::machine::SnapshotData;
 use crate::raft::types::{CommittedLeader, LogId, Member, Types, Vote};
@@ -41,6 +41,8 @@ pub(crate) struct Peers {
     pub(crate) known: Arc<KnownVersion>,
     /// Numbers the snapshots that this replica sends.
     pub(crate) transfers: Arc<AtomicU64>,
+    /// What they have acknowledged while this replica leads.
+    pub(crate) acknowledged: Arc<Acknowledged>,
 }
 
 impl Peers {
@@ -55,6 +57,7 @@ impl Peers {
             config: Arc::clone(&self.config),
             known: Arc::clone(&self.known),
             transfers: Arc::clone(&self.transfers),
+            acknowledged: Arc::clone(&self.acknowledged),
         }
     }
 
@@ -98,7 +101,10 @@ pub(crate) struct Peer {
     config: Arc<GroupConfig>,
     known: Arc<KnownVersion>,
     transfers: Arc<AtomicU64>,
+    acknowledged: Arc<Acknowledged>,
 }
+
+const FORSWORN: &str = "it lacks what it has acknowledged, and is to be replaced";
 
 fn network(error: &str) -> RpcError {
     RPCError::Network(NetworkError::from_string(error))
@@ -159,11 +165,21 @@ impl Peer {
         request: &AppendEntriesRequest<Types>,
         deadline: Duration,
     ) -> impl Future<Output = Result<AppendEntriesResponse<Types>, RpcError>> + Send + use<> {
-        let call =
-            self.call(self.lane, RPCTypes::AppendEntries, RequestRepr::append(request, self.lease_ms()), deadline);
+        let (to, acknowledged) = (self.to, Arc::clone(&self.acknowledged));
+        let last = request.entries.last().map(|entry| entry.log_id);
+        let asked = acknowledged.ask(to, request.vote, request.prev_log_id, last);
+        let asked = asked.map(|asked| {
+            let repr = RequestRepr::append(request, self.lease_ms());
+            (asked, self.call(self.lane, RPCTypes::AppendEntries, repr, deadline))
+        });
         async move {
+            let (asked, call) = asked.ok_or_else(|| unreachable(FORSWORN))?;
             match call.await? {
-                Response::Append(response) => Ok(AppendRepr::into(response)),
+                Response::Append(response) => {
+                    let response = AppendRepr::into(response);
+                    let believed = acknowledged.answered(to, asked, &response);
+                    believed.then_some(response).ok_or_else(|| unreachable(FORSWORN))
+                }
                 other => Err(unexpected(&other)),
             }
         }
@@ -346,10 +362,18 @@ impl RaftNetworkV2<Types> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        tokio::select! {
-            closed = cancel => Err(closed.into()),
-            sent = self.send_snapshot(vote, snapshot.snapshot) => Ok(sent?),
+        let covers = snapshot.meta.last_log_id;
+        if self.acknowledged.ask(self.to, vote, covers, None).is_none() {
+            return Err(unreachable(FORSWORN).into());
         }
+        let sent = tokio::select! {
+            closed = cancel => return Err(closed.into()),
+            sent = self.send_snapshot(vote, snapshot.snapshot) => sent?,
+        };
+        if sent.vote == vote {
+            self.acknowledged.reached(self.to, vote, covers);
+        }
+        Ok(sent)
     }
 
     async fn transfer_leader(
@@ -393,6 +417,7 @@ mod tests {
             config: Arc::new(GroupConfig::default()),
             known: Arc::new(KnownVersion::new(ClusterVersion::FIRST)),
             transfers: Arc::default(),
+            acknowledged: Arc::default(),
         };
         let peer = peers.peer(2, &Member::default(), Lane::Append);
         for (bytes, sent) in [(1000, 1), (super::super::FRAME_BYTES_MAX, 1), (1000, 2)] {

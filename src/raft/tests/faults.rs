@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{GROUP, LONG, POISON, Tally, TestCluster, config, eventually};
+use crate::fs::Fs;
 use crate::ids::{GroupId, ReplicaId};
 use crate::raft::codec::VoteRepr;
 use crate::raft::types::Vote;
-use crate::raft::{Cause, Fate, GroupConfig, Lane, Outcome, QueryError, ReadMode, StartError};
+use crate::raft::{Cause, Fate, GroupConfig, Lane, Outcome, QueryError, ReadMode, Role, StartError};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_cut_off_never_answers_a_strong_read_and_tells_unknown_outcomes_as_such() {
@@ -252,6 +253,45 @@ async fn a_replica_whose_disk_has_lost_something_is_retired_and_not_opened() {
     assert!(matches!(refused, Err(StartError::Retired { .. })), "{refused:?}");
     cluster.net.heal();
     cluster.commit(10).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_lacks_what_it_acknowledged_ends_no_leader_and_is_counted_no_more() {
+    let mut cluster = TestCluster::<Tally>::form(3, config()).await;
+    let first: Vec<u64> = (0..10).collect();
+    for n in &first {
+        cluster.commit(*n).await;
+    }
+    cluster.all_have(&first).await;
+    let leader = cluster.leader().await;
+    let [rewound, other]: [u64; 2] =
+        (1..=3).filter(|id| *id != leader).collect::<Vec<_>>().try_into().expect("two follow");
+    let (group, replica) = (cluster.nodes[&leader].group(), cluster.nodes[&rewound].replica);
+    let fs = cluster.nodes[&rewound].fs.clone();
+    let copy = |name: String| (name.clone(), fs.content(&name).expect("it is listed"));
+    let kept: Vec<(String, Vec<u8>)> = fs.list().expect("a folder").into_iter().map(copy).collect();
+    for n in 10..20 {
+        cluster.commit(n).await;
+    }
+    cluster.all_have(&(0..20).collect::<Vec<_>>()).await;
+    cluster.node(rewound).crash().await;
+    // The same replica, with the log that it had a while ago: every record of it is whole.
+    for name in fs.list().expect("a folder") {
+        fs.remove(&name).expect("removed");
+    }
+    kept.iter().for_each(|(name, bytes)| fs.put(name, bytes));
+    cluster.net.heal();
+    cluster.node(rewound).start().await;
+    eventually("the leader sees it", || group.status().forsworn.contains(&replica).then_some(())).await;
+    assert_eq!(group.status().stopped, None);
+    cluster.commit(20).await;
+    assert_eq!(group.leadership().0, Role::Leader, "its leader goes on");
+
+    // With the other one gone too there is no quorum: a copy that can't be relied on is none.
+    cluster.node(other).crash().await;
+    let outcome = group.propose(vec![21], Duration::from_millis(600)).await.remove(0);
+    assert!(!matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
     cluster.end().await;
 }
 
