@@ -72,6 +72,12 @@ pub const TABLE: &[Version] = &[
         what: "replicas know how old their state is at most; reads of one's own writes and of bounded age are answered by any of them; leaders say how long their lease is",
         formats: Formats { commands: 3, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
     },
+    Version {
+        version: ClusterVersion(4),
+        since: "2026-11",
+        what: "progress and starts are accepted while a shard has no leader, and handed off to it; policies may fail closed",
+        formats: Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
+    },
 ];
 
 /// What a version has switched on.
@@ -85,6 +91,9 @@ pub enum Feature {
     ReadModes,
     /// Leaders tell their followers, with every append, how long a lease they ask for.
     ToldLeases,
+    /// Nodes take hints while a shard has no leader, and shards take them over: the command for it, degraded views, what a shard
+    /// remembers of ended views, policies that fail closed.
+    Hints,
 }
 
 impl Feature {
@@ -93,6 +102,7 @@ impl Feature {
         match self {
             Self::ShardVersions | Self::FolderVersions => ClusterVersion(2),
             Self::ReadModes | Self::ToldLeases => ClusterVersion(3),
+            Self::Hints => ClusterVersion(4),
         }
     }
 }
@@ -212,13 +222,14 @@ mod tests {
         assert_eq!(formats(1), Formats { commands: 2, state_header: 1, store_header: 3, log: 1, identity: 1, wire: 2 });
         assert_eq!(formats(2), Formats { commands: 3, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
         assert_eq!(formats(3), Formats { commands: 3, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
+        assert_eq!(formats(4), Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
         assert_eq!(formats(99), TABLE[TABLE.len() - 1].formats);
         assert_eq!(formats(0), TABLE[0].formats);
     }
 
     #[test]
     fn a_feature_is_on_from_its_version_on() {
-        for feature in [Feature::ShardVersions, Feature::FolderVersions, Feature::ReadModes] {
+        for feature in [Feature::ShardVersions, Feature::FolderVersions, Feature::ReadModes, Feature::Hints] {
             let ClusterVersion(since) = feature.since();
             assert!(!ClusterVersion(since - 1).has(feature), "{feature:?}");
             assert!(ClusterVersion(since).has(feature) && ClusterVersion(since + 1).has(feature), "{feature:?}");

@@ -61,7 +61,7 @@ async fn race(cluster: &mut Cluster, number: u64, kill_after: Option<usize>) -> 
         nodes.iter().map(|node| cluster.client_of(node, Duration::from_secs(5))).collect::<Result<_>>()?;
     let policy = v1::UpdateStreamPolicyRequest {
         account_id: account.clone(),
-        policy: Some(v1::StreamPolicy { max_streams: STREAMS as u32 }),
+        policy: Some(v1::StreamPolicy { max_streams: STREAMS as u32, ..Default::default() }),
         ..Default::default()
     };
     cluster.client(Duration::from_secs(20))?.update_stream_policy(policy).await?;
@@ -87,13 +87,14 @@ async fn race(cluster: &mut Cluster, number: u64, kill_after: Option<usize>) -> 
         undecided = STARTS - *answered.borrow();
     }
     let mut started = BTreeSet::new();
-    let (mut refused, mut retries) = (Vec::new(), 0);
+    let (mut refused, mut retries, mut let_in) = (Vec::new(), 0, 0);
     for start in starts {
         let ended = start.await??;
         retries += ended.retries;
-        match ended.limit {
-            None => drop(started.insert(ended.view)),
-            Some(limit) => refused.push(limit),
+        match ended.came {
+            Came::Started => drop(started.insert(ended.view)),
+            Came::LetIn => let_in += 1,
+            Came::Refused(limit) => refused.push(limit),
         }
     }
     if let Some(victim) = &victim {
@@ -104,17 +105,25 @@ async fn race(cluster: &mut Cluster, number: u64, kill_after: Option<usize>) -> 
     let (ok, no) = (started.len(), refused.len());
     println!("{number:>4}  {killed:<6} {after:>8} {undecided:>9} {ok:>3} {no:>8} {retries:>7}");
 
-    assert_eq!(started.len(), STREAMS, "race {number}: committed starts {started:?}");
-    assert_eq!(refused.len(), STARTS - STREAMS);
+    // One that was let in without a leader may stand in the way of others, and is the first to end.
+    assert!(started.len() <= STREAMS, "race {number}: committed starts {started:?}");
+    if let_in == 0 {
+        assert_eq!((started.len(), refused.len()), (STREAMS, STARTS - STREAMS), "race {number}: {started:?}");
+    }
     for limit in &refused {
-        let named: BTreeSet<String> = limit.active_views.iter().map(|view| view.view_id.clone()).collect();
-        assert_eq!(named, started, "race {number}: a refusal names the views in the way");
+        let views = limit.active_views.iter().filter(|view| !view.degraded);
+        let named: BTreeSet<String> = views.map(|view| view.view_id.clone()).collect();
+        assert!(
+            named == started || (let_in > 0 && named.is_subset(&started)),
+            "race {number}: {named:?} are in the way"
+        );
     }
     for node in cluster.local.names() {
         let client = cluster.client_of(&node, Duration::from_secs(10))?;
         let request = v1::ListActiveViewsRequest { account_id: account.clone(), ..Default::default() };
         let answer = client.list_active_views(request).await?;
-        let active: BTreeSet<String> = answer.views.into_iter().map(|view| view.view_id).collect();
+        let active = answer.views.into_iter().filter(|view| !view.degraded);
+        let active: BTreeSet<String> = active.map(|view| view.view_id).collect();
         assert_eq!(active, started, "race {number}: what is being watched, through {node}");
     }
     Ok(undecided)
@@ -123,7 +132,14 @@ async fn race(cluster: &mut Cluster, number: u64, kill_after: Option<usize>) -> 
 struct Ended {
     view: String,
     retries: u32,
-    limit: Option<v1::StreamLimitReached>,
+    came: Came,
+}
+
+enum Came {
+    Started,
+    /// As a degraded view, which doesn't count.
+    LetIn,
+    Refused(v1::StreamLimitReached),
 }
 
 /// Starts a view through one node, and with the same request id through the others as long as the outcome is not known.
@@ -141,10 +157,13 @@ async fn start(first: Client, others: Client, account: String, number: usize) ->
     let mut client = first;
     for retries in 0..100 {
         match client.start_view(request.clone()).await {
-            Ok(_) => return Ok(Ended { view, retries, limit: None }),
+            Ok(answer) => {
+                let degraded = answer.started.and_then(|started| started.view).is_some_and(|view| view.degraded);
+                return Ok(Ended { view, retries, came: if degraded { Came::LetIn } else { Came::Started } });
+            }
             Err(Error::Rejected(rejection)) if rejection.reason == v1::ErrorReason::StreamLimit => {
                 let limit = rejection.stream_limit.ok_or("a refusal without the views in the way")?;
-                return Ok(Ended { view, retries, limit: Some(limit) });
+                return Ok(Ended { view, retries, came: Came::Refused(limit) });
             }
             Err(e @ Error::Rejected(_)) => return Err(e.into()),
             // The same request again, through any node.

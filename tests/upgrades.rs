@@ -56,9 +56,12 @@ fn data(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file)
 }
 
-/// What is in the folder that was written under this version.
+/// What was read when the folder was written, and the figures that a later build knows, as they are where nobody has set them.
 fn expected(version: u32) -> Result<Value> {
-    Ok(serde_json::from_slice(&std::fs::read(data(&format!("v{version}.json")))?)?)
+    let mut expected: Value = serde_json::from_slice(&std::fs::read(data(&format!("v{version}.json")))?)?;
+    let figures = expected["content"]["settings"]["figures"].as_object_mut().ok_or("no figures")?;
+    figures.entry("policy.fail_closed").or_insert(json!(0));
+    Ok(expected)
 }
 
 async fn opened(version: u32, flags: &[&str]) -> Result<Cluster> {

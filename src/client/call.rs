@@ -11,7 +11,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::endpoints::Endpoints;
+use super::endpoints::{Endpoints, Node};
 use super::error::{Error, Verdict, decided_by_the_state};
 use super::sent::Sent;
 use crate::proto::REQUEST_AGE;
@@ -117,10 +117,13 @@ impl Core {
             let repeats = call.kind == Kind::Write && progress.maybe_done;
             let age_ms = repeats.then(|| call.age_ms.saturating_add(now.since(began)));
             let limit_ms = left_ms.min(self.attempt_ms);
-            let verdict = match self.attempt(limit_ms, age_ms, &node.channel, &request, &send).await {
+            let verdict = match self.attempt(limit_ms, age_ms, &node, &request, &send).await {
                 Ok(answer) => {
                     node.is_well();
-                    return Ok((answer, progress.maybe_done));
+                    if let (Some(account), false) = (call.account, call.kind == Kind::Read) {
+                        self.endpoints.wrote(account, answer.metadata(), &node);
+                    }
+                    return Ok((answer.into_inner(), progress.maybe_done));
                 }
                 Err(verdict) => verdict,
             };
@@ -140,10 +143,10 @@ impl Core {
         &self,
         limit_ms: u64,
         age_ms: Option<u64>,
-        channel: &Channel,
+        node: &Node,
         request: &Q,
         send: &F,
-    ) -> Result<A, Verdict>
+    ) -> Result<Response<A>, Verdict>
     where
         Q: Clone,
         F: Fn(Channel, Request<Q>) -> R,
@@ -155,13 +158,13 @@ impl Core {
         if let Some(age_ms) = age_ms {
             request.metadata_mut().insert(REQUEST_AGE, MetadataValue::from(age_ms));
         }
-        match tokio::time::timeout(limit, send(channel.clone(), request)).await {
+        match tokio::time::timeout(limit, send(node.channel.clone(), request)).await {
             Ok(Ok(answer)) => {
-                self.endpoints.learn(answer.metadata());
-                Ok(answer.into_inner())
+                self.endpoints.learn(answer.metadata(), node, self.clock.monotonic());
+                Ok(answer)
             }
             Ok(Err(status)) => {
-                self.endpoints.learn(status.metadata());
+                self.endpoints.learn(status.metadata(), node, self.clock.monotonic());
                 Err(Verdict::of(&status))
             }
             Err(_) => Err(Verdict::timed_out(limit_ms)),

@@ -15,6 +15,9 @@
 //! - **Three ends, never two.** A call that fails was [`Rejected`](Error::Rejected) (the cluster has decided, nothing changed),
 //!   [`Unavailable`](Error::Unavailable) (nobody decided, nothing changed), or [`Unknown`](Error::Unknown): a write that was on
 //!   its way when the time ran out, and may have happened, or may still.
+//! - **Committed or accepted.** An answer to a write says what it is worth (`WriteStanding`): of a shard without a leader reports, stops and
+//!   starts are *accepted*, kept on one node and handed off later ([`Reported::is_accepted`], [`is_accepted`]). That is an answer, not an
+//!   error: sending again adds nothing.
 //! - **Streams with a window.** A [`ProgressStream`] has a bounded number of messages unanswered, finds another node when its
 //!   own goes away, and sends again what was not answered.
 //!
@@ -124,4 +127,9 @@ impl Client {
     pub fn progress_stream(&self, options: StreamOptions) -> ProgressStream {
         ProgressStream::open(self.core.clone(), options, self.deadline_ms)
     }
+}
+
+/// Whether a write is only accepted: on the disk of the node that answered, until its shard has a leader again.
+pub fn is_accepted(info: Option<&crate::proto::v1::WriteInfo>) -> bool {
+    info.is_some_and(|info| info.standing() == crate::proto::v1::WriteStanding::Accepted)
 }

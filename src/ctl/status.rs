@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::context::{Context, Screen};
 use super::exit::Failure;
-use super::output::{bare_table, judged, number, text};
+use super::output::{bare_table, judged, number, span, text};
 use super::text::plain;
 use super::{node, watch};
 use crate::proto::v1;
@@ -24,6 +24,9 @@ pub(super) struct Options {
     #[command(flatten)]
     repeat: watch::Repeat,
 }
+
+/// So many nodes with hints are named.
+const NODES_NAMED: usize = 5;
 
 /// The cluster in a few numbers.
 #[derive(Clone, Debug, Serialize)]
@@ -114,6 +117,13 @@ impl Status {
         lines.add_row([Cell::new("meta leader"), judged(leader, !self.meta_leader.is_empty())]);
         lines.add_row([Cell::new("active views"), Cell::new(number(self.active_views))]);
         lines.add_row([Cell::new("commands acknowledged"), Cell::new(number(self.commands_acknowledged))]);
+        let waiting: Vec<&node::Node> = self.nodes.iter().filter(|node| node.hints_waiting > 0).collect();
+        if let Some(oldest_ms) = waiting.iter().map(|node| node.hints_oldest_ms).max() {
+            let of = waiting.iter().map(|node| format!("{} on {}", number(node.hints_waiting), node.node));
+            let of: Vec<String> = of.take(NODES_NAMED).collect();
+            let what = format!("{}; the oldest for {}", of.join(", "), span(oldest_ms));
+            lines.add_row([Cell::new("views with hints"), Cell::new(what)]);
+        }
         text(&mut lines)
     }
 }

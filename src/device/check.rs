@@ -164,6 +164,12 @@ impl Household {
                 self.mismatch(format!("{}: the answer is for {:?}", what(), point.title_id));
             } else if !place.admits(last_ms) {
                 self.mismatch(format!("{} was left at {last_ms:?} ms, not at {place:?}", what()));
+            } else if place.accepted_ms.is_some() && self.around.stats.is_handed_off() {
+                self.around.stats.accepted_compared();
+                if place.accepted_ms != last_ms {
+                    self.around.stats.accepted_lost();
+                    self.mismatch(format!("{} was left at {last_ms:?} ms, and {place:?} was accepted", what()));
+                }
             } else if !place.admits_resume(*title, resume_ms) {
                 self.mismatch(format!("{} resumes at {resume_ms:?} ms, not at {place:?}", what()));
             }

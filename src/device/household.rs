@@ -17,7 +17,7 @@ use super::habits::{Ending, Taste, Title, ending, joined_by, play_ms, resumes, s
 use super::ledger::{Ledger, Profile, Running, Unsure};
 use super::stats::Stats;
 use super::still::Turn;
-use crate::client::{Client, Error};
+use crate::client::{Client, Error, is_accepted};
 use crate::proto::v1;
 use crate::time::{Clock, MonotonicMs};
 
@@ -192,6 +192,9 @@ impl Household {
         let sent = self.around.clock.monotonic();
         let outcome = self.insist(|| client.start_view(request.clone())).await;
         match outcome {
+            Outcome::Done(answer) if is_accepted(answer.write_info.as_ref()) => {
+                self.let_in(view_id, device, title, answer.started.unwrap_or_default(), sent);
+            }
             Outcome::Done(answer) => {
                 self.wrote(answer.write_info.as_ref());
                 self.started(view_id, device, title, answer.started.unwrap_or_default(), sent);
@@ -221,6 +224,8 @@ impl Household {
             acknowledged: 0,
             position_ms: None,
             uncertain: false,
+            accepted: false,
+            degraded: false,
         }
     }
 
@@ -244,6 +249,25 @@ impl Household {
         self.play_on(view_id, device, title, resume_ms.unwrap_or(0), sent);
     }
 
+    /// A view was let in while its shard has no leader: what the shard makes of it shows later.
+    fn let_in(&mut self, view_id: String, device: usize, title: Title, started: v1::StartedView, sent: MonotonicMs) {
+        self.around.stats.accepted();
+        let now = self.around.clock.monotonic();
+        let former = self.ledger.running.values().filter(|running| running.device == device).cloned();
+        for running in former.collect::<Vec<_>>() {
+            // It is replaced when the start is handed off.
+            self.ledger.is_unsure(Running { accepted: true, ..running }, true, now);
+        }
+        let position = started.view.and_then(|view| view.position_ms).and_then(|ms| u64::try_from(ms).ok());
+        let position_ms = position.unwrap_or(0);
+        let running = self.running(view_id.clone(), device, title, sent);
+        let running = Running { accepted: true, degraded: true, uncertain: true, ..running };
+        self.ledger.running.insert(view_id.clone(), running);
+        self.ledger.place(device, title).perhaps(position_ms);
+        self.ledger.ended.remove(&(device, title));
+        self.play(view_id, device, position_ms);
+    }
+
     /// Takes up a view that has just been acknowledged.
     fn play_on(&mut self, view_id: String, device: usize, title: Title, position_ms: u64, sent: MonotonicMs) {
         let running = self.running(view_id.clone(), device, title, sent);
@@ -251,6 +275,10 @@ impl Household {
         // A view that runs counts as left where it is.
         self.ledger.place(device, title).acknowledge(position_ms);
         self.ledger.ended.remove(&(device, title));
+        self.play(view_id, device, position_ms);
+    }
+
+    fn play(&mut self, view_id: String, device: usize, position_ms: u64) {
         if self.playing[device].is_none() {
             self.around.stats.now_playing(true);
         }
@@ -345,6 +373,23 @@ impl Household {
         let says_something = position_ms > 0 || seeked;
         let Some(kept) = self.ledger.running.get_mut(&running.view_id) else { return false };
         match outcome {
+            Outcome::Done(result) if result.is_accepted() => {
+                (kept.sequence, kept.uncertain, kept.accepted) = (sequence, true, true);
+                if says_something {
+                    self.ledger.place(running.profile, running.title).accept(position_ms);
+                }
+                self.around.stats.accepted();
+                true
+            }
+            // The shard may not have heard of it yet, or has ended it.
+            Outcome::Refused(_) if running.degraded => {
+                self.lost(&running.view_id);
+                false
+            }
+            Outcome::Done(result) if running.degraded && result.directive() == v1::Directive::Stop => {
+                self.lost(&running.view_id);
+                false
+            }
             Outcome::Done(result) if result.directive() == v1::Directive::Continue => {
                 (kept.heard, kept.sequence, kept.uncertain) = (sent, sequence, false);
                 kept.acknowledged += 1;
@@ -411,6 +456,18 @@ impl Household {
         let client = self.around.client.clone();
         let sent = self.around.clock.monotonic();
         match self.insist(|| client.stop_view(request.clone())).await {
+            Outcome::Done(answer) if is_accepted(answer.write_info.as_ref()) => {
+                self.around.stats.accepted();
+                let place = self.ledger.place(running.profile, running.title);
+                if position_ms > 0 {
+                    place.accept(position_ms)
+                } else {
+                    place.perhaps(position_ms)
+                }
+                let now = self.around.clock.monotonic();
+                self.ledger.is_unsure(Running { accepted: true, ..running }, true, now);
+            }
+            Outcome::Refused(_) if running.degraded => self.lost(&running.view_id),
             Outcome::Done(answer) => {
                 self.wrote(answer.write_info.as_ref());
                 self.ledger.place(running.profile, running.title).acknowledge(position_ms);

@@ -26,17 +26,27 @@ pub(super) struct Place {
     pub(super) acked_ms: Option<u64>,
     /// Positions of later writes whose outcome is not known.
     pub(super) maybe_ms: Vec<u64>,
+    /// The position of the last write, where that was only accepted: once all is handed off it must be there.
+    pub(super) accepted_ms: Option<u64>,
 }
 
 impl Place {
     /// A write of this position was acknowledged: what came before it no longer shows.
     pub(super) fn acknowledge(&mut self, ms: u64) {
         self.acked_ms = Some(ms);
+        self.accepted_ms = None;
         self.maybe_ms.clear();
+    }
+
+    /// A write of this position was accepted: it will show, unless something newer does.
+    pub(super) fn accept(&mut self, ms: u64) {
+        self.perhaps(ms);
+        self.accepted_ms = Some(ms);
     }
 
     /// A write of this position may have happened.
     pub(super) fn perhaps(&mut self, ms: u64) {
+        self.accepted_ms = None;
         if self.maybe_ms.last() != Some(&ms) {
             self.maybe_ms.push(ms);
         }
@@ -85,6 +95,10 @@ pub(super) struct Running {
     pub(super) position_ms: Option<u64>,
     /// The start, a report or the stop of it has an unknown outcome since the last acknowledged one.
     pub(super) uncertain: bool,
+    /// A report, the stop or the start of it was only accepted: then it may have more than one play.
+    pub(super) accepted: bool,
+    /// It was let in while its shard had no leader: the shard may not know it yet, and may end it.
+    pub(super) degraded: bool,
 }
 
 impl Running {
@@ -104,7 +118,8 @@ impl Running {
     /// How much of it the cluster has to count as watched: each acknowledged report says a stretch of its own, so that one
     /// that is lost is missing for ever, whatever comes after it.
     pub(super) fn watched_ms(&self) -> RangeInclusive<u64> {
-        (self.acknowledged * PLAYED_MS).min(BELIEVED_MS)..=self.sequence * PLAYED_MS
+        let least = if self.accepted { 0 } else { (self.acknowledged * PLAYED_MS).min(BELIEVED_MS) };
+        least..=self.sequence * PLAYED_MS
     }
 
     /// How it stands in the history once it has ended; `stopped_ms`: its stop was acknowledged, with this position.
@@ -115,10 +130,11 @@ impl Running {
         // Of a stop at 0 the cluster keeps what it knew before.
         let position_ms = match stopped_ms {
             Some(ms) => (ms > 0).then_some(ms),
-            None => self.position_ms.filter(|_| !self.uncertain),
+            None => self.position_ms.filter(|_| !self.uncertain && !self.accepted),
         };
         let (profile, title, device) = (self.profile, self.title, self.device);
-        Play { profile, title, device, position_ms, watched_ms: watched.watched_ms() }
+        let position_ms = position_ms.filter(|_| !self.accepted);
+        Play { profile, title, device, position_ms, watched_ms: watched.watched_ms(), accepted: self.accepted }
     }
 }
 
@@ -131,6 +147,8 @@ pub(super) struct Play {
     /// None: not known.
     pub(super) position_ms: Option<u64>,
     pub(super) watched_ms: RangeInclusive<u64>,
+    /// As [`Running::accepted`].
+    pub(super) accepted: bool,
 }
 
 /// A view whose start or stop has an outcome that nobody has learned.
@@ -205,7 +223,10 @@ impl Ledger {
             let others = self.running.values().filter(|r| r.device == device && !active.contains_key(&r.view_id));
             let replaced: Vec<String> = others.map(|r| r.view_id.clone()).collect();
             replaced.iter().for_each(|view_id| self.ended(view_id, None));
-            if let Some((sequence, position_ms)) = active.get(&unsure.running.view_id) {
+            let handed_off_later = unsure.running.accepted && active.contains_key(&unsure.running.view_id);
+            if handed_off_later {
+                self.unsure.insert(number, unsure);
+            } else if let Some((sequence, position_ms)) = active.get(&unsure.running.view_id) {
                 let mut running = unsure.running;
                 (running.sequence, running.position_ms, running.uncertain) = (*sequence, *position_ms, false);
                 self.running.insert(running.view_id.clone(), running);
@@ -220,6 +241,13 @@ impl Ledger {
                 self.unsure.insert(number, unsure);
             }
         }
+    }
+
+    /// Whether something of a view was only accepted.
+    pub(super) fn was_accepted(&self, number: u64) -> bool {
+        self.plays.get(&number).is_some_and(|play| play.accepted)
+            || self.unsure.get(&number).is_some_and(|unsure| unsure.running.accepted)
+            || self.running.values().any(|running| running.number == number && running.accepted)
     }
 
     /// Something that this profile has begun and could go on with.
@@ -261,6 +289,8 @@ mod tests {
             acknowledged: 0,
             position_ms: None,
             uncertain: false,
+            accepted: false,
+            degraded: false,
         }
     }
 
@@ -301,7 +331,7 @@ mod tests {
     fn resume_points_follow_the_rules_and_only_the_end_of_a_title_is_left_open() {
         let (film, episode) = (Title(0), Title(1));
         assert!(!film.is_episode() && episode.is_episode());
-        let place = |ms| Place { acked_ms: Some(ms), maybe_ms: vec![] };
+        let place = |ms| Place { acked_ms: Some(ms), ..Place::default() };
         let middle = episode.duration_ms() / 2;
         assert!(place(middle).admits_resume(episode, Some(middle)) && !place(middle).admits_resume(episode, None));
         assert!(place(119_000).admits_resume(episode, None) && !place(119_000).admits_resume(episode, Some(119_000)));

@@ -1,7 +1,7 @@
 //! What a fleet counts while it plays, readable at any time.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -24,6 +24,11 @@ pub struct Stats {
     resolved: AtomicU64,
     unresolved: AtomicU64,
     unavailable: AtomicU64,
+    accepted: AtomicU64,
+    accepted_compared: AtomicU64,
+    accepted_lost: AtomicU64,
+    /// All that was accepted has been handed off.
+    handed_off: AtomicBool,
     checks: AtomicU64,
     reads: AtomicU64,
     facts: AtomicU64,
@@ -92,6 +97,12 @@ pub struct Snapshot {
     pub unresolved: u64,
     /// Calls that nobody decided in time.
     pub unavailable: u64,
+    /// Reports, stops and starts that were only accepted, while their shard had no leader.
+    pub accepted: u64,
+    /// How often the latest of them was looked for after it had been handed off.
+    pub accepted_compared: u64,
+    /// Of these, how often it was not there.
+    pub accepted_lost: u64,
     /// Checks of a household.
     pub checks: u64,
     /// Strong reads that they made.
@@ -122,6 +133,10 @@ impl Stats {
             resolved: AtomicU64::new(0),
             unresolved: AtomicU64::new(0),
             unavailable: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            accepted_compared: AtomicU64::new(0),
+            accepted_lost: AtomicU64::new(0),
+            handed_off: AtomicBool::new(false),
             checks: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             facts: AtomicU64::new(0),
@@ -133,6 +148,27 @@ impl Stats {
             timing: Timing::new(),
             still: Still::default(),
         }
+    }
+
+    /// Says that everything that was accepted has been handed off: from now on the latest of it has to be there.
+    pub fn all_is_handed_off(&self) {
+        self.handed_off.store(true, Relaxed);
+    }
+
+    pub(super) fn is_handed_off(&self) -> bool {
+        self.handed_off.load(Relaxed)
+    }
+
+    pub(super) fn accepted(&self) {
+        self.accepted.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn accepted_compared(&self) {
+        self.accepted_compared.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn accepted_lost(&self) {
+        self.accepted_lost.fetch_add(1, Relaxed);
     }
 
     /// The counters now.
@@ -148,6 +184,9 @@ impl Stats {
             resolved: self.resolved.load(Relaxed),
             unresolved: self.unresolved.load(Relaxed),
             unavailable: self.unavailable.load(Relaxed),
+            accepted: self.accepted.load(Relaxed),
+            accepted_compared: self.accepted_compared.load(Relaxed),
+            accepted_lost: self.accepted_lost.load(Relaxed),
             checks: self.checks.load(Relaxed),
             reads: self.reads.load(Relaxed),
             facts: self.facts.load(Relaxed),

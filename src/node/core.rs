@@ -25,6 +25,7 @@ use super::bound::Bound;
 use super::config::Config;
 use super::folder::{Charter, DataFolder, FolderError, RecordError};
 use super::gossip::{Ear, Report};
+use super::hints::{self, Hints};
 use super::leaders::Leaders;
 use super::link::{Book, Dialling, Endpoints, Link, LinkConfig, Me, Runtimes};
 use super::meta::MetaState;
@@ -106,6 +107,7 @@ pub(super) struct Inner {
     pub(super) vital: super::failover::Vital,
     pub(super) wal: crate::wal::Wal,
     pub(super) store: crate::store::StoreHandle,
+    pub(super) hints: Hints,
     pub(super) store_threads: Mutex<Option<StoreThreads>>,
     /// How much room the disk has.
     pub(super) room: Arc<Room>,
@@ -246,6 +248,10 @@ impl Node {
             retired: storage.retired,
             lost: storage.lost,
         }));
+        let parts = (clock.clone(), room.clone(), metrics.clone());
+        let begun = hints::begin(folder.fs().clone(), &config, &threads, parts).await;
+        let (hints, hints_writer, accepting) =
+            begun.map_err(|source| StartError::Io { what: "the folder of hints", source })?;
         let leaders = Arc::new(Leaders::default());
         let ear = Arc::new(Ear::new(config.pulse_ms, config.failover_suspect_ms.max(4 * config.failover_pulse_ms)));
         let meta = MetaView { now: Arc::default(), changes: watch::Sender::new(()) };
@@ -259,6 +265,7 @@ impl Node {
             meta: meta.now.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
+            accepting,
         });
         let inner = Arc::new(Inner {
             started: clock.wall(),
@@ -281,6 +288,7 @@ impl Node {
             vital: Default::default(),
             wal: storage.wal,
             store: storage.store,
+            hints,
             store_threads: Mutex::new(Some(storage.threads)),
             room,
             look: Notify::new(),
@@ -298,6 +306,9 @@ impl Node {
         });
         let node = Self { inner };
         node.begin(bound.link, bound.metrics)?;
+        let inner = &node.inner;
+        inner.spawn(hints_writer.run(inner.threads.clone()));
+        inner.spawn(super::hints::handoff::run(inner.hints.clone(), inner.router.clone()));
         Ok(Started { node, client: bound.client, admin: bound.admin })
     }
 
@@ -393,7 +404,8 @@ impl Node {
     pub fn report(&self) -> Report {
         let (sizes, router) = (self.inner.last_report.load(), &self.inner.router);
         let (acknowledged, reports) = (router.acknowledged(), router.reports_acknowledged());
-        Report { replicas: self.inner.shards.reports(), acknowledged, reports, ..(**sizes).clone() }
+        let hints = self.inner.hints.status();
+        Report { replicas: self.inner.shards.reports(), acknowledged, reports, hints, ..(**sizes).clone() }
     }
 
     /// Whether the node can serve: it belongs to a cluster that has begun, and is not stopping.

@@ -14,6 +14,7 @@ use crate::ids::{Epoch, Generation, GroupId, NodeId, ReplicaId};
 use crate::time::{Clock, MonotonicMs, WallMs};
 use crate::versions::{ClusterVersion, Spoken};
 
+use super::hints::HintsStatus;
 use super::leaders::Leaders;
 use super::link::{Book, Endpoints, Peer};
 
@@ -210,6 +211,9 @@ pub struct Report {
     /// Of the commands that it has acknowledged, how many were progress reports.
     #[cbor(n(9), default)]
     pub reports: u64,
+    /// What it has accepted and not yet handed off.
+    #[cbor(n(10), default)]
+    pub hints: HintsStatus,
 }
 
 /// What was heard of a node.

@@ -39,6 +39,7 @@ mod failover;
 pub mod folder;
 pub mod gossip;
 mod handover;
+pub mod hints;
 mod host;
 pub mod leaders;
 pub mod link;

@@ -97,6 +97,7 @@ async fn own_report(inner: &Inner) -> Report {
         p50_us,
         p99_us,
         reports: inner.router.reports_acknowledged(),
+        hints: inner.hints.status(),
     }
 }
 

@@ -30,6 +30,6 @@ pub const REQUEST_AGE: &str = "playhead-request-age-ms";
 pub mod metadata {
     /// The endpoint of the shard's leader, `http://host:port`: only when the answer had to come from another node.
     pub const LEADER: &str = "playhead-leader";
-    /// The account's shard and the number of shards, `17/64`: beside [`LEADER`].
+    /// The account's shard and the number of shards, `17/64`: beside [`LEADER`]. Alone: the node has found no leader, and accepted the write.
     pub const SHARD: &str = "playhead-shard";
 }

@@ -13,6 +13,7 @@ use crate::raft::{ReadMode, Reading, Role};
 use crate::ring::ShardCount;
 use crate::telemetry::trace::TraceId;
 use crate::time::WallMs;
+use crate::versions::ClusterVersion;
 use crate::view::{Answer, Envelope, Query, Reply};
 
 /// The cluster that the node belongs to.
@@ -22,6 +23,8 @@ pub struct Cluster {
     pub tag: u32,
     /// How many shards it has.
     pub shards: ShardCount,
+    /// Its version, which says what it takes.
+    pub version: ClusterVersion,
 }
 
 /// Where the next call of the same account is better sent to. Only when another node had to be asked.
@@ -40,8 +43,10 @@ pub struct Write {
     pub answer: Answer,
     /// The shard.
     pub shard: ShardId,
-    /// The shard's state with the command in it.
+    /// The shard's state with the command in it; of one that is only accepted it says nothing.
     pub revision: Revision,
+    /// It is only accepted: kept on this node until the shard has a leader. The answer is this node's.
+    pub accepted: bool,
     /// Set when another node leads, for a command that was proposed alone.
     pub hint: Option<Hint>,
 }

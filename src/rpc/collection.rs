@@ -54,7 +54,8 @@ impl CollectionService for Collection {
         let envelope = convert::report(Path::from("report"), report)?;
         let done = self.front.write_envelope(within, envelope).await?;
         let Answer::Progressed(progressed) = &done.answer else { return Err(mismatch("ReportProgress")) };
-        let result = Some(convert::progress_result(progressed));
+        let standing = done.info.standing;
+        let result = Some(v1::ProgressResult { standing, ..convert::progress_result(progressed) });
         Ok(done.respond(v1::ReportProgressResponse { result, write_info: Some(done.info.clone()) }))
     }
 

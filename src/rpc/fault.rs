@@ -14,6 +14,7 @@ use crate::ids::AccountId;
 use crate::proto::v1::ErrorReason;
 use crate::proto::{ERROR_DOMAIN, metadata, v1};
 use crate::ring::ShardCount;
+use crate::versions::ClusterVersion;
 use crate::view::{EndedView, Rejection};
 
 /// The most bytes of one list in an error's details: they travel as base64 in trailers, which many clients bound to 8 KiB.
@@ -101,6 +102,12 @@ impl Fault {
     /// The cluster's state does not allow it.
     pub fn cluster_state(why: impl Into<String>) -> Self {
         Self::new(Code::FailedPrecondition, ErrorReason::ClusterState, why)
+    }
+
+    /// It belongs to a version that the cluster doesn't have yet.
+    pub(super) fn too_early(needed: ClusterVersion, version: ClusterVersion) -> Self {
+        let how = "finish the upgrade first (clusterctl upgrade)";
+        Self::cluster_state(format!("this needs cluster version {needed}, and the cluster has {version}: {how}"))
     }
 
     /// Somebody else has changed the thing in the meantime.
@@ -246,6 +253,13 @@ pub(super) fn tell(map: &mut MetadataMap, hint: &Hint, shards: Option<ShardCount
     let Some(shards) = shards else { return };
     if let (Ok(leader), Ok(shard)) = (hint.leader.parse(), format!("{}/{shards}", hint.shard).parse()) {
         map.insert(metadata::LEADER, leader);
+        map.insert(metadata::SHARD, shard);
+    }
+}
+
+/// Says of which shard this node knows no leader: another node may.
+pub(super) fn tell_no_leader(map: &mut MetadataMap, shard: u32, shards: ShardCount) {
+    if let Ok(shard) = format!("{shard}/{shards}").parse() {
         map.insert(metadata::SHARD, shard);
     }
 }

@@ -41,6 +41,8 @@ impl Done {
         let mut response = Response::new(message);
         if let Some(hint) = &self.hint {
             fault::tell(response.metadata_mut(), hint, Some(self.cluster.shards));
+        } else if self.info.standing() == v1::WriteStanding::Accepted {
+            fault::tell_no_leader(response.metadata_mut(), self.info.shard, self.cluster.shards);
         }
         response
     }
@@ -110,14 +112,19 @@ impl Front {
                 return Err(Fault::internal("no account's command").into());
             }
         };
+        let needed = envelope.command.needs();
+        if needed > cluster.version {
+            return Err(Fault::too_early(needed, cluster.version).into());
+        }
         let outcomes = self.backend.propose(vec![envelope], within).await;
         let outcome = outcomes.into_iter().next().unwrap_or(Err(Failure::Unknown));
-        let Write { answer, shard, revision, hint } =
+        let Write { answer, shard, revision, accepted, hint } =
             outcome.map_err(|failure| Fault::from(failure).of(Some(cluster.shards)))?;
         if let Answer::Rejected(rejection) = &answer {
             return Err(Fault::rejected(&account, rejection).into());
         }
-        let info = v1::WriteInfo { revision: revision_text(cluster, shard, revision), shard: shard.0 };
+        let revision = if accepted { String::new() } else { revision_text(cluster, shard, revision) };
+        let info = v1::WriteInfo { revision, shard: shard.0, standing: standing(accepted).into() };
         Ok(Done { answer, info, hint, cluster })
     }
 
@@ -154,6 +161,11 @@ fn read_info(cluster: Cluster, asked: WallMs, served: &Served) -> v1::ReadInfo {
     }
 }
 
+/// What an answer is worth.
+pub(super) fn standing(accepted: bool) -> v1::WriteStanding {
+    if accepted { v1::WriteStanding::Accepted } else { v1::WriteStanding::Committed }
+}
+
 /// How long ago the request was sent for the first time: [`REQUEST_AGE`].
 fn request_age(metadata: &MetadataMap) -> Result<Option<u64>, Fault> {
     let Some(value) = metadata.get(REQUEST_AGE) else { return Ok(None) };
@@ -178,5 +190,6 @@ fn command_name(command: &AccountCommand) -> &'static str {
         AccountCommand::EndView(_) => "EndView",
         AccountCommand::ImportHistory(_) => "ImportHistory",
         AccountCommand::UpdateStreamPolicy(_) => "UpdateStreamPolicy",
+        AccountCommand::HandOff(_) => "HandOff",
     }
 }

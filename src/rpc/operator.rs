@@ -27,7 +27,7 @@ use crate::proto::v1;
 use crate::ring::{Ring, ShardCount, Token};
 use crate::telemetry::trace::TraceId;
 use crate::time::WallMs;
-use crate::view::Settings;
+use crate::view::{self, Settings};
 
 /// How long a change may take.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -297,6 +297,11 @@ impl Operator {
             disk_full: about.is_some_and(|r| r.disk_full),
             command_p50_us: about.map_or(0, |r| r.p50_us),
             command_p99_us: about.map_or(0, |r| r.p99_us),
+            hints_waiting: about.map_or(0, |r| r.hints.waiting),
+            hints_oldest_ms: about.map_or(0, |r| i64::try_from(r.hints.oldest_ms).unwrap_or(i64::MAX)),
+            hints_damaged: about.map_or(0, |r| r.hints.damaged),
+            hints_dropped: about.map_or(0, |r| r.hints.dropped),
+            hints_broken: about.is_some_and(|r| r.hints.broken),
             without_leads: match node == self.me() {
                 true => self.parts.leads.held(),
                 false => self.parts.ear.leads(node) != Leads::Takes,
@@ -527,6 +532,11 @@ impl Operations for Operator {
     }
 
     async fn update_settings(&self, settings: Settings) -> Result<(), Fault> {
+        let (needed, version) =
+            (view::Command::UpdateSettings(settings.clone()).needs(), self.parts.router.meta().cluster_version);
+        if needed > version {
+            return Err(Fault::too_early(needed, version));
+        }
         let command = meta::Command::SetSettings { settings };
         match self.parts.router.propose_meta(&command, &self.call()).await.map_err(Failure::from)? {
             meta::Answer::Done { .. } | meta::Answer::Unchanged { .. } => Ok(()),

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::backend::{Backend, Cluster, Failure, Hint, Read, Served, Within, Write};
-use crate::ids::{NodeId, ShardId};
+use crate::ids::{NodeId, Revision, ShardId};
 use crate::node::router::{Call, Committed, Proposed, RouteError, Router, Server};
 use crate::raft::Reading;
 use crate::view::{Envelope, Query};
@@ -58,7 +58,10 @@ impl Routed {
 /// One of many writes: nobody is told whom to ask the next time, as there is no one node for all.
 fn without_hint(shard: ShardId, proposed: Proposed) -> Result<Write, Failure> {
     match proposed {
-        Proposed::Committed(Committed { answer, revision, .. }) => Ok(Write { answer, shard, revision, hint: None }),
+        Proposed::Committed(Committed { answer, revision, .. }) => {
+            Ok(Write { answer, shard, revision, accepted: false, hint: None })
+        }
+        Proposed::Accepted(answer) => Ok(Write { answer, shard, revision: Revision(0), accepted: true, hint: None }),
         Proposed::Rejected(error) => Err(error.into()),
         Proposed::Unknown => Err(Failure::Unknown),
     }
@@ -89,7 +92,8 @@ impl Backend for Routed {
         let meta = self.router.meta();
         let hash = xxh3_64(meta.cluster.as_ref()?.as_str().as_bytes());
         // Half of a hash is enough to tell a few clusters apart.
-        Some(Cluster { tag: u32::try_from(hash >> 32).unwrap_or_default(), shards: meta.shard_count? })
+        let tag = u32::try_from(hash >> 32).unwrap_or_default();
+        Some(Cluster { tag, shards: meta.shard_count?, version: meta.cluster_version })
     }
 
     fn ready(&self) -> watch::Receiver<bool> {

@@ -18,7 +18,7 @@ use super::backend::{Cluster, Failure, Within, Write};
 use super::convert;
 use super::fault::Fault;
 use super::fields::Path;
-use super::front::{Front, mismatch};
+use super::front::{Front, mismatch, standing};
 use super::wish::revision_text;
 use crate::ids::{AccountId, Revision, ShardId};
 use crate::proto::{BATCH_ITEMS_MAX, v1};
@@ -185,8 +185,10 @@ fn result(revisions: &mut Revisions, account: &AccountId, outcome: Result<Write,
     };
     match &write.answer {
         Answer::Progressed(progressed) => {
-            let revision_index = revisions.note(write.shard, write.revision);
-            v1::ProgressResult { revision_index, ..convert::progress_result(progressed) }
+            // What is only accepted is in no state.
+            let revision_index = if write.accepted { 0 } else { revisions.note(write.shard, write.revision) };
+            let standing = standing(write.accepted).into();
+            v1::ProgressResult { revision_index, standing, ..convert::progress_result(progressed) }
         }
         Answer::Rejected(rejection) => failed(Fault::rejected(account, rejection)),
         _ => {

@@ -134,8 +134,9 @@ pub(super) fn told(mode: ReadMode) -> v1::ReadMode {
 mod tests {
     use super::*;
     use crate::ring::ShardCount;
+    use crate::versions::ClusterVersion;
 
-    const HERE: Cluster = Cluster { tag: 0xABCD, shards: ShardCount::DEFAULT };
+    const HERE: Cluster = Cluster { tag: 0xABCD, shards: ShardCount::DEFAULT, version: ClusterVersion::FIRST };
 
     fn account() -> AccountId {
         AccountId::new("alice").unwrap()

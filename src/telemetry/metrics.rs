@@ -103,6 +103,13 @@ pub struct Metrics {
     pub call_seconds: Histogram,
     pub calls_in_flight: Gauge,
     pub proposals: Counters<OutcomeLabels>,
+    /// Hints, by what became of them.
+    pub hints: Counters<OutcomeLabels>,
+    /// Views with hints that wait to be handed off.
+    pub hints_waiting: Gauge,
+    /// Their bytes.
+    pub hints_bytes: Gauge,
+    pub hints_oldest_seconds: Gauge,
     pub queries: Counters<OutcomeLabels>,
     pub forwards: Counters<OutcomeLabels>,
     pub forwarded_items: Counter,
@@ -158,12 +165,22 @@ impl Metrics {
             ),
             call_seconds: b.histogram("call_seconds", "Time from a call's arrival to its answer."),
             calls_in_flight: b.gauge("calls_in_flight", "Calls being worked on."),
+            hints: b.add(
+                Family::default(),
+                "counter",
+                "hints",
+                outcome,
+                "Reports, stops and starts while their shard had no leader: kept (accepted), refused (no room), unknown (the write failed); and views handed off: handed_off, overtaken (something newer was there), over_limit (handed off, and ended), refused_by_shard, expired (dropped after 24 h).",
+            ),
+            hints_waiting: b.gauge("hints_waiting", "Views with hints here that wait to be handed off to their shard."),
+            hints_bytes: b.gauge("hints_bytes", "Bytes of these hints."),
+            hints_oldest_seconds: b.gauge("hints_oldest_seconds", "How long ago the oldest of these hints came; looked at every 10 s."),
             proposals: b.add(
                 Family::default(),
                 "counter",
                 "proposals",
                 outcome,
-                "Commands that the router brought to an end: committed, rejected, unknown, no_leader.",
+                "Commands that the router brought to an end: committed, accepted, rejected, unknown, no_leader.",
             ),
             queries: b.add(
                 Family::default(),

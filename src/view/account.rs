@@ -2,8 +2,9 @@
 
 use minicbor::{Decode, Encode};
 
-use super::{Answer, EndedView, FirstSent, ProfileSummary, Settings, StreamPolicy};
-use crate::ids::{ProfileId, RequestId, ViewId};
+use super::record::LiveView;
+use super::{Answer, EndedView, FirstSent, Media, ProfileSummary, Settings, StreamPolicy, ViewKind};
+use crate::ids::{DeviceId, ProfileId, RequestId, ViewId};
 use crate::time::{LogicalMs, Stamp, WallMs};
 
 /// The most request ids that an account remembers.
@@ -34,6 +35,48 @@ pub(super) struct AccountRow {
     /// What was applied until then may have been forgotten.
     #[n(5)]
     forgotten_until: Option<Stamp>,
+    /// Of ended views, from cluster version 4 on.
+    #[cbor(n(6), skip_if = "Vec::is_empty")]
+    traces: Vec<Trace>,
+}
+
+/// What of an ended view is needed to take in what it said before it ended, and what comes late.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct Trace {
+    #[n(0)]
+    pub(super) view: ViewId,
+    #[n(1)]
+    pub(super) profile: ProfileId,
+    #[n(2)]
+    pub(super) device: DeviceId,
+    #[n(3)]
+    pub(super) media: Media,
+    #[n(4)]
+    pub(super) kind: ViewKind,
+    /// When its last play began ...
+    #[n(5)]
+    pub(super) start: WallMs,
+    /// ... and ended.
+    #[n(6)]
+    pub(super) end: WallMs,
+    #[n(7)]
+    pub(super) position_ms: Option<u64>,
+}
+
+impl Trace {
+    pub(super) fn of(view: &LiveView) -> Self {
+        let progress = &view.progress;
+        Self {
+            view: view.view.clone(),
+            profile: view.profile.clone(),
+            device: view.device.clone(),
+            media: view.media.clone(),
+            kind: progress.kind,
+            start: progress.started.wall,
+            end: progress.started.wall.plus(progress.elapsed_ms()),
+            position_ms: progress.position_ms.map(u64::from),
+        }
+    }
 }
 
 /// A request that was applied.
@@ -131,11 +174,34 @@ impl AccountRow {
             self.ended.remove(0);
         }
         self.ended.push(ended);
+        self.forget_traces();
+    }
+
+    /// What more is remembered of a view that ended.
+    pub(super) fn trace(&mut self, view: &ViewId) -> Option<&mut Trace> {
+        self.traces.iter_mut().find(|t| t.view == *view)
+    }
+
+    /// Remembers it, for as long as why the view ended.
+    pub(super) fn keep_trace(&mut self, trace: Trace) {
+        self.traces.retain(|t| t.view != trace.view);
+        self.traces.push(trace);
+        self.forget_traces();
+    }
+
+    fn forget_traces(&mut self) {
+        self.traces.retain(|t| self.ended.iter().any(|e| e.view == t.view));
+    }
+
+    /// The end of a view, to be changed by what comes late.
+    pub(super) fn ended_mut(&mut self, view: &ViewId) -> Option<&mut EndedView> {
+        self.ended.iter_mut().rev().find(|e| e.view == *view)
     }
 
     /// Forgets that a view ended: it is active again.
     pub(super) fn view_started(&mut self, view: &ViewId) {
         self.ended.retain(|e| e.view != *view);
+        self.forget_traces();
     }
 
     /// A profile, made where there is room for a new one.

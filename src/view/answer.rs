@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
-use super::{ActiveView, StreamPolicy};
+use super::{ActiveView, Handed, StreamPolicy};
 use crate::ids::{DeviceId, Revision, ViewId};
 use crate::time::{LogicalMs, WallMs};
 use crate::versions::ClusterVersion;
@@ -51,6 +51,9 @@ pub enum Answer {
     /// To the adoption of a version: the shard works by this one now, which may be a newer one.
     #[n(9)]
     Adopted(#[n(0)] ClusterVersion),
+    /// To what was handed off: one for each view, in their order.
+    #[n(10)]
+    HandedOff(#[n(0)] Vec<Handed>),
 }
 
 /// To a tick.
@@ -185,6 +188,9 @@ pub enum EndReason {
     /// It gave its stream away in a long pause, and none was free when it went on.
     #[n(6)]
     StreamTaken,
+    /// It was let in while the shard had no leader, and with it the account watched more than it may.
+    #[n(7)]
+    OverLimit,
 }
 
 impl EndReason {

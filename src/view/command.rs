@@ -4,15 +4,17 @@
 //! that meets a command which it doesn't know must stop ([`DecodeError::Unknown`]), not skip it.
 
 use minicbor::{Decode, Encode};
+use xxhash_rust::xxh3::xxh3_64;
 
-use super::Settings;
+use super::{HandOff, Settings};
 use crate::ids::{AccountId, DeviceId, ProfileId, RequestId, TitleId, ViewId};
 use crate::time::{LogicalMs, WallMs};
 use crate::versions::{ClusterVersion, Feature, Spoken};
 
 /// The newest version of commands that this build reads. Each command is written as the version that brought it.
 ///
-/// 2 (2026-11): the oldest that is read. 3 (2026-11): [`Command::Adopt`].
+/// 2 (2026-11): the oldest that is read. 3 (2026-11): [`Command::Adopt`]. 4 (2026-11): [`AccountCommand::HandOff`], and
+/// [`StreamPolicy::fail_closed`].
 pub const COMMAND_VERSION: u16 = Spoken::BUILD.newest.formats().commands;
 /// The oldest that it reads: what earlier ones gave came about by other rules.
 pub const COMMAND_VERSION_MIN: u16 = 2;
@@ -215,8 +217,13 @@ impl Command {
     /// The cluster version that brought it: the one place where commands are gated.
     pub const fn needs(&self) -> ClusterVersion {
         match self {
-            Self::Tick | Self::UpdateSettings(_) | Self::Account(..) => ClusterVersion::FIRST,
             Self::Adopt(_) => Feature::ShardVersions.since(),
+            Self::Account(_, AccountCommand::HandOff(_))
+            | Self::Account(_, AccountCommand::UpdateStreamPolicy(StreamPolicy { fail_closed: true, .. }))
+            | Self::UpdateSettings(Settings { policy: StreamPolicy { fail_closed: true, .. }, .. }) => {
+                Feature::Hints.since()
+            }
+            Self::Tick | Self::UpdateSettings(_) | Self::Account(..) => ClusterVersion::FIRST,
         }
     }
 }
@@ -242,6 +249,16 @@ pub enum AccountCommand {
     /// The account's stream limit changes.
     #[n(5)]
     UpdateStreamPolicy(#[n(0)] StreamPolicy),
+    /// What a node took in while the shard had no leader.
+    #[n(6)]
+    HandOff(#[n(0)] HandOff),
+}
+
+impl AccountCommand {
+    /// Tells the commands of one request id apart.
+    pub fn fingerprint(&self) -> u64 {
+        xxh3_64(&minicbor::to_vec(self).expect("writing to a Vec cannot fail"))
+    }
 }
 
 /// What kind of thing a title is.
@@ -494,9 +511,22 @@ pub struct StreamPolicy {
     /// The most views at the same time that take a stream: 1 to [`Self::STREAMS_MAX`].
     #[n(0)]
     pub max_streams: u16,
+    /// While the shard has no leader views are refused, instead of being let in as degraded ones.
+    #[cbor(n(1), skip_if = "is_off")]
+    pub fail_closed: bool,
+}
+
+/// Whether a mark is not written: what was written before there was such a mark has none.
+pub(super) fn is_off(mark: &bool) -> bool {
+    !mark
 }
 
 impl StreamPolicy {
     /// The most that [`Self::max_streams`] may be.
     pub const STREAMS_MAX: u16 = 64;
+
+    /// So many streams, and views are let in while the shard has no leader.
+    pub const fn streams(max_streams: u16) -> Self {
+        Self { max_streams, fail_closed: false }
+    }
 }

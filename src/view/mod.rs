@@ -51,12 +51,20 @@
 //! - *An imported play* counts by itself alone: watched if its own time is half of a known runtime. What it adds to the
 //!   half of a later view is nothing. Otherwise the order of imports would show.
 //! - *The alternate* of two devices is kept for views, not for imports.
+//! - *What was parked on a node while the shard had no leader* is taken over by its age, under the rules of an upload: a sequence that
+//!   isn't newer moves nothing; of a view that has ended it makes a further play, and the later event wins the resume point. Time without a
+//!   leader counts for what was played meanwhile, and for nothing else. It takes no stream back.
+//! - *A view that a node let in* ([`ActiveView::degraded`]) becomes active as if it had been let in then; other views of its device end
+//!   for it as always, unless they began after it. If the account then watches more than it may, the newest such view is ended first, until it
+//!   doesn't: never another one. From then on it holds its stream like any view.
 //! - *A rejected request* changed nothing, so it is the first to be forgotten: 98 refusals push no start out of the window.
 //!
 //! # Caveats
 //!
 //! - After [`State::apply`] a title's or account's row may be written again and again: what bounds dirty rows is the next
 //!   freeze ([`State::dirty_bytes`]), what bounds clean ones is [`State::evict`]; the caller has to do both.
+//! - What was played while there was no leader is told by moments before the shard's own beginning where the shard is younger than that, and
+//!   then counts only in part: a shard's time doesn't go below 0.
 //! - History times are the calendar's. A leader with a wrong calendar writes wrong times into the history, and a play that
 //!   an import dates later than a view's wins over it; between views only the shard's time decides.
 //! - An account's views of one token are never split over chunks: 128 views with the longest ids make one image of 160 KiB.
@@ -71,6 +79,7 @@ mod entry;
 mod event;
 mod key;
 mod live;
+mod parked;
 mod query;
 mod ranges;
 mod read;
@@ -95,6 +104,7 @@ pub use command::{
 pub use entry::{ENTRY_PLAYS_MAX, HistoryEntry, Play};
 pub use event::{Event, Fact, ViewEnd};
 pub use key::{RowClass, RowKey};
+pub use parked::{HANDOFF_VIEWS_MAX, HandOff, Handed, PARKED_MS_MAX, Parked, ParkedStart, ParkedStop, ParkedTold};
 pub use query::{
     AccountSummary, ActiveView, Alternate, ContinueItem, HistoryFilter, PAGE_ITEMS_MAX, Page, ProfileSummary, Query,
     RESUME_POINTS_MAX, Reply, ResumePoint, TitleState, ViewStatus,

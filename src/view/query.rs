@@ -184,6 +184,9 @@ pub struct ActiveView {
     /// Whether it counts against the stream limit now.
     #[n(11)]
     pub holds_stream: bool,
+    /// It was let in while the shard had no leader.
+    #[cbor(n(12), skip_if = "super::command::is_off")]
+    pub degraded: bool,
 }
 
 /// Where a title was left.

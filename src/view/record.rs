@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0 u16 length of all       12 u8  number of played ranges    42 u64 started, logical
-//!  2 u8  kind                13 u8  0                          50 u64 reported, logical
+//!  2 u8  kind                13 u8  1: degraded               50 u64 reported, logical
 //!  3 u8  title type          14 u64 token of the account       58 u64 paused since, logical; MAX: it plays
 //!  4 u8  player's state      22 u64 sequence                   66 u32 position; MAX: unknown
 //!  5 u8  bytes of account    30 u48 started, wall              70 u32 runtime; MAX: unknown
@@ -41,12 +41,19 @@ pub(super) struct Progress {
     pub(super) paused_since: Option<LogicalMs>,
     pub(super) position_ms: Option<u32>,
     pub(super) played: ViewRanges,
+    /// It was let in while the shard had no leader.
+    pub(super) degraded: bool,
 }
 
 impl Progress {
     /// Whether anything was reported, under this id: reports are numbered from 1 on.
     pub(super) fn has_reported(&self) -> bool {
         self.sequence > 0
+    }
+
+    /// From its start to its last report, in ms.
+    pub(super) fn elapsed_ms(&self) -> u64 {
+        self.reported.logical.since(self.started.logical)
     }
 
     /// When the view expires unless it reports.
@@ -93,6 +100,7 @@ impl LiveView {
             reported_at: progress.reported.wall,
             watched_ms: progress.played.total_ms(),
             holds_stream: progress.holds_stream(settings, now),
+            degraded: progress.degraded,
         }
     }
 
@@ -154,8 +162,8 @@ pub(super) fn check_record(record: &[u8]) -> Result<LiveView, String> {
     if record.len() != NAMES + names_len + 8 * ranges {
         return Err("a record's length is not the sum of its parts".to_string());
     }
-    if record[2] > 3 || record[3] > 2 || record[4] > 2 {
-        return Err("a record has an unknown kind, title type or state".to_string());
+    if record[2] > 3 || record[3] > 2 || record[4] > 2 || record[13] > 1 {
+        return Err("a record has an unknown kind, title type, state or mark".to_string());
     }
     let view = read_view(record)?;
     if get_u64(record, 14) != token(&view.account) {
@@ -233,6 +241,7 @@ pub(super) fn read_progress(record: &[u8]) -> Option<Progress> {
         paused_since: Some(LogicalMs(get_u64(record, 58))).filter(|at| at.0 != u64::MAX),
         position_ms: some_ms(get_u32(record, 66)),
         played: Ranges::from_iter(stretches)?,
+        degraded: record[13] == 1,
     })
 }
 
@@ -249,6 +258,7 @@ pub(super) fn write_progress(record: &mut [u8], progress: &Progress) {
         PlayState::Paused => 1,
         PlayState::Buffering => 2,
     };
+    record[13] = u8::from(progress.degraded);
     put_u64(record, 22, progress.sequence);
     put_u48(record, 30, progress.started.wall.0);
     put_u48(record, 36, progress.reported.wall.0);

@@ -1,6 +1,7 @@
 //! How a play counts: sampled, resumable, watched. The figures and their sources stand in `docs/` and [`Settings`].
 
-use super::record::LiveView;
+use super::account::Trace;
+use super::record::{LiveView, ViewRanges};
 use super::title::{Last, TitleRow};
 use super::{Alternate, ImportPlay, Outcome, Play, Settings, TitleType};
 use crate::ids::DeviceId;
@@ -61,7 +62,7 @@ pub(super) fn conclude(settings: &Settings, row: &mut TitleRow, view: &LiveView,
     let progress = &view.progress;
     let mut play = Play {
         start: progress.started.wall,
-        elapsed_ms: progress.reported.logical.since(progress.started.logical),
+        elapsed_ms: progress.elapsed_ms(),
         position_ms: progress.position_ms.map(u64::from),
         duration_ms: view.media.duration_ms,
         title_type: view.media.title_type,
@@ -163,4 +164,54 @@ pub(super) fn take_in(row: &mut TitleRow, play: &Play, last: Option<Last>) {
     if let Some(last) = last {
         row.play_ended(last);
     }
+}
+
+/// The further play of a view that has ended: from where it was known to have been at `trace.end`, up to `position_ms`. It applies where
+/// nothing else has happened to the title since; otherwise the later event wins.
+pub(super) fn handed_off(
+    settings: &Settings,
+    row: &mut TitleRow,
+    trace: &Trace,
+    (elapsed_ms, position_ms): (u64, Option<u64>),
+    played: &ViewRanges,
+) -> Play {
+    let mut play = Play {
+        start: trace.end,
+        elapsed_ms,
+        position_ms,
+        duration_ms: trace.media.duration_ms,
+        title_type: trace.media.title_type,
+        kind: trace.kind,
+        outcome: Outcome::Partial,
+        view: Some(trace.view.clone()),
+        watched_ms: played.total_ms(),
+    };
+    if !trace.kind.moves_resume_points() {
+        return play;
+    }
+    row.run.extend(played);
+    let Some(position_ms) = play.position_ms else { return play };
+    let facts = Facts {
+        title_type: play.title_type,
+        position_ms,
+        duration_ms: play.duration_ms,
+        credits_ms: trace.media.credits_ms,
+        really_watched_ms: row.run.total_ms(),
+    };
+    let (outcome, resumable) = judge(settings, &facts);
+    play.outcome = outcome;
+    if outcome == Outcome::Completed {
+        row.run = Default::default();
+        row.play_count = row.play_count.saturating_add(1);
+        row.watched_at = row.watched_at.max(Some(play.end()));
+    }
+    let last = last(&play, &trace.device, position_ms, resumable);
+    let known = |l: &Last| (l.start, l.end) == (trace.start, trace.end) && l.device == trace.device;
+    match row.last.as_ref().is_some_and(known) {
+        true => row.last = Some(last),
+        false => {
+            row.play_ended(last);
+        }
+    }
+    play
 }

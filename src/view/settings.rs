@@ -106,7 +106,7 @@ impl Default for Settings {
             continue_ms: 16 * 7 * DAY_MS,
             request_ms: DAY_MS,
             ended_ms: DAY_MS,
-            policy: StreamPolicy { max_streams: 4 },
+            policy: StreamPolicy::streams(4),
             jitter_percent: 10,
         }
     }

@@ -60,7 +60,7 @@ pub async fn write(cluster: &Cluster, round: usize) -> Result<()> {
         let goes_on = start(&client, n, round, "c", TITLES[(n + 2) % TITLES.len()]).await?;
         report(&client, n, &goes_on, 1 + n as u64 % 4).await?;
         if n % 3 == 0 {
-            let policy = Some(v1::StreamPolicy { max_streams: 2 + n as u32 % 4 + round as u32 });
+            let policy = Some(v1::StreamPolicy { max_streams: 2 + n as u32 % 4 + round as u32, ..Default::default() });
             let request_id = format!("policy-{round}-{n}");
             client
                 .update_stream_policy(v1::UpdateStreamPolicyRequest { account_id: account(n), request_id, policy })

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use playhead::client::{Client, Error};
+use playhead::client::{Client, Error, Reported, is_accepted};
 use playhead::ids::AccountId;
 use playhead::proto::v1;
 use playhead::ring::{ShardCount, Token};
@@ -66,10 +66,35 @@ impl Acks {
     }
 }
 
+/// An answer that may be worth less than an acknowledgement.
+trait Standing {
+    fn is_accepted(&self) -> bool;
+}
+
+impl Standing for v1::StartViewResponse {
+    fn is_accepted(&self) -> bool {
+        is_accepted(self.write_info.as_ref())
+    }
+}
+
+impl Standing for v1::StopViewResponse {
+    fn is_accepted(&self) -> bool {
+        is_accepted(self.write_info.as_ref())
+    }
+}
+
+impl Standing for Reported {
+    fn is_accepted(&self) -> bool {
+        Self::is_accepted(self)
+    }
+}
+
 /// Counts over all devices.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub acknowledged: AtomicU64,
+    /// Writes that were only accepted: they are sent again until they are acknowledged.
+    pub accepted: AtomicU64,
     /// Calls that ended with an outcome nobody knows; most are learned by asking again.
     pub unknown: AtomicU64,
     /// Calls that nobody decided in time.
@@ -296,11 +321,17 @@ impl Device {
     /// Sends the same write until it is acknowledged, the load stops, or the cluster refuses it for good.
     async fn until_known<T, F>(&self, load: &Load, send: impl Fn(Client) -> F) -> Known3<T>
     where
+        T: Standing,
         F: Future<Output = Result<T, Error>>,
     {
         let mut maybe = false;
         loop {
             match send(load.client.clone()).await {
+                Ok(answer) if answer.is_accepted() => {
+                    maybe = true;
+                    load.counts.accepted.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(load.pause).await;
+                }
                 Ok(answer) => {
                     load.acks.push(self.shard, load.clock.monotonic().0);
                     load.counts.acknowledged.fetch_add(1, Ordering::Relaxed);

@@ -179,7 +179,13 @@ impl Solo {
         if is_report && take(&self.lose_next) {
             let expires_at = stamp.wall.plus(100_000);
             let told = Progressed { applied: true, interval_ms: 60_000, expires_at, directive: Directive::Continue };
-            return Ok(Write { answer: Answer::Progressed(told), shard, revision: Revision(1), hint: None });
+            return Ok(Write {
+                answer: Answer::Progressed(told),
+                shard,
+                revision: Revision(1),
+                accepted: false,
+                hint: None,
+            });
         }
         while let Some(missing) = state.missing(stamp, envelope).unwrap() {
             admit(&mut state, missing);
@@ -190,7 +196,9 @@ impl Solo {
         }
         match take(&self.hide_next) {
             true => Err(Failure::Unknown),
-            false => Ok(Write { answer: applied.answer, shard, revision: applied.revision, hint: None }),
+            false => {
+                Ok(Write { answer: applied.answer, shard, revision: applied.revision, accepted: false, hint: None })
+            }
         }
     }
 
@@ -223,7 +231,7 @@ impl Solo {
 #[async_trait]
 impl Backend for Solo {
     fn cluster(&self) -> Option<Cluster> {
-        Some(Cluster { tag: 1, shards: count() })
+        Some(Cluster { version: playhead::versions::Spoken::BUILD.newest, tag: 1, shards: count() })
     }
 
     fn ready(&self) -> watch::Receiver<bool> {

@@ -134,7 +134,7 @@ impl Maker {
             }
             7 => {
                 let streams = 1 + u16::try_from(self.draw(4)).unwrap();
-                let policy = view::StreamPolicy { max_streams: streams };
+                let policy = view::StreamPolicy { max_streams: streams, fail_closed: false };
                 (Action::SetLimit { streams }, view::AccountCommand::UpdateStreamPolicy(policy))
             }
             _ => {

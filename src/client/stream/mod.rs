@@ -37,6 +37,13 @@ pub struct Reported {
     pub revision: String,
 }
 
+impl Reported {
+    /// It is only accepted: on the disk of the node that answered, until its shard has a leader again. Not an error, and not to be sent again.
+    pub fn is_accepted(&self) -> bool {
+        self.result.standing() == v1::WriteStanding::Accepted
+    }
+}
+
 impl std::ops::Deref for Reported {
     type Target = v1::ProgressResult;
 

@@ -104,7 +104,14 @@ impl Drop for Nodes {
 pub(super) async fn complaints(admins: &[(String, AdminClient)]) -> Vec<String> {
     let asked =
         admins.iter().map(async |(name, admin)| match admin.get_cluster_status(v1::GetClusterStatusRequest {}).await {
-            Ok(answer) => Status::from(answer).complaints().into_iter().map(|what| format!("{name}: {what}")).collect(),
+            Ok(answer) => {
+                // What was accepted is to be seen before anything is compared.
+                let waiting = answer.nodes.iter().filter(|node| node.hints_waiting > 0);
+                let waiting = waiting.map(|node| format!("{} has {} hints to hand off", node.node, node.hints_waiting));
+                let waiting: Vec<String> = waiting.collect();
+                let status = Status::from(answer).complaints().into_iter().chain(waiting);
+                status.map(|what| format!("{name}: {what}")).collect()
+            }
             Err(e) => vec![format!("{name}: {e}")],
         });
     futures::future::join_all(asked).await.concat()

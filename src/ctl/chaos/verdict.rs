@@ -14,7 +14,7 @@ use super::lead::{self, ReadUnder};
 use super::nodes::{Nodes, complaints};
 use super::row::{Row, brief};
 use super::schedule::Kind;
-use crate::device::{Played, Report};
+use crate::device::{Played, Report, Stats};
 use crate::local::Stopped;
 
 /// How long the reading back of everything through one node may take.
@@ -75,7 +75,7 @@ impl Verdict {
     /// Reads everything back, compares the states, stops the nodes.
     pub(super) async fn check(&mut self, here: &Context, nodes: &mut Nodes, mut played: Played) {
         let here = here.at(nodes.connection());
-        self.settle(&here, nodes).await;
+        self.settle(&here, nodes, &played.stats()).await;
         match self.read_back(&here, nodes, &mut played).await {
             Ok(report) => self.devices = Some(report),
             Err(failure) => self.complaints.push(format!("could not be read back: {failure}")),
@@ -99,7 +99,7 @@ impl Verdict {
     }
 
     /// Waits until every node says that all is well; what is still wrong after a while is a complaint.
-    async fn settle(&mut self, here: &Context, nodes: &mut Nodes) {
+    async fn settle(&mut self, here: &Context, nodes: &mut Nodes, stats: &Stats) {
         let healed = nodes.heal().await;
         self.complaints.extend(nodes.take_troubles());
         if let Err(e) = healed {
@@ -110,6 +110,9 @@ impl Verdict {
         let deadline = here.clock.monotonic().plus(u64::try_from(SETTLE_MAX.as_millis()).unwrap_or(u64::MAX));
         loop {
             let wrong = complaints(&admins).await;
+            if wrong.is_empty() {
+                stats.all_is_handed_off();
+            }
             if wrong.is_empty() || here.clock.monotonic() >= deadline {
                 self.complaints.extend(wrong);
                 return;
@@ -248,6 +251,13 @@ impl Verdict {
             let counters = &report.counters;
             let acked = counters.reports_acknowledged + counters.writes_acknowledged;
             row("writes acknowledged", number(acked), counters.reports_acknowledged > 0);
+            let accepted = format!(
+                "{}, looked for {} times, not found {} times",
+                number(counters.accepted),
+                number(counters.accepted_compared),
+                number(counters.accepted_lost)
+            );
+            row("writes accepted only", accepted, counters.accepted_lost == 0);
             let rest = counters.facts.saturating_sub(self.facts_at_end + self.facts_around_faults);
             let facts = format!(
                 "{} at the end, {} around faults, {} besides",

@@ -73,6 +73,7 @@ pub(super) fn judge(heard: &Heard) -> Vec<Finding> {
     replicas(heard, &mut findings);
     states(heard, &mut findings);
     disks(heard, &mut findings);
+    hints(heard, &mut findings);
     places(heard, &mut findings);
     leaders(heard, &mut findings);
     versions(heard, &mut findings);
@@ -213,7 +214,7 @@ fn quorums(heard: &Heard, findings: &mut Vec<Finding>) {
         findings.push(critical(
             "shard-without-quorum",
             format!("{count} shards have no quorum: {which}"),
-            "their accounts can report nothing and read only what may be old (--read any)",
+            "their accounts read only what may be old (--read any); what they report is accepted at best, and handed off later",
             &format!("bring back nodes that hold their other replicas: {needed}. Keep the folders of all"),
             format!("clusterctl shard show {first}"),
         ));
@@ -299,6 +300,33 @@ fn disks(heard: &Heard, findings: &mut Vec<Finding>) {
             "make room on its disk or give it a larger one; until then hand its leaders to nodes with room",
             format!("clusterctl node show {}", node.node),
         ));
+    }
+}
+
+/// What nodes have accepted for shards without a leader, and have lost or can't keep.
+fn hints(heard: &Heard, findings: &mut Vec<Finding>) {
+    for node in heard.status.nodes.iter().filter(|node| node.liveness == "alive") {
+        let name = &node.node;
+        if node.hints_damaged > 0 || node.hints_dropped > 0 {
+            let (damaged, dropped) = (number(node.hints_damaged), number(node.hints_dropped));
+            findings.push(warning(
+                "hints-lost",
+                format!("{name} has dropped the hints of {dropped} views, and could not read {damaged} places of their file"),
+                "what devices said while their shards had no leader may be lost: positions may be older than members remember",
+                "nothing can be done for what is lost; the node's log names it, and hints.damaged in its folder is what was found. \
+                 A restart of the node ends this finding",
+                format!("clusterctl node show {name}"),
+            ));
+        }
+        if node.hints_broken {
+            findings.push(warning(
+                "hints-broken",
+                format!("the disk of {name} takes no hints"),
+                "while a shard has no leader, nothing is accepted for it there",
+                "the node's log says why; look at its disk",
+                format!("clusterctl node show {name}"),
+            ));
+        }
     }
 }
 

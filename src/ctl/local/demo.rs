@@ -346,6 +346,7 @@ impl Summary {
         let acked = format!("{} ({}/s)", number(counters.reports_acknowledged), number(rate));
         row("reports acknowledged", acked, counters.reports_acknowledged > 0);
         row("starts and stops acknowledged", number(counters.writes_acknowledged), true);
+        row("accepted only", number(counters.accepted), true);
         let ms = |us: u64| us as f64 / 1_000.0;
         row("report answered, p50 / p99", format!("{:.1} / {:.1} ms", ms(counters.p50_us), ms(counters.p99_us)), true);
         let read =

@@ -77,6 +77,13 @@ pub(super) struct Node {
     pub(super) disk_full: bool,
     pub(super) command_p50_us: u64,
     pub(super) command_p99_us: u64,
+    /// Views whose reports or starts it has accepted, and not yet handed off.
+    pub(super) hints_waiting: u64,
+    pub(super) hints_oldest_ms: u64,
+    pub(super) hints_damaged: u64,
+    pub(super) hints_dropped: u64,
+    /// Its disk takes none.
+    pub(super) hints_broken: bool,
     /// It gives its leads away and takes none.
     pub(super) without_leads: bool,
     #[serde(serialize_with = "rfc3339")]
@@ -113,6 +120,11 @@ impl From<v1::NodeStatus> for Node {
             disk_full: node.disk_full,
             command_p50_us: node.command_p50_us,
             command_p99_us: node.command_p99_us,
+            hints_waiting: node.hints_waiting,
+            hints_oldest_ms: u64::try_from(node.hints_oldest_ms).unwrap_or_default(),
+            hints_damaged: node.hints_damaged,
+            hints_dropped: node.hints_dropped,
+            hints_broken: node.hints_broken,
             without_leads: node.without_leads,
             report_time: node.report_time,
             pulse_time: node.pulse_time,

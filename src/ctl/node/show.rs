@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::super::context::Context;
 use super::super::exit::Failure;
-use super::super::output::{ago, bare_table, bytes, judged, number, ranges, right, table, text};
+use super::super::output::{ago, bare_table, bytes, judged, number, ranges, right, span, table, text};
 use super::super::shard::{Replica, shards};
 use super::{Node, ShowOptions};
 use crate::proto::v1;
@@ -86,6 +86,18 @@ fn tables(shown: &Shown, now: WallMs) -> String {
     line("active views", Cell::new(number(node.active_views)));
     let acknowledged = (number(node.commands_acknowledged), number(node.reports_acknowledged));
     line("commands acknowledged", Cell::new(format!("{}, {} of them reports", acknowledged.0, acknowledged.1)));
+    let waiting = match node.hints_waiting {
+        0 => "none waits".to_string(),
+        some => format!("{} views wait, the oldest for {}", number(some), span(node.hints_oldest_ms)),
+    };
+    let lost = (node.hints_dropped, node.hints_damaged);
+    let well = lost == (0, 0) && !node.hints_broken;
+    let troubles = match well {
+        true => String::new(),
+        false if node.hints_broken => "; its disk takes none".into(),
+        false => format!("; {} dropped, {} places unreadable", number(lost.0), number(lost.1)),
+    };
+    line("hints", judged(format!("{waiting}{troubles}"), well));
     let ms = |us: u64| format!("{:.1} ms", us as f64 / 1_000.0);
     let times = (node.command_p50_us, node.command_p99_us);
     line("commands took", Cell::new(format!("p50 {}, p99 {}, in the last 10 s", ms(times.0), ms(times.1))));

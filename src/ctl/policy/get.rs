@@ -13,6 +13,8 @@ use crate::proto::v1;
 struct Policy {
     account_id: String,
     max_streams: u32,
+    /// Views are refused while the account's shard has no leader.
+    fail_closed: bool,
     /// It was set for this account; otherwise it is the cluster's default.
     is_own: bool,
     read: Source,
@@ -27,6 +29,7 @@ pub(super) async fn run(context: &Context, options: GetOptions) -> Result<(), Fa
     let policy = Policy {
         account_id,
         max_streams: account.policy.unwrap_or_default().max_streams,
+        fail_closed: account.policy.unwrap_or_default().fail_closed,
         is_own: account.policy_is_own,
         read: Source::from(answer.read_info),
     };
@@ -34,7 +37,9 @@ pub(super) async fn run(context: &Context, options: GetOptions) -> Result<(), Fa
     let text = || {
         let whose = if policy.is_own { "set for this account" } else { "the cluster's default" };
         let read = policy.read.text(context.clock.wall());
-        format!("account {}: at most {} streams, {whose}\n{read}", short(&policy.account_id, 40), policy.max_streams)
+        let name = short(&policy.account_id, 40);
+        let closed = if policy.fail_closed { "; views are refused while its shard has no leader" } else { "" };
+        format!("account {name}: at most {} streams, {whose}{closed}\n{read}", policy.max_streams)
     };
     context.show(context.screen(&policy, text, verdict)?)
 }

@@ -36,6 +36,9 @@ pub(super) struct SetOptions {
     /// The most streams at the same time, 1 to 64
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(StreamPolicy::STREAMS_MAX)))]
     max_streams: u32,
+    /// Whether views are refused while the account's shard has no leader; without this option that stays as it is
+    #[arg(long, value_name = "true|false")]
+    fail_closed: Option<bool>,
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {

@@ -371,6 +371,46 @@ pub const FIELDS: &[Field] = &[
         "A brake for upgrades: speak at most this cluster version, as a build that knows no newer one; 0 for all that this build knows."
     ),
     plain!(
+        "hints.enabled",
+        hints_enabled,
+        "true",
+        "true or false",
+        |_| true,
+        "Whether progress and starts are accepted here while their shard has no leader, and handed off to it afterwards (from cluster version 4 on). What was accepted is handed off all the same."
+    ),
+    number!(
+        "hints.progress_wait_ms",
+        hints_progress_wait_ms,
+        "2000",
+        0,
+        600000,
+        "After how long without a leader of the shard, as seen from this node, progress and stops are accepted; at the latest after three quarters of the call's time."
+    ),
+    number!(
+        "hints.start_wait_ms",
+        hints_start_wait_ms,
+        "5000",
+        0,
+        600000,
+        "After how long without a leader of the shard, as seen from this node, the account's policy decides whether a view is let in as a degraded one."
+    ),
+    number!(
+        "hints.views_max",
+        hints_views_max,
+        "100000",
+        1,
+        10000000,
+        "The most views whose hints wait here; what doesn't fit is refused."
+    ),
+    number!(
+        "hints.max_mib",
+        hints_max_mib,
+        "64",
+        1,
+        4096,
+        "The most bytes of hints that wait here; the file may take four times as much."
+    ),
+    plain!(
         "leaders.balance",
         leaders_balance,
         "true",
@@ -423,6 +463,11 @@ impl Default for Config {
             client_tls_key: None,
             shutdown_drain_ms: 0,
             compat_version_max: 0,
+            hints_enabled: false,
+            hints_progress_wait_ms: 0,
+            hints_start_wait_ms: 0,
+            hints_views_max: 0,
+            hints_max_mib: 0,
             leaders_balance: false,
         };
         for field in FIELDS {

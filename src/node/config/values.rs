@@ -49,6 +49,16 @@ pub struct Config {
     pub client_tls_key: Option<PathBuf>,
     pub shutdown_drain_ms: u64,
     pub compat_version_max: u32,
+    /// `hints.enabled`.
+    pub hints_enabled: bool,
+    /// `hints.progress_wait_ms`.
+    pub hints_progress_wait_ms: u64,
+    /// `hints.start_wait_ms`.
+    pub hints_start_wait_ms: u64,
+    /// `hints.views_max`.
+    pub hints_views_max: u32,
+    /// `hints.max_mib`.
+    pub hints_max_mib: u64,
     pub leaders_balance: bool,
 }
 

@@ -6,8 +6,8 @@
 //!
 //! # Contract
 //!
-//! - [`Router::propose`] ends each command as *committed* (its answer holds for ever), *rejected* (it was never proposed and never
-//!   will be) or *unknown*. Unknown is never folded into failure.
+//! - [`Router::propose`] ends each command as *committed* (its answer holds for ever), *accepted* (what it says is kept on this node, and
+//!   handed off: `hints`), *rejected* (it was never proposed and never will be) or *unknown*. Unknown is never folded into failure.
 //! - Trying again is safe: a command that isn't idempotent by itself carries a request id, which the router makes where the client
 //!   didn't, and which stays the same over all attempts.
 //! - A call is forwarded at most once at a time: a node that is asked for a replica that it doesn't have, or that doesn't lead,
@@ -25,6 +25,7 @@
 //! The deadline is kept by each node's own stopwatch: what is left of it travels in the frame, so time on the wire is not
 //! counted.
 
+mod accept;
 mod attempt;
 mod cluster;
 mod propose;
@@ -60,6 +61,7 @@ use super::shards::{Hosted, Shards};
 use attempt::Attempts;
 use wire::{Route, Told};
 
+pub use accept::{Accepting, Patience};
 pub use cluster::NotTransferred;
 pub use wire::Server;
 
@@ -153,6 +155,8 @@ pub struct Committed {
 pub enum Proposed {
     /// It is in the state for ever.
     Committed(Committed),
+    /// The shard has no leader: it is kept durably on this node, and handed off when there is one. The answer is this node's.
+    Accepted(Answer),
     /// It was never proposed and never will be.
     Rejected(RouteError),
     /// It was proposed at least once, and nobody knows how that ended. The same request id makes asking again safe.
@@ -194,6 +198,8 @@ pub struct RouterParts {
     pub clock: Arc<dyn Clock>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// What is accepted while a shard has no leader, and where it is kept; `None`: nothing.
+    pub accepting: Option<Accepting>,
 }
 
 struct Inner {
@@ -205,6 +211,7 @@ struct Inner {
     made: AtomicU64,
     acknowledged: AtomicU64,
     reports: AtomicU64,
+    accepted: AtomicU64,
 }
 
 /// The router. Cheap to clone.
@@ -222,8 +229,8 @@ enum Target {
 impl Router {
     /// A router over these parts.
     pub fn new(parts: RouterParts) -> Self {
-        let (turns, wanted, made, acknowledged, reports) = Default::default();
-        Self { inner: Arc::new(Inner { parts, turns, wanted, made, acknowledged, reports }) }
+        let (turns, wanted, made, acknowledged, reports, accepted) = Default::default();
+        Self { inner: Arc::new(Inner { parts, turns, wanted, made, acknowledged, reports, accepted }) }
     }
 
     fn parts(&self) -> &RouterParts {
@@ -266,6 +273,11 @@ impl Router {
     /// Of these, how many were progress reports.
     pub fn reports_acknowledged(&self) -> u64 {
         self.inner.reports.load(Ordering::Relaxed)
+    }
+
+    /// How many commands this node has accepted since it started.
+    pub fn accepted(&self) -> u64 {
+        self.inner.accepted.load(Ordering::Relaxed)
     }
 
     /// The shard of an account.
@@ -314,6 +326,16 @@ impl Router {
             lead.node != self.parts().node && !self.parts().ear.is_silent(lead.node)
         };
         best.filter(usable).map(Target::There)
+    }
+
+    /// Whether somebody may lead a shard, as far as is known here.
+    fn is_led(&self, shard: ShardId) -> bool {
+        let group = GroupId::from(shard);
+        match self.parts().shards.get(group) {
+            Some(hosted) if hosted.leads() => !hosted.has_lost_quorum(),
+            Some(hosted) => hosted.leadership().2.is_some() || self.parts().leaders.get(group).is_some(),
+            None => self.parts().leaders.get(group).is_some(),
+        }
     }
 
     async fn forward(

@@ -201,9 +201,16 @@ impl Router {
         self.make_repeatable(&mut envelope);
         let mut asked = Asked::new(shard, envelope);
         let (came, began) = (tokio::time::Instant::now(), self.parts().clock.monotonic());
-        self.go_on(&mut asked, Attempts::new(self.parts(), call), began, call).await;
+        let sooner = self.before_accepting(shard, &asked.envelopes[0], call);
+        self.go_on(&mut asked, Attempts::new(self.parts(), sooner.as_ref().unwrap_or(call)), began, call).await;
         let unknown = asked.unknown.contains(&true);
-        let ended = finish(asked.ended.pop().flatten(), unknown, || self.no_leader(shard));
+        let mut ended = finish(asked.ended.pop().flatten(), unknown, || self.no_leader(shard));
+        self.note_led(shard, &ended, began);
+        if sooner.is_some()
+            && let Proposed::Rejected(why @ (RouteError::NoLeader { .. } | RouteError::Moving(_))) = ended
+        {
+            ended = self.accept(&asked.envelopes[0], why).await;
+        }
         let is_report = asked.envelopes.iter().map(is_report);
         self.count_proposed(std::slice::from_ref(&ended), is_report, came.elapsed());
         ended
@@ -224,15 +231,19 @@ impl Router {
         let (came, began) = (tokio::time::Instant::now(), self.parts().clock.monotonic());
         if let Some(timeout) = attempts.next().await {
             let stale = self.ask_all(&shares, &mut board, &attempts, timeout, call).await;
-            let mut rest: Vec<(Asked, Attempts<'_>)> = Vec::new();
+            let mut rest: Vec<(Asked, Option<Call>, Option<Corrected>)> = Vec::new();
             for (at, portion) in shares.iter().enumerate() {
                 if let Some(asked) = board.open(portion) {
                     let told = stale.get(&at).copied();
-                    rest.push((asked, Attempts::after_first(self.parts(), call, portion.group(), told)));
+                    let sooner = self.before_accepting(portion.shard, &asked.envelopes[0], call);
+                    rest.push((asked, sooner, told));
                 }
             }
-            let going = rest.into_iter().map(|(mut asked, attempts)| async move {
+            let going = rest.into_iter().map(|(mut asked, sooner, told)| async move {
+                let until = sooner.as_ref().unwrap_or(call);
+                let attempts = Attempts::after_first(self.parts(), until, asked.group(), told);
                 self.go_on(&mut asked, attempts, began, call).await;
+                self.accept_rest(&mut asked, sooner.is_some(), began).await;
                 asked
             });
             for asked in join_all(going).await {
@@ -245,6 +256,23 @@ impl Router {
         ended
     }
 
+    /// Accepts what has found no leader for certain.
+    async fn accept_rest(&self, asked: &mut Asked, may_be: bool, began: MonotonicMs) {
+        let no_leader = || self.no_leader(asked.shard);
+        let open = |at: &usize| asked.ended[*at].is_none() && !asked.unknown[*at];
+        let open: Vec<usize> = (0..asked.ended.len()).filter(open).collect();
+        match asked.ended.iter().flatten().find(|how| matches!(how, Proposed::Committed(_))) {
+            Some(committed) => self.note_led(asked.shard, committed, began),
+            None if !open.is_empty() => self.note_led(asked.shard, &Proposed::Rejected(no_leader()), began),
+            None => {}
+        }
+        if may_be {
+            let accepting = open.iter().map(|at| self.accept(&asked.envelopes[*at], no_leader()));
+            let accepted = join_all(accepting).await;
+            open.into_iter().zip(accepted).for_each(|(at, how)| asked.ended[at] = Some(how));
+        }
+    }
+
     /// Tries for one shard until all its commands have ended or the time is over. The call has begun at `began`.
     async fn go_on(&self, asked: &mut Asked, mut attempts: Attempts<'_>, began: MonotonicMs, call: &Call) {
         let group = asked.group();
@@ -252,6 +280,8 @@ impl Router {
             asked.grow_older(self.parts().clock.monotonic().since(began));
             let (open, envelopes) = asked.open();
             let steps = match self.target(group, &attempts) {
+                // Proposed now, its outcome would be unknown.
+                Some(Target::Here(hosted)) if hosted.has_lost_quorum() => continue,
                 Some(Target::Here(hosted)) => self.propose_here(&hosted, envelopes, timeout).await,
                 Some(Target::There(lead)) => {
                     let route = self.route(group, Some(lead.replica), timeout, call);
@@ -288,6 +318,7 @@ impl Router {
         let mut there: BTreeMap<NodeId, Vec<(usize, Lead)>> = BTreeMap::new();
         for (at, portion) in shares.iter().enumerate() {
             match self.target(portion.group(), attempts) {
+                Some(Target::Here(hosted)) if hosted.has_lost_quorum() => {}
                 Some(Target::Here(hosted)) => {
                     here.extend(hosted.shard().map(|group| (at, group.submit(Arc::clone(&portion.envelopes)))));
                 }
@@ -375,10 +406,13 @@ impl Router {
         let committed = all.iter().filter(|how| matches!(how, Proposed::Committed(_))).count() as u64;
         let label = |how: &Proposed| match how {
             Proposed::Committed(_) => "committed",
+            Proposed::Accepted(_) => "accepted",
             Proposed::Rejected(RouteError::NoLeader { .. } | RouteError::Moving(_)) => "no_leader",
             Proposed::Rejected(_) => "rejected",
             Proposed::Unknown => "unknown",
         };
+        let accepted = all.iter().filter(|how| matches!(how, Proposed::Accepted(_))).count() as u64;
+        self.inner.accepted.fetch_add(accepted, Ordering::Relaxed);
         let count = |outcome, by| self.parts().metrics.proposals.get_or_create(&OutcomeLabels { outcome }).inc_by(by);
         let reports =
             all.iter().zip(are_reports).filter(|(how, is)| *is && matches!(how, Proposed::Committed(_))).count();
@@ -397,7 +431,9 @@ impl Router {
 
     /// Gives a request id to a command that isn't idempotent and has none.
     fn make_repeatable(&self, envelope: &mut Envelope) {
-        let idempotent = is_report(envelope) || !matches!(&envelope.command, Command::Account(..));
+        let idempotent = is_report(envelope)
+            || !matches!(&envelope.command, Command::Account(..))
+            || matches!(&envelope.command, Command::Account(_, AccountCommand::HandOff(_)));
         if idempotent || envelope.request_id.is_some() {
             return;
         }
@@ -484,7 +520,7 @@ mod tests {
     #[test]
     fn only_what_may_have_been_proposed_before_grows_older() {
         let envelope = || {
-            let command = AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 1 });
+            let command = AccountCommand::UpdateStreamPolicy(StreamPolicy::streams(1));
             Envelope::request(RequestId::new("r").unwrap(), AccountId::new("a").unwrap(), command)
         };
         let mut asked = Asked::new(ShardId(0), envelope());

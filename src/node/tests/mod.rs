@@ -59,6 +59,6 @@ pub(in crate::node) async fn until(what: &str, is_so: impl Fn() -> bool) {
 /// A command that isn't idempotent by itself, without a request id.
 pub(in crate::node) fn limit_of(account: &str) -> Envelope {
     let account = AccountId::new(account).unwrap();
-    let command = AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 3 });
+    let command = AccountCommand::UpdateStreamPolicy(StreamPolicy::streams(3));
     Envelope::plain(Command::Account(account, command))
 }

@@ -126,7 +126,7 @@ impl Machine for ShardMachine {
             Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) => Growth::None,
             Command::Account(_, command) => match command {
                 AccountCommand::StopView(_) | AccountCommand::EndView(_) => Growth::None,
-                AccountCommand::ReportProgress(_) => Growth::Little,
+                AccountCommand::ReportProgress(_) | AccountCommand::HandOff(_) => Growth::Little,
                 AccountCommand::StartView(_)
                 | AccountCommand::ImportHistory(_)
                 | AccountCommand::UpdateStreamPolicy(_) => Growth::Much,

@@ -16,6 +16,7 @@ pub(in crate::rpc) fn update_stream_policy(request: v1::UpdateStreamPolicyReques
     let f = &mut fields;
     let account = account(f, request.account_id);
     let request_id = request_id(f, request.request_id);
+    let fail_closed = request.policy.is_some_and(|policy| policy.fail_closed);
     let max_streams = f.required("policy", request.policy).and_then(|policy| {
         let fits = u16::try_from(policy.max_streams).ok().filter(|n| (1..=StreamPolicy::STREAMS_MAX).contains(n));
         if fits.is_none() {
@@ -25,7 +26,7 @@ pub(in crate::rpc) fn update_stream_policy(request: v1::UpdateStreamPolicyReques
         fits
     });
     let built = (|| {
-        let policy = StreamPolicy { max_streams: max_streams? };
+        let policy = StreamPolicy { max_streams: max_streams?, fail_closed };
         Some((account?, request_id, AccountCommand::UpdateStreamPolicy(policy)))
     })();
     fields.with(built)
@@ -33,7 +34,7 @@ pub(in crate::rpc) fn update_stream_policy(request: v1::UpdateStreamPolicyReques
 
 /// A policy, for the wire.
 pub(in crate::rpc) fn stream_policy(policy: StreamPolicy) -> v1::StreamPolicy {
-    v1::StreamPolicy { max_streams: policy.max_streams.into() }
+    v1::StreamPolicy { max_streams: policy.max_streams.into(), fail_closed: policy.fail_closed }
 }
 
 /// An account, for the wire.
@@ -80,6 +81,8 @@ const FIGURES: [Figure; 17] = [
 ];
 const REQUEST_MS: &str = "request_ms";
 const MAX_STREAMS: &str = "policy.max_streams";
+/// 0 or 1.
+const FAIL_CLOSED: &str = "policy.fail_closed";
 
 /// The settings, for the wire.
 pub(in crate::rpc) fn settings(settings: &Settings) -> v1::Settings {
@@ -88,6 +91,7 @@ pub(in crate::rpc) fn settings(settings: &Settings) -> v1::Settings {
         FIGURES.iter().map(|(name, get)| ((*name).into(), *get(&mut copy))).collect();
     figures.insert(REQUEST_MS.into(), settings.request_ms);
     figures.insert(MAX_STREAMS.into(), settings.policy.max_streams.into());
+    figures.insert(FAIL_CLOSED.into(), settings.policy.fail_closed.into());
     v1::Settings { version: settings.version, figures }
 }
 
@@ -111,12 +115,14 @@ pub(in crate::rpc) fn settings_update(now: &Settings, update: &v1::Settings) -> 
             (_, Some((_, get))) => *get(&mut wanted) = *value,
             (REQUEST_MS, None) => wanted.request_ms = *value,
             (MAX_STREAMS, None) => wanted.policy.max_streams = u16::try_from(*value).unwrap_or(u16::MAX),
+            (FAIL_CLOSED, None) if *value <= 1 => wanted.policy.fail_closed = *value == 1,
+            (FAIL_CLOSED, None) => fields.bad("settings.figures[policy.fail_closed]", "must be 0 or 1"),
             _ => {
                 let known = FIGURES.map(|(name, _)| name).join(", ");
                 let shown: String = name.chars().take(64).filter(|c| !c.is_control()).collect();
                 fields.bad(
                     "settings.figures",
-                    format!("has {shown:?}: {known}, {REQUEST_MS}, {MAX_STREAMS} are accepted"),
+                    format!("has {shown:?}: {known}, {REQUEST_MS}, {MAX_STREAMS}, {FAIL_CLOSED} are accepted"),
                 );
             }
         }

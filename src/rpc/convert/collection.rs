@@ -213,6 +213,7 @@ pub(in crate::rpc) fn view(account: &AccountId, view: &ActiveView) -> v1::View {
         report_time: Some(timestamp(view.reported_at)),
         watched_ms: ms(view.watched_ms),
         holds_stream: view.holds_stream,
+        degraded: view.degraded,
     }
 }
 
@@ -226,6 +227,7 @@ pub(in crate::rpc) fn ended(ended: &EndedView) -> v1::ViewEnded {
         EndReason::Expired => v1::EndReason::Expired,
         EndReason::PausedTooLong => v1::EndReason::PausedTooLong,
         EndReason::StreamTaken => v1::EndReason::StreamTaken,
+        EndReason::OverLimit => v1::EndReason::OverLimit,
     };
     v1::ViewEnded {
         view_id: ended.view.to_string(),
@@ -265,6 +267,7 @@ pub(in crate::rpc) fn progress_result(progressed: &Progressed) -> v1::ProgressRe
         ended,
         error: None,
         revision_index: 0,
+        standing: 0,
     }
 }
 

@@ -289,7 +289,7 @@ async fn a_play_with_figures_out_of_range_leaves_the_others_of_its_request_alone
 async fn accounts_policies_and_settings_come_and_go() {
     let served = serve(Limits::default()).await;
     let mut account = AccountServiceClient::new(served.clients.clone());
-    let policy = Some(v1::StreamPolicy { max_streams: 2 });
+    let policy = Some(v1::StreamPolicy { max_streams: 2, fail_closed: false });
     let update = v1::UpdateStreamPolicyRequest { account_id: "a".into(), policy, ..Default::default() };
     assert_eq!(account.update_stream_policy(update).await.unwrap().into_inner().policy, policy);
     let get = v1::GetAccountRequest { account_id: "a".into(), read_options: None };
@@ -297,7 +297,7 @@ async fn accounts_policies_and_settings_come_and_go() {
 
     let mut admin = AdminServiceClient::new(served.admin.clone());
     let read = admin.get_settings(v1::GetSettingsRequest {}).await.unwrap().into_inner().settings.unwrap();
-    assert_eq!((read.version, read.figures["interval_ms"], read.figures.len()), (0, 60_000, 19));
+    assert_eq!((read.version, read.figures["interval_ms"], read.figures.len()), (0, 60_000, 20));
     let figures = [("interval_ms".to_string(), 10_000), ("policy.max_streams".to_string(), 2)].into();
     let update = v1::UpdateSettingsRequest { settings: Some(v1::Settings { version: 0, figures }) };
     admin.update_settings(update).await.unwrap();

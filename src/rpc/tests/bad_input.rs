@@ -213,7 +213,7 @@ async fn accounts_and_admin_name_every_bad_field() {
     let served = serve(Limits::default()).await;
     let mut account = AccountServiceClient::new(served.clients.clone());
     let mut admin = AdminServiceClient::new(served.admin.clone());
-    let policy = |max_streams| Some(v1::StreamPolicy { max_streams });
+    let policy = |max_streams| Some(v1::StreamPolicy { max_streams, fail_closed: false });
     let figures = |name: &str, value| {
         let figures = std::iter::once((name.to_string(), value)).collect();
         v1::UpdateSettingsRequest { settings: Some(v1::Settings { version: 0, figures }) }

@@ -21,9 +21,9 @@ use crate::rpc::{
 use crate::telemetry::Metrics;
 use crate::time::{Clock as _, LogicalMs, WallMs};
 use crate::view::{
-    self, AccountCommand, AccountSummary, ActiveView, Answer, Command, Directive, Envelope, HistoryEntry, ImportResult,
-    Imported, Media, Outcome, Play, Progressed, Query, Reply, ResumePoint, Settings, Started, Stopped, StreamPolicy,
-    TitleState, ViewStatus,
+    self, AccountCommand, AccountSummary, ActiveView, Answer, Command, Directive, Envelope, Handed, HistoryEntry,
+    ImportResult, Imported, Media, Outcome, Play, Progressed, Query, Reply, ResumePoint, Settings, Started, Stopped,
+    StreamPolicy, TitleState, ViewStatus,
 };
 
 /// Answers plausibly, or as told.
@@ -48,7 +48,11 @@ impl Default for Fake {
             queried: Mutex::default(),
             outcomes: Mutex::default(),
             replies: Mutex::default(),
-            cluster: Mutex::new(Some(Cluster { tag: 0xABCD, shards: ShardCount::DEFAULT })),
+            cluster: Mutex::new(Some(Cluster {
+                tag: 0xABCD,
+                shards: ShardCount::DEFAULT,
+                version: crate::versions::Spoken::BUILD.newest,
+            })),
             settings: Mutex::default(),
             ready: watch::Sender::new(true),
             age_ms: Mutex::default(),
@@ -76,6 +80,7 @@ pub(super) fn active(view: &str) -> ActiveView {
         reported_at: WallMs(1_700_000_060_456),
         watched_ms: 60_000,
         holds_stream: true,
+        degraded: false,
     }
 }
 
@@ -114,6 +119,7 @@ fn answer(command: &AccountCommand) -> Answer {
             Answer::Imported(Imported { results })
         }
         AccountCommand::UpdateStreamPolicy(policy) => Answer::PolicyUpdated(*policy),
+        AccountCommand::HandOff(parked) => Answer::HandedOff(vec![Handed::Taken; parked.views.len()]),
     }
 }
 
@@ -164,13 +170,13 @@ fn reply(query: &Query) -> Reply {
         Query::ListContinueWatching(..) => Reply::ContinueWatching { items: Vec::new(), next: Some(b"row".to_vec()) },
         Query::ListHistory(..) => Reply::History { entries: vec![entry()], next: Some(b"place".to_vec()) },
         Query::GetAccount(_) => Reply::Account(AccountSummary {
-            policy: StreamPolicy { max_streams: 4 },
+            policy: StreamPolicy::streams(4),
             policy_is_own: false,
             profiles: Vec::new(),
             active_views: 2,
             streams: 1,
         }),
-        Query::GetStreamPolicy(_) => Reply::StreamPolicy(StreamPolicy { max_streams: 4 }),
+        Query::GetStreamPolicy(_) => Reply::StreamPolicy(StreamPolicy::streams(4)),
     }
 }
 
@@ -190,7 +196,7 @@ impl Backend for Fake {
         let one = |envelope: &Envelope| {
             let Command::Account(_, command) = &envelope.command else { return Err(Failure::Unknown) };
             let answer = outcomes.pop_front().unwrap_or_else(|| Ok(answer(command)))?;
-            Ok(Write { answer, shard: ShardId(17), revision: Revision(5), hint: None })
+            Ok(Write { answer, shard: ShardId(17), revision: Revision(5), accepted: false, hint: None })
         };
         envelopes.iter().map(one).collect()
     }

@@ -1,12 +1,11 @@
 //! Deciding a command: which answer, and what changes. Nothing is changed here.
 
+mod handoff;
 mod history;
 mod import;
 mod progress;
 mod start;
 mod stop;
-
-use xxhash_rust::xxh3::xxh3_64;
 
 pub(super) use self::progress::{check_report, goes_on, report, wants_stream_back};
 
@@ -42,8 +41,8 @@ pub(super) fn decide(txn: &mut Txn<'_>, envelope: &Envelope) -> Result<Answer, B
         Command::Adopt(version) => Ok(Answer::Adopted(txn.adopt(*version))),
         Command::UpdateSettings(settings) => Ok(update_settings(txn, settings)),
         Command::Account(account, command) => {
-            let request =
-                envelope.request_id.as_ref().filter(|_| !matches!(command, AccountCommand::ReportProgress(_)));
+            let idempotent = matches!(command, AccountCommand::ReportProgress(_) | AccountCommand::HandOff(_));
+            let request = envelope.request_id.as_ref().filter(|_| !idempotent);
             match request {
                 Some(id) => decide_once(txn, envelope, id, account, command),
                 None => decide_account(txn, account, command),
@@ -60,7 +59,7 @@ fn decide_once(
     account: &AccountId,
     command: &AccountCommand,
 ) -> Result<Answer, Bail> {
-    let fingerprint = xxh3_64(&minicbor::to_vec(command).expect("writing to a Vec cannot fail"));
+    let fingerprint = command.fingerprint();
     match txn.account(account)?.request(id, fingerprint, envelope.first_sent) {
         Known::Answered(answer) => return Ok(answer),
         Known::Reused => return Ok(Answer::Rejected(Rejection::RequestIdReused)),
@@ -101,6 +100,7 @@ fn decide_account(txn: &mut Txn<'_>, account: &AccountId, command: &AccountComma
         AccountCommand::ImportHistory(import) => {
             import::import_history(txn, account, import).map(|r| r.map(Answer::Imported))
         }
+        AccountCommand::HandOff(parked) => handoff::hand_off(txn, account, parked).map(|r| r.map(Answer::HandedOff)),
         AccountCommand::UpdateStreamPolicy(policy) => update_policy(txn, account, *policy),
     };
     Ok(match decided? {

@@ -59,11 +59,11 @@ pub(super) fn check_told(position_ms: Option<u64>, played: &[Played]) -> Result<
 }
 
 /// What was really played in `elapsed_ms`, at most.
-fn playable_ms(settings: &Settings, elapsed_ms: u64) -> u64 {
+pub(super) fn playable_ms(settings: &Settings, elapsed_ms: u64) -> u64 {
     elapsed_ms.saturating_mul(settings.speed_percent_max) / 100 + SLACK_MS
 }
 
-fn media_ms(ms: u64) -> u32 {
+pub(super) fn media_ms(ms: u64) -> u32 {
     u32::try_from(ms).unwrap_or(u32::MAX - 1)
 }
 

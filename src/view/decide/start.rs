@@ -19,7 +19,7 @@ pub(super) fn is_repeated(txn: &Txn<'_>, account: &AccountId, command: &AccountC
     }
 }
 
-fn is_same(view: &LiveView, start: &StartView) -> bool {
+pub(super) fn is_same(view: &LiveView, start: &StartView) -> bool {
     view.profile == start.profile
         && view.device == start.device
         && view.media.title == start.media.title
@@ -77,7 +77,7 @@ pub(super) fn admit(txn: &mut Txn<'_>, account: &AccountId, start: &StartView, k
     Ok(Ok(answer))
 }
 
-fn check(start: &StartView) -> Result<(), Rejection> {
+pub(super) fn check(start: &StartView) -> Result<(), Rejection> {
     check_media(&start.media, "media")?;
     check_ms(start.position_ms, 0, "position_ms", "must be at most 30 days")
 }
@@ -103,7 +103,7 @@ pub(super) fn check_ms(ms: Option<u64>, least: u64, field: &str, accepted: &str)
 }
 
 /// What is known of an ended view of that id: its sequence, and whether this start brings it back.
-fn former(txn: &mut Txn<'_>, account: &AccountId, view: &ViewId) -> Decided<(u64, bool)> {
+pub(super) fn former(txn: &mut Txn<'_>, account: &AccountId, view: &ViewId) -> Decided<(u64, bool)> {
     let (settings, now) = (txn.settings, txn.stamp.logical);
     Ok(match txn.account(account)?.ended(settings, now, view) {
         None => Ok((0, false)),
@@ -115,7 +115,7 @@ fn former(txn: &mut Txn<'_>, account: &AccountId, view: &ViewId) -> Decided<(u64
 }
 
 /// The device's own views that this start replaces. A preview replaces only previews.
-fn replaced(views: &[LiveView], start: &StartView) -> Vec<(LiveView, EndReason)> {
+pub(super) fn replaced(views: &[LiveView], start: &StartView) -> Vec<(LiveView, EndReason)> {
     let by_kind = |v: &LiveView| start.kind != ViewKind::Preview || v.progress.kind == ViewKind::Preview;
     let own = views.iter().filter(|v| v.device == start.device && by_kind(v));
     own.map(|v| (v.clone(), EndReason::Replaced)).collect()
@@ -159,7 +159,13 @@ fn full(settings: &crate::view::Settings, now: LogicalMs, limit: u16, holders: &
     Rejection::StreamLimit { limit, views: holders.iter().map(|v| v.show(settings, now)).collect() }
 }
 
-fn new_view(txn: &Txn<'_>, account: &AccountId, start: &StartView, sequence: u64, resume: Option<u64>) -> LiveView {
+pub(super) fn new_view(
+    txn: &Txn<'_>,
+    account: &AccountId,
+    start: &StartView,
+    sequence: u64,
+    resume: Option<u64>,
+) -> LiveView {
     let position = match start.kind {
         ViewKind::Live => start.position_ms,
         ViewKind::Preview => Some(start.position_ms.unwrap_or(0)),
@@ -180,19 +186,20 @@ fn new_view(txn: &Txn<'_>, account: &AccountId, start: &StartView, sequence: u64
             paused_since: None,
             position_ms: position.map(|ms| u32::try_from(ms).expect("media times were checked")),
             played: Default::default(),
+            degraded: false,
         },
     }
 }
 
 /// What is special about a start.
 #[derive(Default)]
-struct How {
-    repeated: bool,
-    brought_back: bool,
-    ended: Vec<ViewId>,
+pub(super) struct How {
+    pub(super) repeated: bool,
+    pub(super) brought_back: bool,
+    pub(super) ended: Vec<ViewId>,
 }
 
-fn started(txn: &mut Txn<'_>, view: &LiveView, before: &TitleRow, how: How) -> Result<Started, Bail> {
+pub(super) fn started(txn: &mut Txn<'_>, view: &LiveView, before: &TitleRow, how: How) -> Result<Started, Bail> {
     let (settings, stamp) = (txn.settings, txn.stamp);
     Ok(Started {
         view: view.show(settings, stamp.logical),

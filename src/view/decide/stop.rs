@@ -4,6 +4,8 @@ use super::history::{Placed, place};
 use super::progress::{Told, check_told, report};
 use super::{Decided, accept, not_active, start};
 use crate::ids::{AccountId, DeviceId, ViewId};
+use crate::versions::Feature;
+use crate::view::account::Trace;
 use crate::view::record::LiveView;
 use crate::view::txn::{Bail, TitleRef, Txn};
 use crate::view::{
@@ -117,7 +119,7 @@ pub(super) fn end(
     end_with(txn, view, why, by, false)
 }
 
-fn end_with(
+pub(super) fn end_with(
     txn: &mut Txn<'_>,
     view: &LiveView,
     why: EndReason,
@@ -146,14 +148,21 @@ fn end_with(
         logical: stamp.logical,
         sequence: view.progress.sequence,
     };
-    txn.account(&view.account)?.view_ended(settings, stamp.logical, ended.clone());
+    let keeps = txn.version.has(Feature::Hints);
+    let row = txn.account(&view.account)?;
+    row.view_ended(settings, stamp.logical, ended.clone());
+    if keeps {
+        row.keep_trace(Trace::of(view));
+    }
     let end = ViewEnd { view: view.show(settings, stamp.logical), end: ended.clone() };
     let fact = match why {
         EndReason::Stopped => Fact::Stopped(end),
         EndReason::Expired | EndReason::PausedTooLong => Fact::Expired(end),
-        EndReason::Replaced | EndReason::EndedForAnother | EndReason::EndedByOwner | EndReason::StreamTaken => {
-            Fact::Ended(end)
-        }
+        EndReason::Replaced
+        | EndReason::EndedForAnother
+        | EndReason::EndedByOwner
+        | EndReason::StreamTaken
+        | EndReason::OverLimit => Fact::Ended(end),
     };
     txn.tell(&view.account, fact);
     txn.remove_view(view);

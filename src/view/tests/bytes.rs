@@ -17,6 +17,28 @@ fn sample() -> Shard {
     shard
 }
 
+fn parked() -> Parked {
+    let stop = ParkedStop { failed: true, request_id: Some(request("r2")), fingerprint: 9 };
+    Parked {
+        view: view("v1"),
+        start: Some(ParkedStart {
+            start: start("v1", "tv", film("heat")),
+            position_ms: Some(5),
+            request_id: Some(request("r1")),
+            age_ms: 6,
+        }),
+        told: Some(ParkedTold {
+            sequence: Some(7),
+            position_ms: Some(8),
+            state: PlayState::Paused,
+            played: vec![Played { from_ms: 1, to_ms: 2 }],
+            seeked: true,
+            age_ms: 3,
+            stop: Some(stop),
+        }),
+    }
+}
+
 fn all_commands() -> Vec<Command> {
     let own = |command| Command::Account(account("a"), command);
     let next = NextView { view: view("v2"), media: film("ran"), position_ms: Some(1) };
@@ -56,8 +78,10 @@ fn all_commands() -> Vec<Command> {
         })),
         own(AccountCommand::EndView(EndView { view: view("v1"), by: Some(device("pad")) })),
         own(AccountCommand::ImportHistory(ImportHistory { plays: vec![play] })),
-        own(AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 3 })),
+        own(AccountCommand::UpdateStreamPolicy(StreamPolicy::streams(3))),
         Command::Adopt(ClusterVersion(2)),
+        own(AccountCommand::UpdateStreamPolicy(StreamPolicy { fail_closed: true, ..StreamPolicy::streams(3) })),
+        own(AccountCommand::HandOff(HandOff { views: vec![parked()] })),
     ]
 }
 

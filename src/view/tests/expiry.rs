@@ -35,7 +35,7 @@ fn a_view_that_is_due_but_not_ticked_yet_lives_on_by_a_report() {
 
 #[test]
 fn an_expired_view_comes_back_within_ten_minutes_with_its_sequence_if_a_stream_is_free() {
-    let mut shard = Shard::new(Settings { policy: StreamPolicy { max_streams: 1 }, ..Settings::default() });
+    let mut shard = Shard::new(Settings { policy: StreamPolicy::streams(1), ..Settings::default() });
     shard.start(at(0), start("v1", "tv", film("heat")));
     shard.progress(at(0), report("v1", 7, 5 * MINUTE));
     shard.tick(at(150_000));
@@ -54,7 +54,7 @@ fn an_expired_view_comes_back_within_ten_minutes_with_its_sequence_if_a_stream_i
 
 #[test]
 fn a_paused_view_gives_its_stream_away_after_five_minutes_and_ends_after_thirty() {
-    let mut shard = Shard::new(Settings { policy: StreamPolicy { max_streams: 1 }, ..Settings::default() });
+    let mut shard = Shard::new(Settings { policy: StreamPolicy::streams(1), ..Settings::default() });
     shard.start(at(0), start("v1", "tv", film("heat")));
     let pause = |shard: &mut Shard, minute: u64| {
         shard.progress(at(minute * MINUTE), paused("v1", minute, 10 * MINUTE, PlayState::Paused));
@@ -77,7 +77,7 @@ fn a_paused_view_gives_its_stream_away_after_five_minutes_and_ends_after_thirty(
 
 #[test]
 fn a_view_whose_stream_was_taken_in_a_long_pause_is_told_to_stop() {
-    let mut shard = Shard::new(Settings { policy: StreamPolicy { max_streams: 1 }, ..Settings::default() });
+    let mut shard = Shard::new(Settings { policy: StreamPolicy::streams(1), ..Settings::default() });
     shard.start(at(0), start("v1", "tv", film("heat")));
     (1..=6).for_each(|m| {
         shard.progress(at(m * MINUTE), paused("v1", m, 10 * MINUTE, PlayState::Paused));

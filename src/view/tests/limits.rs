@@ -3,7 +3,7 @@
 use super::*;
 
 fn two_streams() -> Shard {
-    let mut shard = Shard::new(Settings { policy: StreamPolicy { max_streams: 2 }, ..Settings::default() });
+    let mut shard = Shard::new(Settings { policy: StreamPolicy::streams(2), ..Settings::default() });
     shard.start(at(0), start("v1", "tv1", film("heat")));
     shard.start(at(1000), start("v2", "tv2", film("ran")));
     shard
@@ -75,7 +75,7 @@ fn previews_and_downloads_take_no_stream_and_a_preview_replaces_only_previews() 
 #[test]
 fn a_lower_limit_ends_nothing_and_the_next_title_keeps_the_stream() {
     let mut shard = two_streams();
-    shard.run(at(2000), AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 1 }));
+    shard.run(at(2000), AccountCommand::UpdateStreamPolicy(StreamPolicy::streams(1)));
     let next = NextView { view: view("v3"), media: film("ikiru"), position_ms: None };
     let stop = StopView {
         view: view("v1"),
@@ -91,7 +91,7 @@ fn a_lower_limit_ends_nothing_and_the_next_title_keeps_the_stream() {
     }
     assert_eq!(ids(&shard.active(at(3000))), ["v2", "v3"]);
     for max_streams in [0, 65] {
-        let bad = AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams });
+        let bad = AccountCommand::UpdateStreamPolicy(StreamPolicy::streams(max_streams));
         assert!(matches!(shard.reject(at(3000), bad), Rejection::Invalid { .. }));
     }
 }

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod expiry;
+mod handoff;
 mod imports;
 mod limits;
 mod model;

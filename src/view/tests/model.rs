@@ -117,6 +117,46 @@ fn import() -> impl Strategy<Value = AccountCommand> {
     prop::collection::vec(play, 1..8).prop_map(|plays| AccountCommand::ImportHistory(ImportHistory { plays }))
 }
 
+fn parked() -> impl Strategy<Value = Parked> {
+    let id = || prop::option::weighted(0.7, (0..8usize).prop_map(|n| request(&format!("r{n}"))));
+    let age =
+        || prop::sample::select(vec![0u64, 1, 10, 60, 100, 149, 150, 151, 600, 4000, 90_000]).prop_map(|s| s * 1000);
+    let start = (start_view(), prop::option::of(position()), id(), age()).prop_map(
+        |(start, position_ms, request_id, age_ms)| {
+            let AccountCommand::StartView(start) = start else { unreachable!() };
+            ParkedStart { start, position_ms, request_id, age_ms }
+        },
+    );
+    let told =
+        (report_progress(), prop::option::weighted(0.4, (prop::bool::weighted(0.2), id(), any::<bool>())), age())
+            .prop_map(|(report, stop, age_ms)| {
+                let AccountCommand::ReportProgress(r) = report else { unreachable!() };
+                let unnumbered = stop.as_ref().is_some_and(|(.., unnumbered)| *unnumbered);
+                // The command that the stop's request named.
+                let command = super::stop(r.view.as_str(), r.position_ms);
+                let stop = stop.map(|(failed, request_id, _)| ParkedStop {
+                    failed,
+                    request_id,
+                    fingerprint: command.fingerprint(),
+                });
+                let sequence = Some(r.sequence).filter(|_| !unnumbered);
+                let ReportProgress { position_ms, state, played, seeked, .. } = r;
+                (r.view, ParkedTold { sequence, position_ms, state, played, seeked, age_ms, stop })
+            });
+    (prop::option::of(start), prop::option::weighted(0.8, told), view_id()).prop_map(|(start, told, view)| {
+        let view =
+            start.as_ref().map(|s| s.start.view.clone()).or(told.as_ref().map(|(v, _)| v.clone())).unwrap_or(view);
+        let told = told.map(|(_, told)| ParkedTold {
+            stop: told.stop.map(|stop| {
+                let fingerprint = super::stop(view.as_str(), told.position_ms).fingerprint();
+                ParkedStop { fingerprint, ..stop }
+            }),
+            ..told
+        });
+        Parked { view, start, told }
+    })
+}
+
 fn account_command() -> impl Strategy<Value = AccountCommand> {
     prop_oneof![
         6 => start_view(),
@@ -125,12 +165,13 @@ fn account_command() -> impl Strategy<Value = AccountCommand> {
         1 => (view_id(), prop::option::of(Just(device("pad"))))
             .prop_map(|(view, by)| AccountCommand::EndView(EndView { view, by })),
         2 => import(),
-        1 => (1..4u16).prop_map(|max_streams| AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams })),
+        3 => prop::collection::vec(parked(), 1..4).prop_map(|views| AccountCommand::HandOff(HandOff { views })),
+        1 => (1..4u16).prop_map(|max_streams| AccountCommand::UpdateStreamPolicy(StreamPolicy::streams(max_streams))),
     ]
 }
 
 fn settings(version: u64) -> Settings {
-    Settings { version, policy: StreamPolicy { max_streams: 2 }, ..Settings::default() }
+    Settings { version, policy: StreamPolicy::streams(2), ..Settings::default() }
 }
 
 impl ReferenceStateMachine for Model {
@@ -154,7 +195,7 @@ impl ReferenceStateMachine for Model {
         let envelope = prop_oneof![
             20 => command,
             3 => Just(Envelope::plain(Command::Tick)),
-            1 => (1..=2u32).prop_map(|version| Envelope::plain(Command::Adopt(ClusterVersion(version)))),
+            2 => (1..=3u32).prop_map(|version| Envelope::plain(Command::Adopt(ClusterVersion(version)))),
             1 => (0..4u64, 20..60u64).prop_map(|(version, interval)| {
                 Envelope::plain(Command::UpdateSettings(Settings { interval_ms: interval * 1000, ..settings(version) }))
             }),

@@ -34,7 +34,7 @@ fn a_request_older_than_what_is_remembered_is_refused_but_a_start_that_still_run
     let mut shard = Shard::new(Settings::default());
     let run = once("r0", 0, AccountCommand::StartView(start("v1", "tv", film("heat"))));
     shard.apply(at(0), &run);
-    let policy = |n: u16| AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 1 + n % 64 });
+    let policy = |n: u16| AccountCommand::UpdateStreamPolicy(StreamPolicy::streams(1 + n % 64));
     for n in 0..65 {
         shard.apply(at(1000 + u64::from(n)), &once(&format!("p{n}"), 1000 + u64::from(n), policy(n)));
     }
@@ -46,7 +46,7 @@ fn a_request_older_than_what_is_remembered_is_refused_but_a_start_that_still_run
 
 #[test]
 fn a_hundred_starts_at_a_limit_of_two_and_their_retries_give_two_views_and_ninety_eight_refusals() {
-    let mut shard = Shard::new(Settings { policy: StreamPolicy { max_streams: 2 }, ..Settings::default() });
+    let mut shard = Shard::new(Settings { policy: StreamPolicy::streams(2), ..Settings::default() });
     let command = |n: u64| {
         let start = start(&format!("v{n}"), &format!("tv{n}"), film("heat"));
         once(&format!("r{n}"), n, AccountCommand::StartView(start))
@@ -99,10 +99,10 @@ fn an_age_is_dated_back_from_the_leaders_time_and_undated_it_counts_as_very_old(
     assert_eq!(FirstSent::AgoMs(u64::MAX).dated(LogicalMs(9)), FirstSent::At(LogicalMs(0)));
     let mut shard = Shard::new(Settings::default());
     for n in 0..66 {
-        let command = AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 1 + n % 64 });
+        let command = AccountCommand::UpdateStreamPolicy(StreamPolicy::streams(1 + n % 64));
         shard.apply(at(u64::from(n)), &once(&format!("p{n}"), u64::from(n), command));
     }
-    let command = AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 1 });
+    let command = AccountCommand::UpdateStreamPolicy(StreamPolicy::streams(1));
     let undated = Envelope { first_sent: Some(FirstSent::AgoMs(0)), ..once("p0", 0, command.clone()) };
     let refused = shard.apply(at(100), &undated).answer;
     assert!(matches!(refused, Answer::Rejected(Rejection::RequestTooOld { .. })), "{refused:?}");
@@ -140,7 +140,7 @@ fn an_import_that_may_have_been_forgotten_is_done_again_and_adds_nothing() {
     };
     assert_eq!(results(shard.apply(at(0), &import).answer), [ImportResult::Added]);
     for n in 0..65 {
-        let policy = AccountCommand::UpdateStreamPolicy(StreamPolicy { max_streams: 1 + n % 64 });
+        let policy = AccountCommand::UpdateStreamPolicy(StreamPolicy::streams(1 + n % 64));
         shard.apply(at(1000 + u64::from(n)), &once(&format!("p{n}"), 1000 + u64::from(n), policy));
     }
     assert_eq!(results(shard.apply(at(2000), &import).answer), [ImportResult::Unchanged]);

@@ -73,7 +73,7 @@ fn a_build_that_does_not_speak_a_version_stops_at_its_adoption_and_changes_nothi
 #[test]
 fn a_leader_may_propose_what_its_shard_has_adopted_and_to_adopt() {
     let mut state = State::new(Settings::default());
-    // Nothing but the adoption belongs to a later version yet: one that says so of itself stands for all.
+    // One that says so of itself stands for all.
     let later = Envelope { version: 3, ..Envelope::plain(Command::Tick) };
     assert!(state.permits(&Envelope::plain(Command::Tick)) && state.permits(&adopt(SECOND)));
     assert!(!state.permits(&later));
@@ -92,6 +92,10 @@ fn every_command_is_written_as_the_version_that_brought_it() {
     assert_eq!(written(Command::UpdateSettings(Settings::default())), 2);
     assert_eq!(written(Command::Account(account("a"), stop("v1", None))), 2);
     assert_eq!(written(Command::Adopt(SECOND)), 3);
+    let closed = StreamPolicy { fail_closed: true, ..StreamPolicy::streams(1) };
+    assert_eq!(written(Command::UpdateSettings(Settings { policy: closed, ..Settings::default() })), 4);
+    assert_eq!(written(Command::Account(account("a"), AccountCommand::UpdateStreamPolicy(closed))), 4);
+    assert_eq!(written(Command::Account(account("a"), AccountCommand::HandOff(HandOff { views: Vec::new() }))), 4);
 }
 
 /// A log with an adoption somewhere.

@@ -1,11 +1,13 @@
 //! The domain once more, plainly: lists and full scans, seconds in sets, nothing kept that can be counted out anew. Slow and
 //! obviously right; the model test holds the real one against it. All its times are whole seconds.
 
+mod handoff;
 mod seen;
 mod title;
 
 use std::collections::BTreeSet;
 
+use self::handoff::Past;
 pub(super) use self::seen::Seen;
 use self::title::{Happening, Told, tell};
 use super::*;
@@ -25,6 +27,7 @@ pub(super) struct View {
     paused: Option<LogicalMs>,
     /// Seconds of the title that were really played.
     seconds: BTreeSet<u64>,
+    degraded: bool,
 }
 
 impl View {
@@ -52,6 +55,7 @@ impl View {
             reported_at: self.reported.wall,
             watched_ms: self.seconds.len() as u64 * 1000,
             holds_stream: self.holds(s, now),
+            degraded: self.degraded,
         }
     }
 
@@ -90,6 +94,9 @@ pub(super) struct Account {
     /// It has left a trace.
     exists: bool,
     ended: Vec<EndedView>,
+    /// Of ended views, once the shard keeps them.
+    past: Vec<Past>,
+    keeps_past: bool,
     views: Vec<View>,
     happenings: Vec<(ProfileId, TitleId, Happening)>,
 }
@@ -118,6 +125,8 @@ impl Account {
             forgotten: None,
             exists: false,
             ended: Vec::new(),
+            past: Vec::new(),
+            keeps_past: false,
             views: Vec::new(),
             happenings: Vec::new(),
         }
@@ -178,6 +187,10 @@ impl Account {
     ) -> Outcome {
         let at = self.views.iter().position(|v| v.id == *id).unwrap();
         let view = self.views.remove(at);
+        self.past.retain(|past| past.view.id != view.id);
+        if self.keeps_past {
+            self.past.push(Past::of(&view));
+        }
         let mut outcome = Outcome::Nothing;
         if view.kind != ViewKind::Preview && !(failed && view.sequence == 0) {
             let (who, title) = (view.profile.clone(), view.media.title.clone());
@@ -290,6 +303,7 @@ impl Account {
             reported: stamp,
             paused: None,
             seconds: BTreeSet::new(),
+            degraded: false,
         };
         let mut started = self.started(s, stamp, &view, &before);
         started.brought_back = brought_back;
@@ -434,6 +448,7 @@ impl Account {
                 }
                 false => self.inactive(s, stamp.logical, &c.view).and_then(|e| Err(Rejection::ViewEnded(e))),
             },
+            AccountCommand::HandOff(c) => self.hand_off(s, stamp, c).map(Answer::HandedOff),
             AccountCommand::ImportHistory(c) => Ok(Answer::Imported(self.import(stamp, c))),
             AccountCommand::UpdateStreamPolicy(policy) => {
                 self.policy = Some(*policy);
@@ -447,7 +462,8 @@ impl Account {
     }
 
     fn run_once(&mut self, s: &Settings, stamp: Stamp, envelope: &Envelope, command: &AccountCommand) -> Answer {
-        let id = envelope.request_id.as_ref().filter(|_| !matches!(command, AccountCommand::ReportProgress(_)));
+        let idempotent = matches!(command, AccountCommand::ReportProgress(_) | AccountCommand::HandOff(_));
+        let id = envelope.request_id.as_ref().filter(|_| !idempotent);
         let Some(id) = id else { return self.run(s, stamp, command) };
         if let Some(known) = self.requests.iter().find(|r| r.id == *id) {
             return match known.command == *command {
@@ -480,6 +496,11 @@ impl Account {
         if traceless {
             return answer;
         }
+        self.remember(s, stamp, id, command, &answer);
+        answer
+    }
+
+    fn remember(&mut self, s: &Settings, stamp: Stamp, id: &RequestId, command: &AccountCommand, answer: &Answer) {
         self.exists = true;
         while self.requests.first().is_some_and(|r| stamp.logical.since(r.stamp.logical) > s.request_ms) {
             let gone = self.requests.remove(0);
@@ -490,7 +511,6 @@ impl Account {
         }
         let (id, command) = (id.clone(), command.clone());
         self.requests.push(Request { id, command, stamp, answer: answer.clone() });
-        answer
     }
 }
 
@@ -521,14 +541,22 @@ impl Reference {
                 self.settings = new.clone();
                 Answer::SettingsUpdated
             }
-            Command::Account(id, command) => self.account(id).run_once(&s, stamp, envelope, command),
+            Command::Account(..) if envelope.command.needs() > self.version => Answer::Rejected(invalid("command")),
+            Command::Account(id, command) => {
+                let keeps_past = self.version >= ClusterVersion(4);
+                let account = self.account(id);
+                account.keeps_past = keeps_past;
+                account.run_once(&s, stamp, envelope, command)
+            }
         }
     }
 
     fn tick(&mut self, stamp: Stamp) -> Answer {
         let s = self.settings.clone();
         let mut expired = 0;
+        let keeps_past = self.version >= ClusterVersion(4);
         for account in &mut self.accounts {
+            account.keeps_past = keeps_past;
             let mut due: Vec<View> = account.views.iter().filter(|v| v.due(&s) <= stamp.logical).cloned().collect();
             due.sort_by_key(|v| (v.due(&s), v.id.clone()));
             for view in due {

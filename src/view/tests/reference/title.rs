@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::View;
+use super::handoff::Upload;
 use crate::view::tests::*;
 
 /// Something that happened to a title.
@@ -10,6 +11,7 @@ use crate::view::tests::*;
 pub(super) enum Happening {
     Ended(View, LogicalMs),
     Imported(ImportPlay),
+    Uploaded(Upload),
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +71,7 @@ pub(super) fn tell<'a>(
     let mut run = BTreeSet::new();
     let mut plays = Vec::new();
     for happening in all {
+        let (mut by_view, mut after) = (matches!(happening, Happening::Ended(..)), None);
         let (media, device, mut play, logical, when) = match happening {
             Happening::Ended(v, when) => {
                 let play = Play {
@@ -86,6 +89,24 @@ pub(super) fn tell<'a>(
                     run.extend(v.seconds.iter().copied());
                 }
                 (v.media.clone(), v.device.clone(), play, Some(v.reported.logical), *when)
+            }
+            Happening::Uploaded(u) => {
+                let play = Play {
+                    start: u.after.1,
+                    elapsed_ms: u.elapsed_ms,
+                    position_ms: u.view.position,
+                    duration_ms: u.view.media.duration_ms,
+                    title_type: u.view.media.title_type,
+                    kind: u.view.kind,
+                    outcome: Outcome::Partial,
+                    view: Some(u.view.id.clone()),
+                    watched_ms: u.seconds.len() as u64 * 1000,
+                };
+                if u.view.moves() {
+                    run.extend(u.seconds.iter().copied());
+                }
+                (by_view, after) = (true, Some(u.after));
+                (u.view.media.clone(), u.view.device.clone(), play, None, LogicalMs(0))
             }
             Happening::Imported(p) => {
                 let media = Media {
@@ -113,13 +134,13 @@ pub(super) fn tell<'a>(
             plays.push((device, play));
             continue;
         };
-        let really = if logical.is_some() { run.len() as u64 * 1000 } else { play.watched_ms };
+        let really = if by_view { run.len() as u64 * 1000 } else { play.watched_ms };
         let (outcome, resumable) = judge(s, &media, position, really);
         play.outcome = outcome;
         if outcome == Outcome::Completed {
             play_count += 1;
             watched_at = watched_at.max(Some(play.start.plus(play.elapsed_ms)));
-            if logical.is_some() {
+            if by_view {
                 run.clear();
             }
         }
@@ -135,6 +156,7 @@ pub(super) fn tell<'a>(
         };
         let later = match &latest {
             None => true,
+            Some(old) if after == Some((old.start, old.point.at)) && old.point.device == device => true,
             Some(old) => match (new.logical, old.logical) {
                 (Some(n), Some(o)) => n >= o,
                 _ => {
