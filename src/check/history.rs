@@ -20,12 +20,15 @@ pub struct Rules {
     /// By how much an answer's age, or a staleness asked for, may be wrong by the clock of the history: what the clocks of
     /// different machines may differ by, and the time for which the cluster can't tell.
     pub slack_us: u64,
+    /// Whether nodes accept writes while a shard has no leader: a write whose outcome is unknown may then be one that is handed
+    /// off later, as an accepted one is.
+    pub hints: bool,
 }
 
 impl Default for Rules {
     /// As a new cluster's settings are: four streams, two and a half minutes of which four fifths are counted on.
     fn default() -> Self {
-        Self { limit: 4, silence_us: 120_000_000, believed_ms: 5_000, slack_us: 100_000 }
+        Self { limit: 4, silence_us: 120_000_000, believed_ms: 5_000, slack_us: 100_000, hints: false }
     }
 }
 

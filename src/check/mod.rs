@@ -15,7 +15,9 @@
 //! | `ANY` | any up to the answer |
 //!
 //! Whatever the mode: an answer that says how old it is ([`Info::age_ms`]) may not be older, and revisions, where they are told,
-//! are in the order in which the writes took effect. *Accepted* writes (hints) are counted apart, and may take effect or not.
+//! are in the order in which the writes took effect. *Accepted* writes (hints) are counted apart, and may take effect or not, at any
+//! moment after their call: on a view that runs, on one that has ended since, or, of a start, as a *degraded* view, which may be
+//! ended at once. Whether they have taken effect is for whoever reads the end of the history to say.
 //! The verdict of an account is right, wrong with a [`Story`], or *gave up* when a bound of [`Bounds`] was met. Gave up is not
 //! right.
 //!

@@ -47,6 +47,8 @@ struct Played {
     ms: u64,
     /// The sequences whose stretches are in; none: only the least is known.
     by: Option<BTreeSet<u64>>,
+    /// Something was handed off: stretches that were only accepted may be in, too.
+    more: bool,
     /// A report said nothing of it, so that the cluster had to guess.
     guessed: bool,
 }
@@ -65,7 +67,7 @@ impl Played {
 
     fn is(&self, seen: Option<u64>) -> bool {
         let Some(seen) = seen.filter(|_| !self.guessed) else { return true };
-        if self.by.is_some() { seen == self.ms } else { seen >= self.ms }
+        if self.by.is_some() && !self.more { seen == self.ms } else { seen >= self.ms }
     }
 }
 
@@ -94,16 +96,27 @@ impl View {
             && seen.sequence == self.sequence
             && self.place.is(seen.position_ms)
             && self.played.is(seen.watched_ms)
-            && (seen.degraded == self.degraded || self.degraded)
+            && seen.degraded == self.degraded
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Ended {
+    title: u32,
     sequence: u64,
     place: Place,
-    /// It ended by itself: it may come back.
-    by_itself: bool,
+    comes_back: ComesBack,
+}
+
+/// Whether a start brings an ended view back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum ComesBack {
+    /// It was ended.
+    No,
+    /// It ended by itself.
+    Yes,
+    /// It was degraded, and ended by itself or for others.
+    Perhaps,
 }
 
 /// See the [module](self).
@@ -151,24 +164,85 @@ impl State {
             return vec![self.clone()];
         }
         let mut states = Vec::new();
+        let accepted = matches!(outcome, Outcome::Accepted);
+        let hint = accepted || (around.rules.hints && matches!(outcome, Outcome::Unknown));
+        let started_degraded = matches!(outcome, Outcome::Committed(Answer::Started { degraded: true, .. }, _));
         // A degraded view counts against others or not; what it was admitted by is not the shard's to say.
         let counts = if self.views.iter().any(|view| view.degraded) { &[true, false][..] } else { &[true] };
-        for base in self.variants(around, |view| concerns(around.names, action, view)) {
-            for count_degraded in counts {
+        // Of a call that was accepted in the end an attempt before may have been committed.
+        let degrees: &[bool] = match hint && matches!(action, Action::Start { .. }) {
+            true => &[false, true],
+            false => &[started_degraded],
+        };
+        let oldest = match outcome {
+            Outcome::Committed(Answer::Started { ended, .. }, _) if counts.len() > 1 => {
+                ended.iter().map(|view| around.names.number(view)).collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        let bases = self.variants(around, |view| concerns(around.names, action, view));
+        for base in bases.into_iter().flat_map(|base| base.decided(around.names, action)) {
+            for (count_degraded, degraded) in counts.iter().flat_map(|c| degrees.iter().map(move |d| (*c, *d))) {
                 let mut after = base.clone();
-                let degraded = matches!(
-                    outcome,
-                    Outcome::Accepted | Outcome::Committed(Answer::Started { degraded: true, .. }, _)
-                );
-                let how = How { at_us: op.invoked_us, degraded, count_degraded: *count_degraded };
+                let how = How { at_us: op.invoked_us, degraded, count_degraded, accepted, oldest: &oldest };
                 for told in after.does(around, action, &how) {
                     if matches(around.names, &told, outcome) && !states.contains(&after) {
                         states.push(after.clone());
                     }
                 }
             }
+            if hint {
+                let late = base.late(around.names, action).into_iter().filter(|late| !states.contains(late));
+                states.extend(late.collect::<Vec<_>>());
+            }
         }
         states
+    }
+
+    /// What it may be if the write is handed off when its view has ended, or can't run any more: the view's play goes on, and its
+    /// title was left there, unless something later has happened to that.
+    fn late(&self, names: &Names, action: &Action) -> Vec<Self> {
+        let mut state = self.clone();
+        let (id, sequence, told, stops) = match action {
+            Action::Start { view, title, position_ms, .. } => {
+                let (id, title) = (names.number(view), names.number(title));
+                if self.ended.contains_key(&id) || self.views.iter().any(|view| view.id == id) {
+                    return Vec::new();
+                }
+                let place = position_ms.map_or(Place::Somewhere, Place::At);
+                state.ended.insert(id, Ended { title, sequence: 0, place, comes_back: ComesBack::Perhaps });
+                (id, Some(0), None, false)
+            }
+            Action::Progress { view, sequence, position_ms, .. } => {
+                (names.number(view), Some(*sequence), *position_ms, false)
+            }
+            Action::Stop { view, sequence, position_ms, .. } => (names.number(view), *sequence, *position_ms, true),
+            Action::End { .. } | Action::SetLimit { .. } => return Vec::new(),
+        };
+        if let Some(view) = state.views.iter_mut().find(|view| view.id == id && stops) {
+            // Its device has said something newer since: it goes on.
+            let older = sequence.is_some_and(|sequence| sequence < view.sequence);
+            view.played.more |= older;
+            return Vec::from_iter(older.then_some(state));
+        }
+        let Some(ended) = state.ended.get_mut(&id) else { return Vec::new() };
+        if !matches!(action, Action::Start { .. }) {
+            let sequence = sequence.unwrap_or(ended.sequence + 1);
+            if sequence <= ended.sequence {
+                return Vec::new();
+            }
+            ended.sequence = sequence;
+            if stops {
+                ended.comes_back = ComesBack::No;
+            }
+            if let Some(ms) = ended.place.learn(told) {
+                ended.place = Place::At(ms);
+            }
+        }
+        let (title, place) = (ended.title, ended.place);
+        let mut newest = state.clone();
+        newest.left.insert(title, place);
+        vec![state, newest]
     }
 
     /// This, and what it is if views have ended by themselves before.
@@ -185,15 +259,36 @@ impl State {
         (0..1 << maybe.len()).map(without).collect()
     }
 
+    /// The same, where it may be either way once with each, whether the view that is to start comes back.
+    fn decided(self, names: &Names, action: &Action) -> Vec<Self> {
+        let Action::Start { view, .. } = action else { return vec![self] };
+        let id = names.number(view);
+        if self.ended.get(&id).is_none_or(|ended| ended.comes_back != ComesBack::Perhaps) {
+            return vec![self];
+        }
+        let with = |comes_back| {
+            let mut state = self.clone();
+            state.ended.entry(id).and_modify(|ended| ended.comes_back = comes_back);
+            state
+        };
+        vec![with(ComesBack::Yes), with(ComesBack::No)]
+    }
+
     fn end(&mut self, id: u32, by_itself: bool) {
         if let Some(at) = self.views.iter().position(|view| view.id == id) {
             let view = self.views.remove(at);
-            self.ended.insert(id, Ended { sequence: view.sequence, place: view.place, by_itself });
+            let View { title, sequence, place, .. } = view;
+            let comes_back = match (by_itself, view.degraded) {
+                (false, _) => ComesBack::No,
+                (true, false) => ComesBack::Yes,
+                (true, true) => ComesBack::Perhaps,
+            };
+            self.ended.insert(id, Ended { title, sequence, place, comes_back });
         }
     }
 
     /// Carries out a write; all that the cluster may say to it.
-    fn does(&mut self, around: &Around<'_>, action: &Action, how: &How) -> Vec<Told> {
+    fn does(&mut self, around: &Around<'_>, action: &Action, how: &How<'_>) -> Vec<Told> {
         let number = |name: &Name| around.names.number(name);
         match action {
             Action::Start { .. } => self.start(around.names, action, how),
@@ -226,10 +321,14 @@ impl State {
         }
     }
 
-    fn report(&mut self, rules: &Rules, view: u32, told: &Report, how: &How) -> Option<Option<bool>> {
+    fn report(&mut self, rules: &Rules, view: u32, told: &Report, how: &How<'_>) -> Option<Option<bool>> {
         let view = self.views.iter_mut().find(|active| active.id == view)?;
         let sequence = told.sequence.unwrap_or(view.sequence + 1);
-        view.played.add(sequence, told.played_ms, rules.believed_ms);
+        // What was accepted is handed off together, in part, or not at all.
+        match how.accepted {
+            true => view.played.more = true,
+            false => view.played.add(sequence, told.played_ms, rules.believed_ms),
+        }
         let position = view.place.learn(told.position_ms);
         if sequence <= view.sequence {
             let same = sequence == view.sequence && (position.is_none() || view.place.is(position));
@@ -246,7 +345,7 @@ impl State {
         Some(Some(true))
     }
 
-    fn start(&mut self, names: &Names, action: &Action, how: &How) -> Vec<Told> {
+    fn start(&mut self, names: &Names, action: &Action, how: &How<'_>) -> Vec<Told> {
         let Action::Start { view, device, title, position_ms, takes_stream, on_limit } = action else {
             return Vec::new();
         };
@@ -256,8 +355,8 @@ impl State {
             let repeated = Told::Started { ended: BTreeSet::new(), repeated: true };
             return vec![if same { repeated } else { Told::Refused(Why::IdInUse) }];
         }
-        let before = self.ended.get(&id).map(|ended| (ended.sequence, ended.by_itself));
-        if before.is_some_and(|(_, by_itself)| !by_itself) {
+        let before = self.ended.get(&id).map(|ended| (ended.sequence, ended.comes_back));
+        if before.is_some_and(|(_, comes_back)| comes_back == ComesBack::No) {
             return vec![Told::Refused(Why::NotActive)];
         }
         let mut ending: BTreeSet<u32> = self.views.iter().filter(|v| v.device == device).map(|v| v.id).collect();
@@ -274,7 +373,7 @@ impl State {
             // Of a view that comes back the cluster knows more than is followed here.
             _ => Place::Somewhere,
         };
-        let played = Played { ms: 0, by: Some(BTreeSet::new()), guessed: before.is_some() };
+        let played = Played { ms: 0, by: Some(BTreeSet::new()), more: false, guessed: before.is_some() };
         let sequence = before.map_or(0, |(sequence, _)| sequence);
         let (takes_stream, degraded, heard_us) = (*takes_stream, how.degraded, how.at_us);
         self.left.insert(title, place);
@@ -283,14 +382,20 @@ impl State {
     }
 
     /// Finds what has to end until there is a stream free.
-    fn make_room(&self, names: &Names, on_limit: &OnLimit, how: &How, ending: &mut BTreeSet<u32>) -> Result<(), Why> {
+    fn make_room(
+        &self,
+        names: &Names,
+        on_limit: &OnLimit,
+        how: &How<'_>,
+        ending: &mut BTreeSet<u32>,
+    ) -> Result<(), Why> {
         let counts = |view: &&View| view.takes_stream && (how.count_degraded || !view.degraded);
         let holders = self.views.iter().filter(counts).map(|view| view.id);
         let mut holders: Vec<u32> = holders.filter(|view| !ending.contains(view)).collect();
         while holders.len() >= usize::from(self.limit) {
             let at = match on_limit {
                 OnLimit::Reject => None,
-                OnLimit::EndOldest => Some(0),
+                OnLimit::EndOldest => holders.iter().position(|view| how.oldest.contains(view)).or(Some(0)),
                 OnLimit::EndNamed(named) => {
                     let named = names.number(named);
                     let at = holders.iter().position(|view| *view == named);
@@ -320,9 +425,10 @@ impl State {
                         seen.iter().any(|seen| names.number(&seen.view) == view.id && view.is(names, seen))
                     })
                     && seen.is_sorted_by(|a, b| {
-                        // Who started in the same millisecond stands in the order of the ids, not of the commits.
+                        // Who started in the same millisecond stands in the order of the ids, not of the commits; and who was let in
+                        // while there was no leader in that of its own time.
                         let place = |id: &Name| state.views.iter().position(|view| view.id == names.number(id));
-                        place(&a.view) < place(&b.view) || a.view < b.view
+                        place(&a.view) < place(&b.view) || a.view < b.view || a.degraded || b.degraded
                     });
                 Vec::from_iter(fits.then_some(state))
             }
@@ -366,7 +472,7 @@ impl State {
         for view in &self.views {
             let (id, device) = (names.name(view.id), names.name(view.device));
             let _ = write!(text, "{id} on {device} at sequence {}, {}", view.sequence, place(view.place));
-            let least = if view.played.by.is_some() { "" } else { "at least " };
+            let least = if view.played.by.is_some() && !view.played.more { "" } else { "at least " };
             if !view.played.guessed {
                 let _ = write!(text, ", {least}{} ms played", view.played.ms);
             }
@@ -390,10 +496,14 @@ struct Report {
 }
 
 /// How a write is carried out.
-struct How {
+struct How<'a> {
     at_us: u64,
     degraded: bool,
     count_degraded: bool,
+    /// It was accepted, and is handed off.
+    accepted: bool,
+    /// Which views were the oldest: degraded ones are as old as they say, not as their commit is.
+    oldest: &'a BTreeSet<u32>,
 }
 
 /// Whether what becomes of a write depends on whether this view is still there.

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::history::{Mode, Names, Op, Outcome, Revision, Rules, What};
+use super::history::{Action, Mode, Names, Op, Outcome, Revision, Rules, What};
 use super::model::{Around, State};
 
 /// How much may be spent on one account.
@@ -66,6 +66,13 @@ impl Item<'_> {
         self.to_us != u64::MAX
     }
 
+    /// It may happen or not, and once it has happened it changes nothing any more.
+    fn comes_once(&self) -> bool {
+        let idempotent =
+            |action: &Action| matches!(action, Action::Progress { .. } | Action::Stop { sequence: Some(_), .. });
+        !self.has_to_be() && matches!(&self.op.what, What::Write(action, _) if idempotent(action))
+    }
+
     /// It changes nothing in whatever state. (A write that changes nothing here may do so elsewhere.)
     fn is_harmless(&self) -> bool {
         matches!(self.op.what, What::Read { .. } | What::Write(_, Outcome::Refused(..)))
@@ -103,25 +110,31 @@ fn item<'a>(rules: &Rules, at: usize, op: &'a Op) -> Option<Item<'a>> {
 pub(super) fn search(rules: &Rules, names: &Names, ops: &[&Op], bounds: &Bounds) -> (Found, u64) {
     let mut items: Vec<Item<'_>> = ops.iter().enumerate().filter_map(|(at, op)| item(rules, at, op)).collect();
     items.sort_by_key(|item| (item.from_us, item.to_us, item.at));
-    let mut by_key: Vec<usize> = (0..items.len()).filter(|n| items[*n].key.is_some()).collect();
-    by_key.sort_by_key(|n| items[*n].key);
-    let left = items.iter().filter(|item| item.has_to_be()).count();
-    let done = vec![0; items.len().div_ceil(64)];
-    let mut search = Search { rules, names, items, by_key, done, left, seen: BTreeSet::new(), stuck: Stuck::default() };
-    let mut steps = 0;
-    let found = search.run(bounds, &mut steps);
+    let may_not_be = items.iter().any(|item| !item.has_to_be());
+    // Nearly always what may happen or not needs to happen only where something else has to be explained by it.
+    let bounds_of_lazy = Bounds { steps_max: bounds.steps_max / 4, ..*bounds };
+    let (mut found, mut steps) = (None, 0);
+    if may_not_be {
+        let lazy = Search::new(rules, names, items.clone(), true).run(&bounds_of_lazy, &mut steps);
+        found = matches!(lazy, Found::Order).then_some(lazy);
+    }
+    let found = found.unwrap_or_else(|| Search::new(rules, names, items, false).run(bounds, &mut steps));
     (found, steps)
 }
 
 struct Search<'a> {
     rules: &'a Rules,
     names: &'a Names,
+    /// What may happen or not is tried only where something that has to happen can't.
+    lazy: bool,
     /// By the beginning of their moments.
     items: Vec<Item<'a>>,
     /// The items that have a key, by it.
     by_key: Vec<usize>,
     /// A bit for each item.
     done: Vec<u64>,
+    /// The items of which it matters, beside the state, whether they are done.
+    telling: Vec<u64>,
     /// How many have still to be done.
     left: usize,
     /// Digests of configurations that were looked at.
@@ -140,7 +153,19 @@ struct Frame {
     ways: Vec<(usize, State)>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(rules: &'a Rules, names: &'a Names, items: Vec<Item<'a>>, lazy: bool) -> Self {
+        let mut by_key: Vec<usize> = (0..items.len()).filter(|n| items[*n].key.is_some()).collect();
+        by_key.sort_by_key(|n| items[*n].key);
+        let left = items.iter().filter(|item| item.has_to_be()).count();
+        let done = vec![0; items.len().div_ceil(64)];
+        let mut telling = done.clone();
+        let tells = items.iter().enumerate().filter(|(_, item)| !item.comes_once());
+        tells.for_each(|(n, _)| telling[n / 64] |= 1 << (n % 64));
+        let (seen, stuck) = Default::default();
+        Self { rules, names, lazy, items, by_key, done, telling, left, seen, stuck }
+    }
+
     fn run(&mut self, bounds: &Bounds, steps: &mut u64) -> Found {
         let mut frames = vec![self.frame(State::new(self.rules), 0, 0, None, steps)];
         while let Some(frame) = frames.last_mut() {
@@ -155,7 +180,7 @@ impl Search<'_> {
             };
             let (first, first_key) = (frame.first, frame.first_key);
             self.set(item, true);
-            if !self.seen.insert(self.digest(first, &state)) {
+            if !self.seen.insert(self.digest(&state)) {
                 self.set(item, false);
                 continue;
             }
@@ -180,9 +205,10 @@ impl Search<'_> {
     }
 
     /// What is done, and the state: all that decides how it can go on.
-    fn digest(&self, first: usize, state: &State) -> u128 {
+    fn digest(&self, state: &State) -> u128 {
         let mut digest = Xxh3::new();
-        self.done[first / 64..].iter().for_each(|word| digest.update(&word.to_le_bytes()));
+        let telling = self.done.iter().zip(&self.telling).map(|(done, telling)| done & telling);
+        telling.for_each(|word| digest.update(&word.to_le_bytes()));
         state.hash(&mut digest);
         digest.digest128()
     }
@@ -204,7 +230,9 @@ impl Search<'_> {
         let (open, until_us) = self.open(first);
         let around = Around { rules: self.rules, names: self.names, until_us };
         let mut ways = Vec::new();
-        for n in open {
+        let mut blocked = false;
+        let (must, may): (Vec<usize>, Vec<usize>) = open.into_iter().partition(|n| self.items[*n].has_to_be());
+        for n in must {
             let item = &self.items[n];
             if item.exact && item.key > least_key {
                 continue;
@@ -215,9 +243,16 @@ impl Search<'_> {
                 // It fits, and changes nothing wherever it stands: so it can be first.
                 return vec![(n, state.clone())];
             }
-            // What changes nothing and may never happen doesn't have to happen here.
-            let states = states.into_iter().filter(|after| item.has_to_be() || after != state);
-            ways.extend(states.map(|after| (n, after)));
+            blocked |= states.is_empty();
+            ways.extend(states.into_iter().rev().map(|after| (n, after)));
+        }
+        if !self.lazy || blocked || ways.is_empty() {
+            for n in may {
+                *steps += 1;
+                // What changes nothing doesn't have to happen here.
+                let states = state.after(&around, self.items[n].op).into_iter().filter(|after| after != state);
+                ways.extend(states.collect::<Vec<_>>().into_iter().rev().map(|after| (n, after)));
+            }
         }
         ways.sort_by_key(|(n, _)| std::cmp::Reverse((self.items[*n].to_us, *n)));
         ways

@@ -13,8 +13,8 @@ use crate::table::Row;
 
 const NODES: usize = 3;
 const SHARDS: u32 = 8;
-/// Small segments, and room on the disk for what belongs there.
-const FLAGS: [&str; 4] = ["--disk-log-mib", "128", "--disk-reserve-mib", "32"];
+/// Small segments, room on the disk for what belongs there, and starts accepted within the time that a fault lasts.
+const FLAGS: [&str; 6] = ["--disk-log-mib", "128", "--disk-reserve-mib", "32", "--hints-start-wait-ms", "1000"];
 /// How long a fault lasts that is undone: several elections.
 const LASTS: Duration = Duration::from_millis(2500);
 /// How long the load runs before a fault, and after all is well again.
@@ -161,6 +161,9 @@ impl Case<'_> {
         if came.lost > 0 {
             bad.push(format!("{} acknowledged writes are lost", came.lost));
         }
+        if came.accepted_lost > 0 {
+            bad.push(format!("{} accepted writes are lost", came.accepted_lost));
+        }
         if came.acknowledged == 0 {
             bad.push("nothing was acknowledged: the load did not run".into());
         }
@@ -170,6 +173,7 @@ impl Case<'_> {
             lost: came.lost,
             contradictions: came.stories.len() as u64,
             accepted: came.accepted,
+            accepted_lost: came.accepted_lost,
             gap_ms: came.gaps_ms.last().copied().unwrap_or(0),
             gap_middle_ms: came.gaps_ms.get(came.gaps_ms.len() / 2).copied().unwrap_or(0),
             stale: came.stale.0,

@@ -2,7 +2,7 @@
 //!
 //! Each account has two devices that start, report and stop at the same time, and a reader by strong reads. One reader a node asks it
 //! for stale answers. Writes are not repeated by their callers: whatever has no answer in time stays unknown, and the checker has to
-//! explain it.
+//! explain it. What was only *accepted* is no acknowledgement: it is noted apart, and has to be found once all is well.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use parking_lot::Mutex;
 use playhead::check::{
     Action, Answer, History, Info, Mode, Name, OnLimit, Op, Outcome, Refusal, Revision, Rules, Seen, SeenView, What,
 };
-use playhead::client::{Client, Error};
+use playhead::client::{Client, Error, is_accepted};
 use playhead::proto::v1;
 use playhead::time::Clock;
 use tokio::task::JoinHandle;
 
+use crate::accepted::{Accepted, Found};
 use crate::support::devices::Device;
 use crate::support::{Cluster, Result};
 
@@ -39,6 +40,11 @@ const BOUND: Duration = Duration::from_secs(2);
 /// When a stale read takes what there is.
 const STALE_AFTER: Duration = Duration::from_millis(200);
 const PROFILE: &str = "p";
+/// Who was only accepted has time: the checker has to find out which of these writes came about.
+const AFTER_ACCEPTED: Duration = Duration::from_millis(300);
+/// After so long what was accepted and is not found counts as lost. Several nodes may have taken something of one view; who has not
+/// taken its start tries again after seconds.
+const HANDED_OFF: Duration = Duration::from_secs(40);
 
 /// What the clients of one case share.
 pub(crate) struct Load {
@@ -52,6 +58,8 @@ pub(crate) struct Load {
     acks: Mutex<BTreeMap<u32, Vec<u64>>>,
     /// How many reports of a view were acknowledged, its stop among them.
     told: Mutex<BTreeMap<(String, String), u64>>,
+    /// What was only accepted.
+    hinted: Mutex<Accepted>,
     /// When a stale read was asked, and whether it was answered.
     stale: Mutex<Vec<(u64, bool)>>,
     numbers: AtomicU64,
@@ -63,6 +71,7 @@ pub(crate) struct Came {
     pub(crate) lost: u64,
     pub(crate) unknown: u64,
     pub(crate) accepted: u64,
+    pub(crate) accepted_lost: u64,
     pub(crate) stories: Vec<String>,
     pub(crate) gave_up: usize,
     pub(crate) gaps_ms: Vec<u64>,
@@ -93,7 +102,7 @@ fn seen(view: &v1::View) -> SeenView {
         position_ms: ms(view.position_ms),
         watched_ms: u64::try_from(view.watched_ms).ok(),
         holds_stream: view.holds_stream,
-        degraded: false,
+        degraded: view.degraded,
     }
 }
 
@@ -119,9 +128,10 @@ impl Load {
             name: name.to_string(),
             shards: cluster.shards,
             stop: AtomicBool::new(false),
-            history: Mutex::new(History::new(Rules::default())),
+            history: Mutex::new(History::new(Rules { hints: true, ..Rules::default() })),
             acks: Mutex::default(),
             told: Mutex::default(),
+            hinted: Mutex::default(),
             stale: Mutex::default(),
             numbers: AtomicU64::new(0),
         }))
@@ -200,11 +210,16 @@ impl Load {
         };
         let began = self.now_us();
         let (outcome, runs) = match self.client.start_view(request).await {
+            Ok(answer) if is_accepted(answer.write_info.as_ref()) => {
+                self.hinted.lock().start(account, view);
+                (Outcome::Accepted, true)
+            }
             Ok(answer) => {
                 self.acknowledged(account, view, 0);
                 let started = answer.started.unwrap_or_default();
                 let ended = started.ended_view_ids.iter().map(|view| name(view)).collect();
-                let told = Answer::Started { ended, repeated: started.already_active, degraded: false };
+                let degraded = started.view.is_some_and(|view| view.degraded);
+                let told = Answer::Started { ended, repeated: started.already_active, degraded };
                 (Outcome::Committed(told, by(answer.write_info.as_ref())), true)
             }
             Err(error) => {
@@ -241,6 +256,10 @@ impl Load {
         };
         let began = self.now_us();
         let outcome = match self.client.stop_view(request).await {
+            Ok(answer) if is_accepted(answer.write_info.as_ref()) => {
+                self.hinted.lock().stop(account, view, sequence);
+                Outcome::Accepted
+            }
             Ok(answer) => {
                 self.acknowledged(account, view, 1);
                 Outcome::Committed(Answer::Done, by(answer.write_info.as_ref()))
@@ -270,6 +289,11 @@ impl Load {
         let began = self.now_us();
         let (outcome, goes_on) =
             match self.client.report_progress(v1::ReportProgressRequest { report: Some(report) }).await {
+                Ok(answer) if is_accepted(answer.write_info.as_ref()) => {
+                    self.hinted.lock().report(account, view, sequence);
+                    tokio::time::sleep(AFTER_ACCEPTED).await;
+                    (Outcome::Accepted, true)
+                }
                 Ok(answer) => {
                     let revision = by(answer.write_info.as_ref());
                     let result = answer.result.unwrap_or_default();
@@ -387,9 +411,9 @@ impl Load {
         Ok(())
     }
 
-    /// All plays of an account.
-    async fn read_history(&self, client: &Client, account: &str) -> Result<Vec<v1::Play>, Error> {
-        let (began, mut plays, mut page_token, mut of) = (self.now_us(), Vec::new(), String::new(), None);
+    /// All plays of an account, the first in front, with what the answer says of itself.
+    async fn list_plays(client: &Client, account: &str) -> Result<(Vec<v1::Play>, Option<v1::ReadInfo>), Error> {
+        let (mut plays, mut page_token, mut of) = (Vec::new(), String::new(), None);
         loop {
             let request = v1::ListHistoryRequest {
                 account_id: account.into(),
@@ -407,6 +431,16 @@ impl Load {
                 break;
             }
         }
+        let at = |time: Option<prost_types::Timestamp>| time.map(|time| (time.seconds, time.nanos));
+        plays.sort_by_key(|play: &v1::Play| (at(play.start_time), at(play.end_time), play.position_ms));
+        Ok((plays, of))
+    }
+
+    /// The same, noted.
+    async fn read_history(&self, client: &Client, account: &str) -> Result<Vec<v1::Play>, Error> {
+        let began = self.now_us();
+        let (plays, of) = Self::list_plays(client, account).await?;
+        // What is handed off late is a further play of its view, and the last one counts.
         let views = plays.iter().map(|play| (name(&play.view_id), ms(play.position_ms))).collect();
         self.note(account, began, What::Read { mode: Mode::Strong, seen: Seen::Ended(views), info: info(of.as_ref()) });
         Ok(plays)
@@ -425,6 +459,7 @@ impl Load {
         for task in tasks {
             task.await?;
         }
+        let accepted_lost = self.not_handed_off(cluster).await?;
         let mut lost = 0;
         for (n, node) in cluster.local.names().iter().enumerate() {
             let client = cluster.client_of(node, Duration::from_secs(20))?;
@@ -437,7 +472,8 @@ impl Load {
             }
         }
         let history = std::mem::take(&mut *self.history.lock());
-        let report = playhead::check::check(&history, &playhead::check::Bounds::default());
+        let bounds = playhead::check::Bounds { steps_max: 600_000, ..Default::default() };
+        let report = playhead::check::check(&history, &bounds);
         let (gaps_ms, stale) = (self.gaps(shards, from_ms, healed_ms), self.stale.lock());
         let meanwhile = stale.iter().filter(|(asked, _)| (from_ms..until_ms).contains(asked));
         let answered = meanwhile.clone().filter(|(_, answered)| *answered).count() as u64;
@@ -446,6 +482,7 @@ impl Load {
             lost,
             unknown: report.counts.unknown,
             accepted: report.counts.accepted,
+            accepted_lost,
             stories: report.wrong.iter().map(ToString::to_string).collect(),
             gave_up: report.gave_up.len(),
             gaps_ms,
@@ -460,18 +497,37 @@ impl Load {
             self.read_left(client, account, device, Mode::Strong, Some(v1::ReadOptions::strong())).await?;
         }
         let plays = self.read_history(client, account).await?;
-        let mut found: BTreeMap<&str, i64> =
-            plays.iter().map(|play| (play.view_id.as_str(), play.watched_ms)).collect();
-        found.extend(active.iter().map(|view| (view.view_id.as_str(), view.watched_ms)));
+        let found = found(&plays, &active);
         let told = self.told.lock();
         let of_account = told.iter().filter(|((of, _), _)| of == account);
         let missing = of_account.map(|((_, view), reports)| {
-            let watched_ms = found.get(view.as_str()).copied();
+            let watched_ms = found.get(view).map(|found| found.watched_ms);
             // A view without a trace: its start is lost, too.
             let least = u64::from(watched_ms.is_none());
             reports.saturating_sub(watched_ms.unwrap_or(0).unsigned_abs() / PLAYED_MS.unsigned_abs()).max(least)
         });
         Ok(missing.sum())
+    }
+
+    /// Waits until all that was accepted is found; how much never is.
+    async fn not_handed_off(&self, cluster: &Cluster) -> Result<u64> {
+        let client = cluster.client(Duration::from_secs(20))?;
+        let from_ms = self.clock.monotonic().0;
+        loop {
+            let mut missing = 0;
+            for account in self.accounts().iter().filter(|account| self.hinted.lock().has(account)) {
+                let request = v1::ListActiveViewsRequest { account_id: account.clone(), read_options: None };
+                let active = client.list_active_views(request).await?.views;
+                let found = found(&Self::list_plays(&client, account).await?.0, &active);
+                let told = self.told.lock();
+                let is_known = |view: &str| told.contains_key(&(account.clone(), view.to_string()));
+                missing += self.hinted.lock().missing(account, &found, position, is_known);
+            }
+            if missing == 0 || self.clock.monotonic().0 - from_ms > HANDED_OFF.as_millis() as u64 {
+                return Ok(missing);
+            }
+            tokio::time::sleep(PAUSE * 4).await;
+        }
     }
 
     /// For each of the shards, the longest time without an acknowledged write from the fault on until all was well.
@@ -492,6 +548,23 @@ impl Load {
         gaps.sort_unstable();
         gaps
     }
+}
+
+/// What there is of every view.
+fn found(plays: &[v1::Play], active: &[v1::View]) -> BTreeMap<String, Found> {
+    let mut views: BTreeMap<String, Found> = BTreeMap::new();
+    for play in plays {
+        let found = views.entry(play.view_id.clone()).or_default();
+        found.position_ms = found.position_ms.max(play.position_ms);
+        found.watched_ms += play.watched_ms;
+    }
+    for view in active {
+        let found = views.entry(view.view_id.clone()).or_default();
+        found.position_ms = found.position_ms.max(view.position_ms);
+        found.watched_ms = found.watched_ms.max(view.watched_ms);
+        found.runs = true;
+    }
+    views
 }
 
 fn info(info: Option<&v1::ReadInfo>) -> Info {

@@ -11,6 +11,7 @@
 //! Everything happens in namespaces of its own, which end with it. `docs/failure-modes.md` says what each fault looks like.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod accepted;
 mod cases;
 mod damage;
 mod load;

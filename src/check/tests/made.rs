@@ -22,6 +22,8 @@ pub(super) struct Chances {
     pub(super) wide_ms: u64,
     /// Whether answers tell revisions.
     pub(super) revisions: bool,
+    /// Of a hundred starts, reports and stops so many are only accepted, and handed off later, most of them.
+    pub(super) accepted: u64,
 }
 
 pub(super) struct Maker {
@@ -36,13 +38,15 @@ pub(super) struct Maker {
     /// The newest sequence that each view's device has used.
     sequences: BTreeMap<u64, u64>,
     views: u64,
+    /// What was accepted, each with when.
+    parked: BTreeMap<ViewId, view::Parked>,
     pub(super) ops: Vec<Op>,
 }
 
 impl Maker {
     pub(super) fn new(seed: u64, chances: Chances) -> Self {
         let state = view::State::new(view::Settings::default());
-        Self {
+        let mut maker = Self {
             seed,
             drawn: 0,
             chances,
@@ -52,17 +56,32 @@ impl Maker {
             state,
             sequences: BTreeMap::new(),
             views: 0,
+            parked: BTreeMap::new(),
             ops: Vec::new(),
+        };
+        if chances.accepted > 0 {
+            maker.commit(&view::Envelope::plain(view::Command::Adopt(crate::versions::Spoken::BUILD.newest)));
         }
+        maker
     }
 
     /// Makes so many operations, and strong reads of everything at the end.
     pub(super) fn run(mut self, ops: usize) -> Vec<Op> {
         for _ in 0..ops {
             self.now_ms += 2 + self.draw(8);
-            if self.draw(100) < self.chances.reads { self.read() } else { self.write() }
+            if self.draw(100) < self.chances.reads {
+                self.read()
+            } else {
+                self.write()
+            }
+            if !self.parked.is_empty() && self.draw(12) == 0 {
+                self.hand_off();
+            }
         }
         self.now_ms += 10_000;
+        if self.draw(4) > 0 {
+            self.hand_off();
+        }
         for what in 0..4 + DEVICES {
             self.now_ms += 100;
             self.read_of(what, Mode::Strong);
@@ -93,6 +112,9 @@ impl Maker {
 
     fn write(&mut self) {
         let (action, command) = self.action();
+        if self.chances.accepted > 0 && self.draw(100) < self.chances.accepted && self.park(&command) {
+            return self.note(What::Write(action, Outcome::Accepted));
+        }
         if self.draw(100) >= self.chances.unknown {
             let outcome = self.apply(command);
             return self.note(What::Write(action, outcome));
@@ -105,6 +127,62 @@ impl Maker {
         let invoked_us = (self.now_ms - before) * 1000;
         let what = What::Write(action, Outcome::Unknown);
         self.ops.push(Op { client: 9, invoked_us, returned_us: invoked_us + 100, what });
+    }
+
+    /// Keeps what a node accepts, with its moment in place of its age: the latest of each view, and what was played before.
+    fn park(&mut self, command: &view::AccountCommand) -> bool {
+        use view::AccountCommand as C;
+        let told = |sequence, position_ms, played: &[view::Played], stop| view::ParkedTold {
+            sequence,
+            position_ms,
+            state: view::PlayState::Playing,
+            played: played.to_vec(),
+            seeked: false,
+            age_ms: 0,
+            stop,
+        };
+        let stopped = view::ParkedStop { failed: false, request_id: None, fingerprint: command.fingerprint() };
+        let (id, start, told) = match command {
+            C::StartView(s) => (s.view.clone(), Some(s.clone()), None),
+            C::ReportProgress(r) => {
+                (r.view.clone(), None, Some(told(Some(r.sequence), r.position_ms, &r.played, None)))
+            }
+            C::StopView(s) => (s.view.clone(), None, Some(told(s.sequence, s.position_ms, &s.played, Some(stopped)))),
+            _ => return false,
+        };
+        let full = self.parked.len() >= view::HANDOFF_VIEWS_MAX && !self.parked.contains_key(&id);
+        let nothing = view::Parked { view: id.clone(), start: None, told: None };
+        if full || (start.is_some() && self.parked.contains_key(&id)) {
+            return false;
+        }
+        let (age_ms, parked) = (self.now_ms, self.parked.entry(id).or_insert(nothing));
+        if let Some(start) = start {
+            let position_ms = start.position_ms;
+            parked.start = Some(view::ParkedStart { start, position_ms, request_id: None, age_ms });
+        }
+        if let Some(told) = told {
+            let former = parked.told.take();
+            let mut played =
+                former.iter().flat_map(|f| f.played.clone()).chain(told.played.clone()).collect::<Vec<_>>();
+            played.dedup();
+            played.truncate(16);
+            let later = former.filter(|former| former.sequence >= told.sequence);
+            parked.told = Some(view::ParkedTold { played, ..later.unwrap_or(view::ParkedTold { age_ms, ..told }) });
+        }
+        true
+    }
+
+    fn hand_off(&mut self) {
+        let mut views: Vec<view::Parked> = std::mem::take(&mut self.parked).into_values().collect();
+        for parked in &mut views {
+            parked.start.iter_mut().for_each(|start| start.age_ms = self.now_ms - start.age_ms);
+            parked.told.iter_mut().for_each(|told| told.age_ms = self.now_ms - told.age_ms);
+        }
+        if !views.is_empty() {
+            let command = view::AccountCommand::HandOff(view::HandOff { views });
+            let answer = self.commit(&view::Envelope::plain(view::Command::Account(self.account.clone(), command)));
+            assert!(matches!(answer.0, view::Answer::HandedOff(_)), "{answer:?}");
+        }
     }
 
     fn action(&mut self) -> (Action, view::AccountCommand) {
@@ -210,19 +288,23 @@ impl Maker {
 
     fn apply(&mut self, command: view::AccountCommand) -> Outcome {
         let envelope = view::Envelope::plain(view::Command::Account(self.account.clone(), command));
-        let stamp = self.stamp();
-        while let Some(missing) = self.state.missing(stamp, &envelope).unwrap() {
-            admit(&mut self.state, missing);
-        }
-        let applied = self.state.apply(stamp, &envelope).unwrap();
-        self.past.push((self.now_ms, self.state.clone()));
-        let revision = applied.revision.0;
+        let (answer, revision) = self.commit(&envelope);
         let revision = match self.draw(4) {
             _ if !self.chances.revisions => None,
             0 => Some(Revision::By(revision)),
             _ => Some(Revision::Exact(revision)),
         };
-        outcome(applied.answer, revision)
+        outcome(answer, revision)
+    }
+
+    fn commit(&mut self, envelope: &view::Envelope) -> (view::Answer, u64) {
+        let stamp = self.stamp();
+        while let Some(missing) = self.state.missing(stamp, envelope).unwrap() {
+            admit(&mut self.state, missing);
+        }
+        let applied = self.state.apply(stamp, envelope).unwrap();
+        self.past.push((self.now_ms, self.state.clone()));
+        (applied.answer, applied.revision.0)
     }
 
     fn read(&mut self) {
@@ -286,8 +368,8 @@ fn outcome(answer: view::Answer, revision: Option<Revision>) -> Outcome {
     let not_active = Outcome::Refused(Refusal::NotActive, revision);
     match answer {
         view::Answer::Started(s) => {
-            let (ended, repeated) = (names(s.ended), s.repeated);
-            Outcome::Committed(Answer::Started { ended, repeated, degraded: false }, revision)
+            let (ended, repeated, degraded) = (names(s.ended), s.repeated, s.view.degraded);
+            Outcome::Committed(Answer::Started { ended, repeated, degraded }, revision)
         }
         view::Answer::Progressed(p) if p.directive != view::Directive::Continue => not_active,
         view::Answer::Progressed(p) => Outcome::Committed(Answer::Progressed { applied: p.applied }, revision),
@@ -314,7 +396,7 @@ fn seen_one(view: view::ActiveView) -> SeenView {
         position_ms: view.position_ms,
         watched_ms: Some(view.watched_ms),
         holds_stream: view.holds_stream,
-        degraded: false,
+        degraded: view.degraded,
     }
 }
 
@@ -360,8 +442,10 @@ fn see(state: &mut view::State, account: &AccountId, now: Stamp, what: u64) -> S
             Seen::Left { title: Maker::title(device), position_ms }
         }
         view::Reply::History { entries, .. } => {
-            let plays = entries.into_iter().flat_map(|entry| entry.plays);
-            let views = plays.filter_map(|p| Some((name(p.view?.as_str()), p.position_ms)));
+            // What was handed off late is a further play of its view.
+            let mut plays: Vec<view::Play> = entries.into_iter().flat_map(|entry| entry.plays).collect();
+            plays.sort_by_key(|play| (play.start, play.end()));
+            let views = plays.into_iter().filter_map(|p| Some((name(p.view?.as_str()), p.position_ms)));
             Seen::Ended(views.collect())
         }
         other => panic!("{other:?}"),

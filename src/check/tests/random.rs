@@ -11,6 +11,7 @@ fn chances() -> impl Strategy<Value = Chances> {
         reads,
         wide_ms,
         revisions,
+        accepted: 0,
     })
 }
 
@@ -57,6 +58,19 @@ proptest! {
             prop_assert!(false, "{story}");
         }
         prop_assert!(!few || verdict == Verdict::Right, "{verdict:?}");
+    }
+
+    #[test]
+    fn what_the_state_machine_makes_of_what_was_handed_off_is_right(
+        seed in any::<u64>(),
+        chances in chances(),
+        accepted in 1..60u64,
+        ops in 1..100usize,
+    ) {
+        let ops = Maker::new(seed, Chances { unknown: 0, accepted, ..chances }).run(ops);
+        if let Verdict::Wrong(story) = quick(&ops) {
+            prop_assert!(false, "{story}");
+        }
     }
 
     #[test]
@@ -134,7 +148,7 @@ proptest! {
 
 #[test]
 fn ten_thousand_operations_of_many_accounts_are_all_decided() {
-    let chances = Chances { unknown: 2, reads: 30, wide_ms: 20, revisions: true };
+    let chances = Chances { unknown: 2, reads: 30, wide_ms: 20, revisions: true, accepted: 0 };
     let mut history = History::new(Rules::default());
     for account in 0..100u64 {
         for op in Maker::new(account, chances).run(90) {
@@ -150,7 +164,7 @@ fn ten_thousand_operations_of_many_accounts_are_all_decided() {
 #[test]
 fn a_long_history_of_one_account_is_decided_too() {
     for revisions in [true, false] {
-        let chances = Chances { unknown: 0, reads: 30, wide_ms: 10, revisions };
+        let chances = Chances { unknown: 0, reads: 30, wide_ms: 10, revisions, accepted: 0 };
         let ops = Maker::new(7, chances).run(1_000);
         assert_eq!(check_account(&Rules::default(), &name("a"), &ops, &Bounds::default()), Verdict::Right);
     }

@@ -202,6 +202,67 @@ fn what_was_accepted_may_come_about_or_not_and_is_counted_apart() {
 }
 
 #[test]
+fn what_was_accepted_is_handed_off_to_a_view_that_has_ended_or_replaces_nothing_that_came_later() {
+    let replaces = |ended: &[&str]| {
+        let ended = ended.iter().map(|view| name(view)).collect();
+        Outcome::Committed(Answer::Started { ended, repeated: false, degraded: false }, None)
+    };
+    let history = |seen: &[(&str, u64)]| Seen::Ended(seen.iter().map(|(view, at)| (name(view), Some(*at))).collect());
+    // Its device goes on elsewhere before the hint is handed off.
+    let ended = |sequence, at| {
+        let report = write(20, 30, progress("v1", 3, 3000), Outcome::Accepted);
+        let other = write(40, 50, start("v2", "d1"), replaces(&["v1"]));
+        let before = write(11, 12, progress("v1", sequence, 1000), applied());
+        with(v1_started(), [before, report, other, read(60, 70, Mode::Strong, history(&[("v1", at)]))])
+    };
+    assert_right(&ended(1, 3000));
+    assert_right(&ended(1, 1000));
+    assert_wrong(&ended(1, 2000));
+    assert_wrong(&ended(4, 3000));
+    // The same of a start: what came later stays.
+    let let_in = [
+        write(20, 30, start("v2", "d1"), Outcome::Accepted),
+        write(31, 35, progress("v2", 2, 2000), Outcome::Accepted),
+        write(40, 50, start("v3", "d1"), replaces(&["v1"])),
+        read(60, 70, Mode::Strong, active(&[("v3", "d1", 0, 0)])),
+    ];
+    let ops = with(v1_started(), let_in);
+    assert_right(&with(ops.clone(), [read(80, 90, Mode::Strong, history(&[("v1", 0)]))]));
+    assert_right(&with(ops.clone(), [read(80, 90, Mode::Strong, history(&[("v1", 0), ("v2", 2000)]))]));
+    assert_wrong(&with(ops, [read(80, 90, Mode::Strong, history(&[("v1", 0), ("v2", 2500)]))]));
+}
+
+#[test]
+fn a_view_that_was_let_in_says_that_it_is_degraded() {
+    let ops = |outcome: Outcome, degraded| {
+        let seen = SeenView { degraded, ..seen_view("v1", "d1", 0, 0) };
+        [write(0, 10, start("v1", "d1"), outcome), read(20, 30, Mode::Strong, Seen::Active(vec![seen]))]
+    };
+    assert_right(&ops(started(), false));
+    assert_wrong(&ops(started(), true));
+    assert_right(&ops(Outcome::Accepted, true));
+    // An attempt before the one that was accepted may have been committed.
+    assert_right(&ops(Outcome::Accepted, false));
+}
+
+#[test]
+fn a_long_outage_is_decided_whatever_of_it_was_handed_off_when() {
+    let mut ops = with(v1_started(), [write(0, 10, start("v2", "d2"), started())]);
+    for n in 1..=60 {
+        for view in ["v1", "v2"] {
+            ops.push(write(20 * n, 20 * n + 10, progress(view, n, 1000 * n), Outcome::Accepted));
+        }
+    }
+    let seen = |first, second| active(&[("v1", "d1", first, 1000 * first), ("v2", "d2", second, 1000 * second)]);
+    for (at, first, second) in [(2000, 0, 60), (2100, 31, 60), (2200, 60, 60)] {
+        ops.push(read(at, at + 10, Mode::Strong, seen(first, second)));
+    }
+    assert_right(&ops);
+    ops.push(read(2300, 2310, Mode::Strong, seen(59, 60)));
+    assert_wrong(&ops);
+}
+
+#[test]
 fn where_a_bound_is_met_it_says_that_it_gave_up() {
     let unknown = (1..=24).map(|n| write(20, 30, progress("v1", n, n * 1000), Outcome::Unknown));
     let never = read(40, 50, Mode::Strong, active(&[("v1", "d1", 3, 1)]));
