@@ -11,6 +11,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use super::budget::Budget;
 use super::endpoints::{Endpoints, Node};
 use super::error::{Error, Verdict, decided_by_the_state};
 use super::sent::Sent;
@@ -53,12 +54,15 @@ pub(super) struct Core {
     pub(super) attempt_ms: u64,
     /// Writes that may be repeated by their callers.
     pub(super) sent: Mutex<Sent>,
+    /// Retries of what was refused for load.
+    pub(super) budget: Budget,
     random: Mutex<StdRng>,
 }
 
 impl Core {
     pub(super) fn new(clock: Arc<dyn Clock>, seed: u64, endpoints: Endpoints, attempt_ms: u64) -> Self {
-        Self { clock, endpoints, attempt_ms, sent: Mutex::default(), random: Mutex::new(StdRng::seed_from_u64(seed)) }
+        let random = Mutex::new(StdRng::seed_from_u64(seed));
+        Self { clock, endpoints, attempt_ms, sent: Mutex::default(), budget: Budget::default(), random }
     }
 
     /// A fresh request id.
@@ -101,6 +105,7 @@ impl Core {
     {
         let began = self.clock.monotonic();
         let deadline = began.plus(call.deadline_ms);
+        self.budget.earn(1);
         // What was sent before this call may have been done.
         let maybe_done = call.age_ms > 0;
         let (last, reason) = ("never tried".into(), v1::ErrorReason::Unspecified);
@@ -127,7 +132,11 @@ impl Core {
                 }
                 Err(verdict) => verdict,
             };
+            let for_load = verdict.is_for_load();
             let Next { sick, elsewhere, after } = progress.take(verdict)?;
+            if for_load && !self.budget.spend() {
+                return Err(progress.give_up());
+            }
             let now = self.clock.monotonic();
             avoid = elsewhere.then_some(node.index());
             if sick {

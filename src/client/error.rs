@@ -210,6 +210,11 @@ impl Verdict {
         })
     }
 
+    /// Whether it was refused because there is more to do than can be done.
+    pub(super) fn is_for_load(&self) -> bool {
+        matches!(self, Self::Again { reason: v1::ErrorReason::Overloaded, .. })
+    }
+
     /// An attempt that was not answered in time.
     pub(super) fn timed_out(ms: u64) -> Self {
         let why = format!("no answer within {ms} ms");

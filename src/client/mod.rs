@@ -12,6 +12,8 @@
 //!   sequence), so the cluster does it once however often it comes. What a node says in `RetryInfo` is obeyed, with jitter on
 //!   top, never below it; where it says nothing the waiting doubles from 10 to 400 ms. A node that does not answer is left
 //!   alone for a while.
+//! - **No more than a fifth on top.** What was refused for load is tried again within a budget: a retry for five calls, and a reserve of
+//!   a hundred. Beyond it the call ends as unavailable at once, so that an overload isn't made worse by being refused.
 //! - **Three ends, never two.** A call that fails was [`Rejected`](Error::Rejected) (the cluster has decided, nothing changed),
 //!   [`Unavailable`](Error::Unavailable) (nobody decided, nothing changed), or [`Unknown`](Error::Unknown): a write that was on
 //!   its way when the time ran out, and may have happened, or may still.
@@ -52,6 +54,7 @@
 //! ```
 
 mod admin;
+mod budget;
 mod builder;
 mod call;
 mod endpoints;

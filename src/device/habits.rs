@@ -1,6 +1,10 @@
 //! What a household does next: draws from how people were measured to watch.
 
+use std::time::Duration;
+
 use rand::Rng;
+
+use crate::proto::v1;
 
 /// Titles of the whole service.
 const TITLES: usize = 4_000;
@@ -117,6 +121,16 @@ pub(super) fn ending(rng: &mut impl Rng, title: Title) -> Ending {
     }
 }
 
+pub(super) fn title_type(title: Title) -> v1::TitleType {
+    if title.is_episode() { v1::TitleType::Episode } else { v1::TitleType::Film }
+}
+
+/// By how much a told interval is more than the usual one; its jitter is not.
+pub(super) fn stretch(told_ms: i64, usual: Duration) -> f64 {
+    let times = told_ms as f64 / (usual.as_millis() as f64).max(1.0);
+    if times > 1.2 { times } else { 1.0 }
+}
+
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng as _;
@@ -153,5 +167,12 @@ mod tests {
         assert_eq!(ids.len(), TITLES);
         assert!((0..TITLES as u32).all(|n| Title(n).duration_ms() >= 1_320_000));
         assert_eq!(Title(TITLES as u32 - 1).next(), Title(0));
+    }
+
+    #[test]
+    fn a_device_that_is_told_to_report_more_seldom_does_and_jitter_is_no_stretch() {
+        let usual = Duration::from_secs(60);
+        assert_eq!([54_000, 60_000, 66_000, 0].map(|told| stretch(told, usual)), [1.0; 4]);
+        assert_eq!(stretch(120_000, usual), 2.0);
     }
 }

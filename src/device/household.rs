@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Plan;
 use super::gateway::Reporter;
-use super::habits::{Ending, Taste, Title, ending, joined_by, play_ms, resumes, seeks_back};
+use super::habits::{Ending, Taste, Title, ending, joined_by, play_ms, resumes, seeks_back, stretch, title_type};
 use super::ledger::{Ledger, Profile, Running, Unsure};
 use super::stats::Stats;
 use super::still::Turn;
@@ -67,6 +67,8 @@ pub(super) struct Household {
     playing: [Option<Playing>; DEVICES],
     /// Known from the first answer on.
     shard: u32,
+    /// By how much the cluster wants reports to be more seldom.
+    stretch: f64,
     views_started: u64,
     /// Of which shard it is, and which nodes' replicas have answered since a check began.
     pub(super) served: Mutex<(u32, BTreeSet<String>)>,
@@ -89,6 +91,7 @@ impl Household {
             taste,
             playing: [const { None }; DEVICES],
             shard: 0,
+            stretch: 1.0,
             views_started: 0,
             due: None,
             served: Mutex::default(),
@@ -336,7 +339,7 @@ impl Household {
         let state = if paused { v1::PlayState::Paused } else { v1::PlayState::Playing };
         let goes_on = self.report(&running, playing.position_ms, seeked, state).await;
         let jitter = self.rng.random_range(0.9..1.1);
-        let interval_ms = (self.around.plan.interval.as_millis() as f64 * jitter) as u64;
+        let interval_ms = (self.around.plan.interval.as_millis() as f64 * jitter * self.stretch) as u64;
         playing.due = self.around.clock.monotonic().plus(interval_ms);
         match goes_on {
             true => self.playing[device] = Some(playing),
@@ -399,6 +402,7 @@ impl Household {
                 }
                 let now = self.around.clock.monotonic();
                 self.around.stats.report_acknowledged(self.shard, began.elapsed(), now);
+                self.stretch = stretch(result.progress_interval_ms, self.around.plan.told);
                 // Only where an earlier attempt may have been the one that did it may `applied` be false: this device alone
                 // counts this view's sequence up.
                 if !result.applied && tries == 1 && !result.repeated {
@@ -592,8 +596,4 @@ pub(super) fn profile_id(profile: Profile) -> String {
 /// The id of a device of a household.
 pub(super) fn device_id(device: usize) -> String {
     ["tv", "phone", "tablet"][device % DEVICES].to_string()
-}
-
-fn title_type(title: Title) -> v1::TitleType {
-    if title.is_episode() { v1::TitleType::Episode } else { v1::TitleType::Film }
 }

@@ -12,6 +12,9 @@
 //! drawn by Zipf's law, with slope 1.1 among a household's favourites and 0.58 over the whole catalogue. Time is compressed: between two
 //! reports of a device pass [`Plan::interval`] of real time and [`Plan::step`] of the title.
 //!
+//! A cluster that is pressed tells devices to report more seldom, and they do: the interval grows by as much as the told one has grown
+//! ([`Plan::told`]).
+//!
 //! **By the clock.** With a [`Pace`] the fleet offers reports at a rate, whatever the cluster answers (an open loop): each
 //! household has moments of its own, drawn by the seed, at which a report is due, and the latency of a report counts from then.
 //! A household still makes one call at a time, which bounds what is under way to one call a household; what waits behind it is
@@ -82,6 +85,9 @@ pub struct Plan {
     pub step: Duration,
     /// How reports are sent.
     pub way: Way,
+    /// How often devices are told to report when nothing presses, by the cluster's settings; see [`Plan::TOLD`]. Told more, they report as
+    /// much more seldom.
+    pub told: Duration,
     /// How long a view may be silent by the cluster's settings, before it expires; see [`Plan::SILENCE`].
     pub silence: Duration,
     /// The part of the plays, 0 to 1, after which the household is checked by strong reads.
@@ -91,6 +97,8 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// How often devices are told to report by the settings of a new cluster.
+    pub const TOLD: Duration = Duration::from_secs(60);
     /// How long a view may be silent by the settings of a new cluster: two and a half intervals of a minute.
     pub const SILENCE: Duration = Duration::from_secs(150);
 
@@ -103,6 +111,7 @@ impl Plan {
             interval: Duration::from_millis(500),
             step: Duration::from_secs(60),
             way: Way::Calls,
+            told: Self::TOLD,
             silence: Self::SILENCE,
             check_share: 0.25,
             pace: None,

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::fs::replace_file;
 use crate::ids::{Generation, GroupId, NodeId, ReplicaId};
 use crate::net::{Listener, Net};
-use crate::raft::{GroupConfig, InvalidConfig, RaftThread, Room};
+use crate::raft::{GroupConfig, InvalidConfig, Load, RaftThread, Room};
 use crate::store::StoreThreads;
 use crate::telemetry::Metrics;
 use crate::threads::Threads;
@@ -240,6 +240,7 @@ impl Node {
             store: storage.store.clone(),
             clock: clock.clone(),
             room: room.clone(),
+            load: Arc::new(Load::new(config.load_bounds(), clock.clone(), metrics.shed.clone())),
             rows_bytes: config.memory_rows_mib << 20,
             spoken,
             known: me.versions.known().clone(),

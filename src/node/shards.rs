@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::raft::{
-    Broken, Cause, Group, GroupConfig, GroupParts, KnownVersion, MetaMachine, RaftThread, Role, Room, RowsShare,
+    Broken, Cause, Group, GroupConfig, GroupParts, KnownVersion, Load, MetaMachine, RaftThread, Role, Room, RowsShare,
     ShardMachine, StartError, Switchboard,
 };
 use crate::store::StoreHandle;
@@ -107,6 +107,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// How much room the disk has.
     pub room: Arc<Room>,
+    /// How much the node does, and what of it first.
+    pub load: Arc<Load>,
     /// Memory for unchanged rows, of all shards together, in bytes.
     pub rows_bytes: u64,
     /// The cluster versions that this node speaks.
@@ -320,6 +322,7 @@ impl Shards {
             clock: self.parts.clock.clone(),
             room: self.parts.room.clone(),
             known: self.parts.known.clone(),
+            load: self.parts.load.clone(),
         };
         if self.is_stopping() {
             return;

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! Group            what the node holds: propose, query, members, lead, checkpoint, stop
+//!   load           what comes first, and what is refused, when there is more to do than can be done
 //!   batcher        many callers' commands -> one log entry, at most one entry open; stamps them with the leader's clock
 //!   read           STRONG: one ReadIndex round for all reads that wait; LEASE: the leader's lease; ANY: as it is here
 //!   fresh          how old a replica's state is at most, and what counts as proof of it
@@ -70,6 +71,7 @@ mod codec;
 mod fresh;
 mod group;
 mod known;
+mod load;
 mod log_store;
 mod machine;
 mod network;
@@ -86,6 +88,7 @@ pub use group::{
     MembershipId, Progress, StartError, Submitted, TransferError, destroy,
 };
 pub use known::KnownVersion;
+pub use load::{Load, Pacer, Pressure, Priority};
 pub use machine::{
     Broken, Cause, Changes, Machine, MetaMachine, MetaState, Missing, RowsShare, ShardMachine, Stop, encode_commands,
 };

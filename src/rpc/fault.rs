@@ -10,6 +10,7 @@ use tonic_types::pb;
 
 use super::backend::{Failure, Hint};
 use super::convert;
+use super::spread::Stretch;
 use crate::ids::AccountId;
 use crate::proto::v1::ErrorReason;
 use crate::proto::{ERROR_DOMAIN, metadata, v1};
@@ -123,6 +124,18 @@ impl Fault {
     /// More is at work than the bounds of the services allow.
     pub(super) fn overloaded(why: &str) -> Self {
         Self::new(Code::ResourceExhausted, ErrorReason::Overloaded, why).retry_after(RETRY_OVERLOADED)
+    }
+
+    /// Tells when to come back as it was drawn, not as everybody is told.
+    pub(super) fn spread(mut self, stretch: Stretch) -> Self {
+        let times = if self.is_overload() { stretch.overloaded } else { stretch.other };
+        self.0.retry_after = self.0.retry_after.map(|wait| Stretch::of(wait, times));
+        self
+    }
+
+    /// Whether it was refused for load.
+    pub(super) fn is_overload(&self) -> bool {
+        self.0.reason == ErrorReason::Overloaded
     }
 
     /// Nothing is known of a view.

@@ -12,6 +12,7 @@ use super::backend::{Backend, Cluster, Failure, Read, Served, Within, Write};
 use super::convert;
 use super::fault::{self, Fault};
 use super::limits::Limits;
+use super::spread::Spread;
 use super::wish::{self, Wish, revision_text};
 use crate::ids::{AccountId, RequestId};
 use crate::proto::{REQUEST_AGE, v1};
@@ -24,6 +25,8 @@ pub(super) struct Front {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) limits: Limits,
     pub(super) clock: Arc<dyn Clock>,
+    /// When refused callers are to come back.
+    pub(super) spread: Arc<Spread>,
     random: Mutex<StdRng>,
 }
 
@@ -68,8 +71,21 @@ impl Seen {
 }
 
 impl Front {
-    pub(super) fn new(backend: Arc<dyn Backend>, limits: Limits, clock: Arc<dyn Clock>, seed: u64) -> Self {
-        Self { backend, limits, clock, random: Mutex::new(StdRng::seed_from_u64(seed)) }
+    pub(super) fn new(
+        backend: Arc<dyn Backend>,
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+        spread: Arc<Spread>,
+        seed: u64,
+    ) -> Self {
+        Self { backend, limits, clock, spread, random: Mutex::new(StdRng::seed_from_u64(seed)) }
+    }
+
+    /// What one caller is told of a failure.
+    fn fault(&self, failure: Failure, cluster: Cluster) -> Fault {
+        let fault = Fault::from(failure).of(Some(cluster.shards));
+        self.spread.note(usize::from(fault.is_overload()), 0);
+        fault.spread(self.spread.draw())
     }
 
     /// Within what a request must be answered, and its message.
@@ -119,7 +135,8 @@ impl Front {
         let outcomes = self.backend.propose(vec![envelope], within).await;
         let outcome = outcomes.into_iter().next().unwrap_or(Err(Failure::Unknown));
         let Write { answer, shard, revision, accepted, hint } =
-            outcome.map_err(|failure| Fault::from(failure).of(Some(cluster.shards)))?;
+            outcome.map_err(|failure| self.fault(failure, cluster))?;
+        self.spread.note(0, 1);
         if let Answer::Rejected(rejection) = &answer {
             return Err(Fault::rejected(&account, rejection).into());
         }
@@ -135,7 +152,8 @@ impl Front {
         // A strong answer sees everything acknowledged before the call began, and perhaps nothing after.
         let asked = self.clock.wall();
         let read = self.backend.query(query, reading, within).await;
-        let Read { reply, served, hint } = read.map_err(|failure| Fault::from(failure).of(Some(cluster.shards)))?;
+        let Read { reply, served, hint } = read.map_err(|failure| self.fault(failure, cluster))?;
+        self.spread.note(0, 1);
         if let Reply::Invalid { field, accepted } = &reply {
             return Err(Fault::field(field, accepted.to_string()).into());
         }

@@ -9,7 +9,8 @@ pub struct Limits {
     pub deadline: Duration,
     /// How long a call may take at most. Default: 30 s.
     pub deadline_max: Duration,
-    /// Single calls at work at a time on a listener, counted from before their bodies are read; more are refused with OVERLOADED. Default: 4,096.
+    /// Single calls at work at a time on a listener, counted from before their bodies are read; more are refused with OVERLOADED, and
+    /// the last of them are kept for what is more important. Default: 4,096.
     pub calls: usize,
     /// Messages of one progress stream at work at a time; then the stream is not read. Default: 32.
     pub stream_messages: usize,

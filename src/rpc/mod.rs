@@ -14,6 +14,9 @@
 //!   helps. A write without an answer is `OUTCOME_UNKNOWN`, never a failure.
 //! - **Everything is bounded** ([`Limits`]): bytes of a message both ways, calls at work at a time, batches of a stream at work
 //!   at a time, how long a call may take (the caller's `grpc-timeout`, within a least and a most), and how long a stop waits.
+//! - **The more important first.** The last places for calls are kept for starts and stops, and listings have half of them at most
+//!   (`tally`); a leader does the same in its queue. Whoever is refused is told when to come back, and all of them different times
+//!   (`spread`).
 //! - **Page tokens are opaque**, have a checksum, and hold only for the list, account, profile and filters that they were made
 //!   for.
 //! - Calls answer a little before the caller's deadline, so that the caller learns what is known rather than nothing.
@@ -41,6 +44,7 @@ mod progress;
 mod replacement;
 mod routed;
 mod serve;
+mod spread;
 mod stream;
 mod tally;
 #[cfg(test)]

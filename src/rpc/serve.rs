@@ -19,6 +19,7 @@ use super::front::Front;
 use super::history::History;
 use super::limits::Limits;
 use super::progress::Progress;
+use super::spread::Spread;
 use super::tally::TallyLayer;
 use crate::net::Listener;
 use crate::proto::FILE_DESCRIPTOR_SET;
@@ -83,6 +84,7 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// The services of a node.
 pub struct Services {
     parts: ServicesParts,
+    spread: Arc<Spread>,
     tls: Option<ServerTlsConfig>,
 }
 
@@ -95,7 +97,8 @@ macro_rules! sized {
 impl Services {
     /// The services over these parts.
     pub fn new(parts: ServicesParts) -> Self {
-        Self { parts, tls: None }
+        let spread = Arc::new(Spread::new(parts.clock.clone(), parts.seed));
+        Self { parts, spread, tls: None }
     }
 
     /// Serves clients over TLS: `certificate` is the chain that they are shown, `key` its private key, both PEM. Operators are
@@ -122,7 +125,7 @@ impl Services {
         stop: CancellationToken,
     ) -> Result<(), ServeError> {
         let ServicesParts { backend, limits, clock, seed, .. } = &self.parts;
-        let front = Arc::new(Front::new(backend.clone(), *limits, clock.clone(), *seed));
+        let front = Arc::new(Front::new(backend.clone(), *limits, clock.clone(), self.spread.clone(), *seed));
         let (health, health_service) = tonic_health::server::health_reporter();
         let mut server = self.server();
         if let Some(tls) = &self.tls {
@@ -158,7 +161,12 @@ impl Services {
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .http2_max_header_list_size(16 << 10)
-            .layer(TallyLayer::new(self.parts.metrics.clone(), self.parts.seed, &self.parts.limits))
+            .layer(TallyLayer::new(
+                self.parts.metrics.clone(),
+                self.spread.clone(),
+                self.parts.seed,
+                &self.parts.limits,
+            ))
     }
 }
 

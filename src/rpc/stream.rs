@@ -19,6 +19,7 @@ use super::convert;
 use super::fault::Fault;
 use super::fields::Path;
 use super::front::{Front, mismatch, standing};
+use super::spread::Stretch;
 use super::wish::revision_text;
 use crate::ids::{AccountId, Revision, ShardId};
 use crate::proto::{BATCH_ITEMS_MAX, v1};
@@ -114,6 +115,10 @@ impl Reader {
                 });
             }
             Err(fault) => {
+                if fault.is_overload() {
+                    self.front.spread.note(message.reports.len(), 0);
+                }
+                let fault = fault.spread(self.front.spread.draw());
                 let answer =
                     v1::ReportProgressStreamResponse { batch_id, error: Some(fault.into_item()), ..Default::default() };
                 let _ = self.answers.send(Ok(answer)).await;
@@ -161,9 +166,13 @@ async fn work(
         }
     }
     let outcomes = if envelopes.is_empty() { Vec::new() } else { front.backend.propose(envelopes, within).await };
+    let refused = outcomes.iter().filter(|outcome| matches!(outcome, Err(Failure::Overloaded))).count();
+    front.spread.note(refused, outcomes.len() - refused);
+    // The same for all that are refused of a message: they come back as one.
+    let stretch = front.spread.draw();
     let mut revisions = Revisions::default();
     for ((i, account), outcome) in proposed.iter().zip(outcomes) {
-        results[*i] = Some(result(&mut revisions, account, outcome));
+        results[*i] = Some(result(&mut revisions, account, outcome, stretch));
     }
     let missing = || failed(Failure::Unknown.into());
     v1::ReportProgressStreamResponse {
@@ -178,10 +187,15 @@ fn failed(fault: Fault) -> v1::ProgressResult {
     v1::ProgressResult { error: Some(fault.into_item()), ..Default::default() }
 }
 
-fn result(revisions: &mut Revisions, account: &AccountId, outcome: Result<Write, Failure>) -> v1::ProgressResult {
+fn result(
+    revisions: &mut Revisions,
+    account: &AccountId,
+    outcome: Result<Write, Failure>,
+    stretch: Stretch,
+) -> v1::ProgressResult {
     let write = match outcome {
         Ok(write) => write,
-        Err(failure) => return failed(failure.into()),
+        Err(failure) => return failed(Fault::from(failure).spread(stretch)),
     };
     match &write.answer {
         Answer::Progressed(progressed) => {

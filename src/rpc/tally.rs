@@ -4,7 +4,8 @@
 //! carries it.
 //!
 //! A single call takes its place before anything of its body is read, so that the places bound what bodies take, too. Whoever
-//! sends no body gives the place back when the longest time of a call is over.
+//! sends no body gives the place back when the longest time of a call is over. The last places are for what is more important: an
+//! eighth for starts and stops alone, and listings get none of the second half.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,8 +24,10 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::backend::Failure;
 use super::fault::Fault;
 use super::limits::Limits;
+use super::spread::Spread;
+use crate::raft::Priority;
 use crate::telemetry::trace::{METADATA_KEY, TraceId};
-use crate::telemetry::{CallLabels, Metrics};
+use crate::telemetry::{CallLabels, Metrics, ShedLabels};
 
 /// Health, reflection, and what is served by nobody.
 const OTHER: &str = "other";
@@ -75,15 +78,19 @@ struct Shared {
     calls: AtomicU64,
     /// For single calls; streams are bounded where they are served.
     places: Arc<Semaphore>,
+    /// How many there are.
+    places_max: usize,
+    /// When those that find none are to come back.
+    spread: Arc<Spread>,
     /// How long a single call may take with its body.
     call_max: Duration,
 }
 
 impl TallyLayer {
-    pub(super) fn new(metrics: Arc<Metrics>, seed: u64, limits: &Limits) -> Self {
-        let places = Arc::new(Semaphore::new(limits.calls));
+    pub(super) fn new(metrics: Arc<Metrics>, spread: Arc<Spread>, seed: u64, limits: &Limits) -> Self {
+        let (places, places_max) = (Arc::new(Semaphore::new(limits.calls)), limits.calls);
         let call_max = limits.deadline_max.saturating_add(BODY_MAX);
-        Self(Arc::new(Shared { metrics, seed, calls: AtomicU64::new(0), places, call_max }))
+        Self(Arc::new(Shared { metrics, seed, calls: AtomicU64::new(0), places, places_max, spread, call_max }))
     }
 }
 
@@ -170,8 +177,18 @@ impl Shared {
         if method == STREAM || method == OTHER {
             return Ok(None);
         }
-        let place = self.places.clone().try_acquire_owned();
-        place.map(Some).map_err(|_| Fault::overloaded("too many calls are at work on this node"))
+        let priority = priority_of(method);
+        let kept = self.places_max / 8 * priority.kept_eighths();
+        let place = match self.places.available_permits() > kept {
+            true => self.places.clone().try_acquire_owned().ok(),
+            false => None,
+        };
+        place.map(Some).ok_or_else(|| {
+            let labels = ShedLabels { priority: priority.label(), why: "calls" };
+            self.metrics.shed.get_or_create(&labels).inc();
+            self.spread.note(1, 0);
+            Fault::overloaded("too many calls are at work on this node").spread(self.spread.draw())
+        })
     }
 
     fn trace(&self, given: Option<&HeaderValue>) -> TraceId {
@@ -180,6 +197,23 @@ impl Shared {
             let nth = self.calls.fetch_add(1, Ordering::Relaxed);
             TraceId::from_random(xxh3_64_with_seed(&nth.to_be_bytes(), self.seed))
         })
+    }
+}
+
+/// What a call is worth, by its method: nothing else is known of it before its body is read.
+fn priority_of(method: &str) -> Priority {
+    match method {
+        "ReportProgress"
+        | "GetView"
+        | "ListActiveViews"
+        | "GetResumePoint"
+        | "BatchGetResumePoints"
+        | "GetStreamPolicy"
+        | "GetAccount" => Priority::Report,
+        "ListContinueWatching" | "ListHistory" => Priority::Listing,
+        "BatchImportHistory" => Priority::Bulk,
+        // Starts and stops; and what operators do, who have places of their own.
+        _ => Priority::Prompt,
     }
 }
 
@@ -238,7 +272,38 @@ mod tests {
     }
 
     fn one_place() -> Tally<Hanging> {
-        TallyLayer::new(Arc::default(), 1, &Limits { calls: 1, ..Limits::default() }).layer(Hanging(0))
+        places(1)
+    }
+
+    fn spread() -> Arc<Spread> {
+        Arc::new(Spread::new(Arc::new(crate::ambient::SystemClock::new()), 1))
+    }
+
+    fn places(calls: usize) -> Tally<Hanging> {
+        TallyLayer::new(Arc::default(), spread(), 1, &Limits { calls, ..Limits::default() }).layer(Hanging(0))
+    }
+
+    #[tokio::test]
+    async fn the_last_places_are_for_starts_and_stops_and_listings_have_the_first_half() {
+        let mut service = places(16);
+        let refused = |service: &mut Tally<Hanging>, method| {
+            let before = service.inner.0;
+            let call = service.call(request(method));
+            (service.inner.0 == before, call)
+        };
+        let mut at_work = Vec::new();
+        let mut fill = |service: &mut Tally<Hanging>, method| {
+            let mut taken = 0;
+            loop {
+                match refused(service, method) {
+                    (false, call) => at_work.push(call),
+                    (true, _) => return taken,
+                }
+                taken += 1;
+            }
+        };
+        let taken = ["BatchImportHistory", "ListHistory", "ReportProgress", "StopView"].map(|m| fill(&mut service, m));
+        assert_eq!(taken, [4, 4, 6, 2]);
     }
 
     #[tokio::test]
@@ -259,7 +324,8 @@ mod tests {
     #[tokio::test]
     async fn a_call_whose_body_never_comes_ends_as_unknown_and_gives_its_place_back() {
         let (metrics, places) = (Arc::default(), Arc::new(Semaphore::new(1)));
-        let shared = Shared { metrics, seed: 1, calls: AtomicU64::new(0), places, call_max: Duration::from_millis(1) };
+        let (calls, call_max) = (AtomicU64::new(0), Duration::from_millis(1));
+        let shared = Shared { metrics, seed: 1, calls, places, places_max: 1, spread: spread(), call_max };
         let mut service = Tally { shared: Arc::new(shared), inner: Hanging(0) };
         let ended = service.call(request("StartView")).await.unwrap();
         let status = Status::from_header_map(ended.headers()).unwrap();

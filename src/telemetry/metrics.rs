@@ -33,6 +33,18 @@ pub struct LaneLabels {
     pub lane: &'static str,
 }
 
+/// What was refused for load.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ShedLabels {
+    /// What it was worth: `prompt`, `report`, `listing`, `bulk`.
+    pub priority: &'static str,
+    /// `queue`, `stale`, `account` or `calls`.
+    pub why: &'static str,
+}
+
+/// What was refused for load, counted.
+pub type Shed = Family<ShedLabels, Counter>;
+
 /// One line of the table in the documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described {
@@ -114,6 +126,7 @@ pub struct Metrics {
     pub forwards: Counters<OutcomeLabels>,
     pub forwarded_items: Counter,
     pub route_retries: Counter,
+    pub shed: Shed,
     pub route_no_leader: Counter,
     pub link_frames_sent: Counters<LaneLabels>,
     pub link_messages_sent: Counters<LaneLabels>,
@@ -201,6 +214,13 @@ impl Metrics {
             route_retries: b
                 .counter("route_retries", "Attempts after the first, because a leader had moved or was missing."),
             route_no_leader: b.counter("route_no_leader", "Calls that ended without a leader within their deadline."),
+            shed: b.add(
+                Family::default(),
+                "counter",
+                "shed",
+                "priority, why",
+                "Commands and queries refused for load, by what they are worth and why: queue (it would have waited too long), stale (it has waited too long), account (its account has had its share), calls (too many calls are at work).",
+            ),
             link_frames_sent: b.add(
                 Family::default(),
                 "counter",

@@ -103,6 +103,7 @@ impl ProgressStream {
             let got = reports.len();
             return Err(Error::field("reports", format!("has {got} items: 1 to {BATCH_ITEMS_MAX} are accepted")));
         }
+        self.core.budget.earn(reports.len());
         let deadline = self.core.clock.monotonic().plus(self.deadline_ms);
         let wait = std::time::Duration::from_millis(self.deadline_ms);
         let reason = v1::ErrorReason::Unspecified;

@@ -91,6 +91,9 @@ impl Open {
                 continue;
             };
             match Verdict::of_item(error) {
+                verdict @ Verdict::Again { .. } if verdict.is_for_load() && !core.budget.spend() => {
+                    self.outcomes[i] = Some(Err(self.undone(error)));
+                }
                 Verdict::Final(rejection) if self.maybe_done && !decided_by_the_state(rejection.reason) => {
                     let (attempts, last) = (self.attempts, rejection.to_string());
                     self.outcomes[i] = Some(Err(Error::Unknown { attempts, last }));
@@ -106,6 +109,15 @@ impl Open {
         }
         self.again_at = now.plus(wait_ms);
         self.outcomes.iter().all(Option::is_some)
+    }
+
+    /// A report that was refused for load, and is not tried again.
+    fn undone(&self, error: &v1::ItemError) -> Error {
+        let (attempts, last) = (self.attempts, error.message.clone());
+        match self.maybe_done {
+            true => Error::Unknown { attempts, last },
+            false => Error::Unavailable { attempts, last, reason: error.reason() },
+        }
     }
 
     /// Hands out what is known; what is missing is unknown, or undone if it never went out.

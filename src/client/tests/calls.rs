@@ -37,6 +37,24 @@ async fn a_write_is_tried_again_under_one_request_id_until_it_is_answered() {
 }
 
 #[tokio::test]
+async fn what_is_refused_for_load_is_tried_again_by_a_fifth_of_the_calls_and_a_reserve_and_no_more() {
+    let refused = told(Code::ResourceExhausted, R::Overloaded, Some(Duration::from_millis(1)));
+    let script = Script::replies([Reply::Fail(refused)]);
+    let (endpoint, _guard) = serve(&script).await;
+    let client = patient(&[&endpoint]).with_deadline(Duration::from_millis(200));
+    let mut last = None;
+    for _ in 0..500 {
+        last = client.start_view(start()).await.err();
+        if script.seen().len() > 10_000 {
+            break;
+        }
+    }
+    assert!(matches!(last, Some(Error::Unavailable { reason: R::Overloaded, .. })), "{last:?}");
+    let seen = script.seen().len();
+    assert!((500..=500 + 100 + 100).contains(&seen), "{seen} requests of 500 calls");
+}
+
+#[tokio::test]
 async fn a_callers_own_request_id_is_kept_and_two_calls_never_share_a_made_one() {
     let script = Script::default();
     let (endpoint, _guard) = serve(&script).await;

@@ -334,6 +334,22 @@ pub const FIELDS: &[Field] = &[
         600000,
         "The longest that a call may take, whatever deadline its client gives."
     ),
+    number!(
+        "limits.account_per_second",
+        limits_account_per_second,
+        "1000",
+        0,
+        1000000,
+        "Commands a second that a leader takes of one account, twice as many at once; more are refused as OVERLOADED. 0: any number."
+    ),
+    number!(
+        "limits.node_per_second",
+        limits_node_per_second,
+        "0",
+        0,
+        10000000,
+        "Commands and queries a second that this node works on as a leader, to leave the machine to others, or to try overload; 0: as many as it can."
+    ),
     file_or_nothing!(
         "link.tls.certificate",
         link_tls_certificate,
@@ -456,6 +472,8 @@ impl Default for Config {
             limits_calls_max: 0,
             limits_forward_queue_max: 0,
             limits_call_ms_max: 0,
+            limits_account_per_second: 0,
+            limits_node_per_second: 0,
             link_tls_certificate: None,
             link_tls_key: None,
             link_tls_authority: None,

@@ -42,6 +42,8 @@ pub struct Config {
     pub limits_calls_max: u32,
     pub limits_forward_queue_max: u32,
     pub limits_call_ms_max: u64,
+    pub limits_account_per_second: u32,
+    pub limits_node_per_second: u32,
     pub link_tls_certificate: Option<PathBuf>,
     pub link_tls_key: Option<PathBuf>,
     pub link_tls_authority: Option<PathBuf>,
@@ -83,6 +85,11 @@ pub struct ServerFiles {
 }
 
 impl Config {
+    /// How many commands a second are worked on of this node, and of one account; 0 for any number.
+    pub fn load_bounds(&self) -> (u32, u32) {
+        (self.limits_node_per_second, self.limits_account_per_second)
+    }
+
     /// The files of the clients' TLS, when it is switched on.
     pub fn client_tls(&self) -> Option<ServerFiles> {
         Some(ServerFiles { certificate: self.client_tls_certificate.clone()?, key: self.client_tls_key.clone()? })

@@ -61,9 +61,13 @@ impl Queue {
         self.up.load(Ordering::Relaxed)
     }
 
-    pub(super) fn push(&self, to: NodeId, outgoing: Outgoing) -> Result<(), LinkError> {
+    /// Queues it, unless that would leave less than the `eighths` of the places that are kept for others.
+    pub(super) fn push(&self, to: NodeId, eighths: usize, outgoing: Outgoing) -> Result<(), LinkError> {
         if !self.is_up() {
             return Err(LinkError::Unreachable { node: to, why: "the lane is not connected".to_string() });
+        }
+        if eighths > 0 && self.sender.capacity() <= self.sender.max_capacity() / 8 * eighths {
+            return Err(LinkError::Overloaded { node: to });
         }
         let bytes = outgoing.frame.len();
         if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX {

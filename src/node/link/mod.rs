@@ -348,12 +348,23 @@ impl Link {
 
     /// Sends a request; the future gives the answer, or what was lost.
     pub fn call(&self, to: NodeId, lane: Lane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, Lost>> {
+        self.call_keeping(0, to, lane, frame)
+    }
+
+    /// The same, unless only so many eighths of the lane's queue are free, which are kept for what is more important.
+    pub fn call_keeping(
+        &self,
+        eighths: usize,
+        to: NodeId,
+        lane: Lane,
+        frame: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, Lost>> {
         let Some(queue) = self.queue(to, lane) else {
             let why = "it is not a node of this cluster".to_string();
             return futures::future::ready(Err(Lost::NotSent(LinkError::Unreachable { node: to, why }))).boxed();
         };
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        if let Err(error) = queue.push(to, Outgoing { frame, answer: Some(sender) }) {
+        if let Err(error) = queue.push(to, eighths, Outgoing { frame, answer: Some(sender) }) {
             self.refused(lane, &error);
             return futures::future::ready(Err(Lost::NotSent(error))).boxed();
         }
@@ -370,7 +381,7 @@ impl Link {
         let Some(queue) = self.queue(to, lane) else {
             return Err(LinkError::Unreachable { node: to, why: "it is not a node of this cluster".to_string() });
         };
-        queue.push(to, Outgoing { frame, answer: None }).inspect_err(|error| self.refused(lane, error))
+        queue.push(to, 0, Outgoing { frame, answer: None }).inspect_err(|error| self.refused(lane, error))
     }
 
     fn refused(&self, lane: Lane, error: &LinkError) {

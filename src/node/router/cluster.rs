@@ -43,7 +43,7 @@ fn of_outcome(outcome: Option<Outcome<Bytes>>) -> MetaEnd {
 fn of_sent(sent: Sent) -> MetaEnd {
     match sent {
         Sent::Told(Told::Meta(answer)) => MetaEnd::Answered(answer),
-        Sent::NothingDone | Sent::Told(Told::Stale { .. } | Told::Malformed(_)) => MetaEnd::NotProposed,
+        Sent::NothingDone | Sent::Full | Sent::Told(Told::Stale { .. } | Told::Malformed(_)) => MetaEnd::NotProposed,
         // Of all ends that are no commit, only this one leaves it open.
         Sent::Told(Told::Ended(ended)) if ended != Ended::Unknown => MetaEnd::NotProposed,
         Sent::Told(_) | Sent::Unknown => MetaEnd::Unknown,

@@ -44,7 +44,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::ids::{AccountId, GroupId, NodeId, ReplicaId, Revision, ShardId};
-use crate::raft::{AsOf, ReadMode, Role};
+use crate::raft::{AsOf, LinkError, Priority, ReadMode, Role};
 use crate::ring::Token;
 use crate::telemetry::trace::TraceId;
 use crate::telemetry::{Metrics, OutcomeLabels};
@@ -347,13 +347,14 @@ impl Router {
         timeout: Duration,
         attempts: &mut Attempts<'_>,
     ) -> Sent {
-        match self.send(lead.node, frame, items, timeout).await {
+        match self.send(lead.node, (frame, items), Priority::Prompt, timeout).await {
             Ok(Told::Stale { lead: better, .. }) => {
                 self.parts().leaders.doubt(group, lead);
                 attempts.corrected(group, lead, better);
                 Sent::NothingDone
             }
             Ok(told) => Sent::Told(told),
+            Err(NoAnswer::Full) => Sent::Full,
             Err(NoAnswer::NotSent) => {
                 self.parts().leaders.doubt(group, lead);
                 Sent::NothingDone
@@ -367,13 +368,19 @@ impl Router {
     }
 
     /// Sends a frame to another node and waits for what it tells.
-    async fn send(&self, to: NodeId, frame: Vec<u8>, items: usize, timeout: Duration) -> Result<Told, NoAnswer> {
+    async fn send(
+        &self,
+        to: NodeId,
+        (frame, items): (Vec<u8>, usize),
+        priority: Priority,
+        timeout: Duration,
+    ) -> Result<Told, NoAnswer> {
         let metrics = &self.parts().metrics;
         metrics.forwarded_items.inc_by(items as u64);
         let count = |outcome| metrics.forwards.get_or_create(&OutcomeLabels { outcome }).inc();
         // The other node keeps the deadline; this is for the way back.
         let patience = timeout + Duration::from_millis(50);
-        let answer = self.parts().link.call(to, Lane::Forward, Bytes::from(frame));
+        let answer = self.parts().link.call_keeping(priority.kept_eighths(), to, Lane::Forward, Bytes::from(frame));
         let answered = tokio::select! {
             biased;
             answered = tokio::time::timeout(patience, answer) => answered,
@@ -394,6 +401,7 @@ impl Router {
             Ok(Err(lost)) => {
                 count("unreachable");
                 Err(match lost {
+                    Lost::NotSent(LinkError::Overloaded { .. }) => NoAnswer::Full,
                     Lost::NotSent(_) => NoAnswer::NotSent,
                     Lost::Broken(_) => NoAnswer::Broken,
                 })
@@ -429,6 +437,8 @@ impl Router {
 /// Why a forwarded frame has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NoAnswer {
+    /// Too much waits to be sent there: nothing was done.
+    Full,
     /// It wasn't sent: nothing was done.
     NotSent,
     /// The lane broke under it.
@@ -445,6 +455,8 @@ enum Sent {
     Told(Told),
     /// It wasn't sent, or was refused as STALE_ROUTE.
     NothingDone,
+    /// Too much waits to be sent there: nothing was done, and trying again would make it worse.
+    Full,
     Unknown,
 }
 

@@ -15,7 +15,7 @@ use futures::future::{join, join_all};
 use crate::ids::{GroupId, NodeId, RequestId, ShardId};
 use crate::node::leaders::Lead;
 use crate::node::shards::Hosted;
-use crate::raft::{Outcome, Rejected, ShardMachine, encode_commands};
+use crate::raft::{Outcome, Priority, Rejected, ShardMachine, encode_commands};
 use crate::telemetry::OutcomeLabels;
 use crate::time::MonotonicMs;
 use crate::view::{AccountCommand, Command, Envelope, FirstSent};
@@ -292,6 +292,7 @@ impl Router {
                             items.into_iter().map(|item| from_wire(item, by)).collect()
                         }
                         Sent::NothingDone => continue,
+                        Sent::Full => vec![from_wire(Ended::Overloaded, self.by_here()); open.len()],
                         Sent::Told(_) | Sent::Unknown => vec![Step::Unknown; open.len()],
                     }
                 }
@@ -320,7 +321,9 @@ impl Router {
             match self.target(portion.group(), attempts) {
                 Some(Target::Here(hosted)) if hosted.has_lost_quorum() => {}
                 Some(Target::Here(hosted)) => {
-                    here.extend(hosted.shard().map(|group| (at, group.submit(Arc::clone(&portion.envelopes)))));
+                    here.extend(
+                        hosted.shard().map(|group| (at, group.submit(Arc::clone(&portion.envelopes), timeout))),
+                    );
                 }
                 Some(Target::There(lead)) => there.entry(lead.node).or_default().push((at, lead)),
                 None => {}
@@ -330,7 +333,7 @@ impl Router {
         let sending = there.into_iter().map(|(node, leads)| {
             let frame = wire::encode_propose_all(&head, &wire_shares(shares, &leads));
             let items = leads.iter().map(|(at, _)| shares[*at].envelopes.len()).sum();
-            async move { (node, leads, self.send(node, frame, items, timeout).await) }
+            async move { (node, leads, self.send(node, (frame, items), Priority::Report, timeout).await) }
         });
         let ended_here = async {
             for (_, submitted) in &mut here {
@@ -363,6 +366,12 @@ impl Router {
         let by = Server { node, forwarded: true };
         let (told, ended) = match told {
             Ok(Told::ProposedAll(told, ended)) if fits(shares, &leads, &told, &ended) => (told, ended),
+            Err(NoAnswer::Full) => {
+                for place in leads.iter().flat_map(|(at, _)| shares[*at].places.clone()) {
+                    board.note(Some(place), from_wire(Ended::Overloaded, by));
+                }
+                return;
+            }
             other => {
                 for (at, lead) in leads {
                     if matches!(other, Err(NoAnswer::NotSent | NoAnswer::Broken)) {
@@ -392,6 +401,10 @@ impl Router {
                 }
             }
         }
+    }
+
+    fn by_here(&self) -> Server {
+        Server { node: self.node(), forwarded: false }
     }
 
     fn head(&self, timeout: Duration, call: &Call) -> Head {
@@ -445,7 +458,7 @@ impl Router {
     async fn propose_here(&self, hosted: &Hosted, envelopes: Arc<Vec<Envelope>>, timeout: Duration) -> Vec<Step> {
         let Some(group) = hosted.shard() else { return vec![Step::Again; envelopes.len()] };
         let by = Server { node: self.parts().node, forwarded: false };
-        let mut submitted = group.submit(envelopes);
+        let mut submitted = group.submit(envelopes, timeout);
         // What is known when the time is over is told by `end`.
         self.patiently(timeout, submitted.wait()).await;
         let mut steps = Vec::with_capacity(1);
@@ -516,6 +529,14 @@ mod tests {
     use super::*;
     use crate::ids::AccountId;
     use crate::view::StreamPolicy;
+
+    #[test]
+    fn what_may_have_been_proposed_is_never_told_as_refused_for_load() {
+        let refused = || Some(Proposed::Rejected(RouteError::Overloaded { retry_after_ms: 1 }));
+        let no_leader = || RouteError::NoMetaLeader;
+        assert_eq!(finish(refused(), true, no_leader), Proposed::Unknown);
+        assert_eq!(Some(finish(refused(), false, no_leader)), refused());
+    }
 
     #[test]
     fn only_what_may_have_been_proposed_before_grows_older() {

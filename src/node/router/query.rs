@@ -92,6 +92,7 @@ impl Router {
                             Ok(Served { reply, as_of: as_of.into(), by, mode, degraded: false })
                         }
                         Sent::Told(Told::Unanswered(why)) => Err(why),
+                        Sent::Full => Err(Unanswered::Overloaded),
                         Sent::Told(_) | Sent::NothingDone | Sent::Unknown => continue,
                     }
                 }
@@ -100,6 +101,10 @@ impl Router {
             match answer.and_then(|served| has_revision(served, mode)) {
                 Ok(answer) => return Ok(self.marked(answer)),
                 Err(Unanswered::NotReached(reached)) => return Err(RouteError::NotReached { shard, reached }),
+                // Its caller comes back when it is told to; asking again here would only add to it.
+                Err(Unanswered::Overloaded) if mode.needs_leader() => {
+                    return Err(RouteError::Overloaded { retry_after_ms: RETRY_AFTER_MS });
+                }
                 Err(why) => self.take_in(why, mode, group, shard, &mut last),
             }
         }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::ids::{GroupId, NodeId};
 use crate::node::shards::Hosted;
-use crate::raft::Role;
+use crate::raft::{Priority, Role};
 use crate::telemetry::trace::TraceId;
 use crate::versions::Feature;
 
@@ -126,7 +126,9 @@ impl Router {
         };
         let groups: Vec<Leading> = replicas.iter().map(|(_, leading)| *leading).collect();
         let frame = wire::encode_read_indexes(&head, hurry, &groups);
-        let Ok(Told::ReadIndexes(indexes)) = self.send(node, frame, 0, ANSWER_MAX).await else { return };
+        let Ok(Told::ReadIndexes(indexes)) = self.send(node, (frame, 0), Priority::Own, ANSWER_MAX).await else {
+            return;
+        };
         for ((hosted, _), index) in replicas.iter().zip(indexes) {
             if let (Some(shard), Some(index)) = (hosted.shard(), index) {
                 shard.prove(moment, index);

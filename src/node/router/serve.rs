@@ -103,7 +103,8 @@ impl Router {
         if items > ITEMS_MAX {
             return Told::Malformed(format!("{items} commands: at most {ITEMS_MAX} are accepted"));
         }
-        let mut submitted: Vec<_> = shares.into_iter().map(|share| self.submit_share(share)).collect();
+        let mut submitted: Vec<_> =
+            shares.into_iter().map(|share| self.submit_share(share, timeout_of(head.timeout_ms))).collect();
         let all_ended = async {
             for share in submitted.iter_mut().flatten() {
                 share.wait().await;
@@ -122,17 +123,17 @@ impl Router {
         Told::ProposedAll(told.collect(), all)
     }
 
-    fn submit_share(&self, share: Share) -> Result<Submitted<Applied>, ShareTold> {
+    fn submit_share(&self, share: Share, within: Duration) -> Result<Submitted<Applied>, ShareTold> {
         let stale = || ShareTold::Stale(self.best_known(share.group));
         let hosted = self.leading_exactly(share.group, share.replica).ok_or_else(stale)?;
         let group = hosted.shard().ok_or_else(stale)?;
-        group.submit_encoded(share.body, share.count).map_err(|stop| ShareTold::Malformed(stop.to_string()))
+        group.submit_encoded(share.body, share.count, within).map_err(|stop| ShareTold::Malformed(stop.to_string()))
     }
 
     async fn propose_for(&self, hosted: &Hosted, envelopes: Vec<Envelope>, timeout: Duration) -> Told {
         let Some(group) = hosted.shard() else { return self.stale(hosted.group) };
         let mut all = Vec::with_capacity(envelopes.len());
-        let mut submitted = group.submit(Arc::new(envelopes));
+        let mut submitted = group.submit(Arc::new(envelopes), timeout);
         // What is known when the time is over is told by `end`.
         self.patiently(timeout, submitted.wait()).await;
         submitted.end(|outcome| all.push(ended(outcome)));

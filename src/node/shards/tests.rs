@@ -7,7 +7,7 @@ use crate::ambient::SystemClock;
 use crate::fs::LyingFs;
 use crate::ids::{AccountId, DeviceId, ProfileId, RequestId, ShardId, TitleId, ViewId};
 use crate::node::log_budget::LogBudget;
-use crate::raft::{KnownVersion, MemoryNet};
+use crate::raft::{KnownVersion, Load, MemoryNet};
 use crate::store::{Fault, MemDisk, MemStore, Queues};
 use crate::time::WallMs;
 use crate::versions::Spoken;
@@ -77,6 +77,7 @@ impl Rig {
             store,
             clock: clock.clone(),
             room: Arc::default(),
+            load: Arc::new(Load::new((0, 0), clock.clone(), Default::default())),
             rows_bytes: 16 << 20,
             spoken: Spoken::BUILD,
             known: Arc::new(KnownVersion::new(Spoken::BUILD.newest)),

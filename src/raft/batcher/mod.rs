@@ -9,7 +9,9 @@
 //!   of it was not learned). Unknown is never told as rejected: invariant raft/4.
 //! - Commands of one call stand in the log in their order. A call too large for one entry is cut into several entries;
 //!   then a later part may be committed though an earlier one was rejected, when the lead changes in between.
-//! - What waits is bounded in commands and bytes; beyond that a call is rejected as overloaded.
+//! - What waits is bounded in commands and bytes, and in time: what would wait longer than its priority may is rejected as
+//!   overloaded when it comes, and what is more important goes first ([`crate::raft::load`]). So calls overtake each other; the
+//!   commands of one call don't.
 
 mod lead;
 mod queue;
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use lead::{Lead, hint};
-pub(crate) use queue::{Ended, Queue, Submission, Waiting};
+pub(crate) use queue::{Ended, Queue, Submission, Terms, Waiting};
 
 use bytes::Bytes;
 use openraft::Raft;
@@ -59,7 +61,9 @@ impl<M: Machine> Batcher<M> {
                 self.queue.reject_all(&rejected);
                 continue;
             }
-            let taken = self.queue.take(self.config.entry_commands_max, self.config.entry_bytes_max);
+            // Before anything is taken: what waits for its turn can still be taken back, and overtaken.
+            let Some(worth) = self.queue.turn().await else { continue };
+            let taken = self.queue.take(self.config.entry_commands_max.min(worth), self.config.entry_bytes_max);
             if taken.is_empty() {
                 continue;
             }

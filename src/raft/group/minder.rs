@@ -8,7 +8,8 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::Notify;
 
 use super::GroupParts;
-use crate::raft::batcher::{Ended, Lead, Queue};
+use crate::raft::batcher::{Ended, Lead, Queue, Terms};
+use crate::raft::load::Priority;
 use crate::raft::machine::{Core, Machine, Piece, Replica, push};
 use crate::raft::read::Reads;
 use crate::raft::types::Types;
@@ -88,8 +89,10 @@ impl<M: Machine> Minder<M> {
             let Some(tick) = M::tick().filter(|_| due) else { return };
             let mut body = Vec::new();
             push::<M>(&tick, &mut body);
-            let Ok(mut waiting) = self.queue.submit(Piece::all(Arc::new(vec![tick])), body) else { return };
-            let ended = tokio::time::timeout(self.parts.config.quorum_silence(), waiting.ended()).await;
+            let within = self.parts.config.quorum_silence();
+            let (piece, terms) = (Piece::all(Arc::new(vec![tick])), Terms { priority: Priority::Own, within });
+            let Ok(mut waiting) = self.queue.submit(piece, body, terms) else { return };
+            let ended = tokio::time::timeout(within, waiting.ended()).await;
             if !matches!(ended, Ok(Ended::Committed(_))) {
                 return;
             }

@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 
 use super::batcher::{Lead, Queue};
 use super::known::KnownVersion;
+use super::load::{Accounts, Load, Pressure};
 use super::machine::{Broken, Cause, Core, Machine, MetaMachine, MetaState, Replica, ShardMachine};
 use super::network::{Peers, Promise, Switchboard};
 use super::outcome::{LeaderHint, Role};
@@ -63,6 +64,8 @@ pub struct GroupParts {
     pub room: Arc<Room>,
     /// The cluster's version, as the node knows it.
     pub known: Arc<KnownVersion>,
+    /// How much the node does, and what of it first.
+    pub load: Arc<Load>,
 }
 
 /// Why a replica did not start.
@@ -155,6 +158,7 @@ struct Inner<M: Machine> {
     raft: Raft<Types, Replica<M>>,
     core: Arc<Core<M>>,
     queue: Arc<Queue<M>>,
+    accounts: Accounts,
     lead: Arc<Lead>,
     reads: Arc<Reads>,
     promise: Arc<Promise>,
@@ -280,6 +284,11 @@ impl<M: Machine> Group<M> {
     /// Wakes whenever this replica has applied something: the revision.
     pub fn revisions(&self) -> watch::Receiver<Revision> {
         self.inner.core.revisions()
+    }
+
+    /// How near this replica is to its capacity, while it leads.
+    pub fn pressure(&self) -> Pressure {
+        self.inner.queue.pressure()
     }
 
     /// Looks at the machine as this replica has it.

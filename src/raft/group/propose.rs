@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Group;
-use crate::raft::batcher::{Ended, Queue, Waiting};
+use crate::raft::batcher::{Ended, Queue, Terms, Waiting};
+use crate::raft::load::{Priority, Why};
 use crate::raft::machine::{Machine, Piece, Stop, decode, push};
 use crate::raft::outcome::{Outcome, Rejected};
 
@@ -64,6 +65,7 @@ impl<A> Submitted<A> {
 struct Cutter<'c, M: Machine> {
     queue: &'c Queue<M>,
     call: &'c Arc<Vec<M::Command>>,
+    terms: Terms,
     /// Commands before this one have been seen to; from here to the next one they are gathered.
     from: usize,
     body: Vec<u8>,
@@ -75,7 +77,7 @@ impl<M: Machine> Cutter<'_, M> {
     fn submit(&mut self, to: usize) {
         if self.from < to {
             let body = std::mem::take(&mut self.body);
-            let queued = self.queue.submit(Piece::part(self.call, self.from..to), body);
+            let queued = self.queue.submit(Piece::part(self.call, self.from..to), body, self.terms);
             self.parts.push(Part::new(to - self.from, queued));
         }
         self.from = to;
@@ -104,44 +106,91 @@ impl<M: Machine> Cutter<'_, M> {
     }
 }
 
+/// Commands of one call go together, so that their order stays: they are worth what the most important of them is.
+fn priority_of<M: Machine>(commands: &[M::Command]) -> Priority {
+    commands.iter().map(M::priority).min().unwrap_or(Priority::Own)
+}
+
 impl<M: Machine> Group<M> {
     /// Proposes `commands` in their order and gives an outcome for each. Waits for at most `timeout`.
     ///
     /// When the future is dropped before it is ready, commands that are not yet proposed never will be.
     pub async fn propose(&self, commands: Vec<M::Command>, timeout: Duration) -> Vec<Outcome<M::Answer>> {
         let mut outcomes = Vec::with_capacity(commands.len());
-        let mut submitted = self.submit(Arc::new(commands));
+        let mut submitted = self.submit(Arc::new(commands), timeout);
         // What is known when the time is over is told by `end`.
         let _ = tokio::time::timeout(timeout, submitted.wait()).await;
         submitted.end(|outcome| outcomes.push(outcome));
         outcomes
     }
 
-    /// Hands in `commands`, to be proposed in their order. Returns at once.
-    pub fn submit(&self, commands: Arc<Vec<M::Command>>) -> Submitted<M::Answer> {
+    /// Hands in `commands`, to be proposed in their order, for which somebody waits for so long. Returns at once.
+    pub fn submit(&self, commands: Arc<Vec<M::Command>>, within: Duration) -> Submitted<M::Answer> {
         if let Err(elsewhere) = self.refuse(commands.len()) {
             return elsewhere;
         }
+        let taken_in = self.take_in(&commands);
+        self.submit_some(commands, within, taken_in.as_deref())
+    }
+
+    /// Hands in those that are taken in; `None`: all.
+    fn submit_some(
+        &self,
+        commands: Arc<Vec<M::Command>>,
+        within: Duration,
+        taken_in: Option<&[bool]>,
+    ) -> Submitted<M::Answer> {
         let commands = self.dated(commands);
-        self.inner.core.prefetch(commands.iter());
-        self.cut(&commands)
+        match taken_in {
+            // What is refused is not worth fetching anything for.
+            Some(taken_in) => {
+                let each = commands.iter().zip(taken_in);
+                self.inner.core.prefetch(each.filter(|(_, is)| **is).map(|(command, _)| command));
+            }
+            None => self.inner.core.prefetch(commands.iter()),
+        }
+        self.cut(&commands, within, taken_in)
+    }
+
+    /// Which of the commands are taken in: not what an account sends beyond its share, nor what would wait too long. `None`: all.
+    fn take_in(&self, commands: &[M::Command]) -> Option<Vec<bool>> {
+        let inner = &self.inner;
+        let each = commands.iter().map(|command| (M::account(command), M::priority(command)));
+        let mut taken_in = inner.accounts.admit(inner.parts.clock.monotonic(), each);
+        let priority = priority_of::<M>(commands);
+        if let Some(taken_in) = &taken_in {
+            let refused = taken_in.iter().filter(|is| !**is).count();
+            inner.parts.load.refused(priority, Why::Account, refused);
+        }
+        if let Some((from, room)) = inner.queue.choose(priority, commands.len()) {
+            let taken_in = taken_in.get_or_insert_with(|| vec![true; commands.len()]);
+            let count = commands.len();
+            let mut late = 0;
+            for at in (room..count).map(|nth| (from + nth) % count) {
+                late += usize::from(std::mem::take(&mut taken_in[at]));
+            }
+            inner.parts.load.refused(priority, Why::Queue, late);
+        }
+        taken_in
     }
 
     /// As [`Group::submit`], for `count` commands as they stand in an entry's body. What can't be decoded is not proposed.
-    pub fn submit_encoded(&self, body: Vec<u8>, count: u32) -> Result<Submitted<M::Answer>, Stop> {
+    pub fn submit_encoded(&self, body: Vec<u8>, count: u32, within: Duration) -> Result<Submitted<M::Answer>, Stop> {
         if let Err(elsewhere) = self.refuse(count as usize) {
             return Ok(elsewhere);
         }
         let commands = Arc::new(decode::<M>(&body, count)?);
+        let taken_in = self.take_in(&commands);
         let (config, room) = (&self.inner.parts.config, self.inner.parts.room.level());
         let fits = commands.len() <= config.entry_commands_max && body.len() <= config.entry_bytes_max;
         let as_it_is =
             |command: &M::Command| room.admits(M::growth(command)) && !M::has_age(command) && !M::is_gated(command);
-        if commands.is_empty() || !fits || !commands.iter().all(as_it_is) {
-            return Ok(self.submit(commands));
+        if commands.is_empty() || taken_in.is_some() || !fits || !commands.iter().all(as_it_is) {
+            return Ok(self.submit_some(commands, within, taken_in.as_deref()));
         }
         self.inner.core.prefetch(commands.iter());
-        let part = Part::new(commands.len(), self.inner.queue.submit(Piece::all(commands), body));
+        let terms = Terms { priority: priority_of::<M>(&commands), within };
+        let part = Part::new(commands.len(), self.inner.queue.submit(Piece::all(commands), body, terms));
         Ok(Submitted { parts: vec![part] })
     }
 
@@ -167,15 +216,23 @@ impl<M: Machine> Group<M> {
         self.inner.lead.best_now(logical).logical
     }
 
-    /// Encodes and queues `commands`.
-    fn cut(&self, commands: &Arc<Vec<M::Command>>) -> Submitted<M::Answer> {
+    /// Encodes and queues those of `commands` that are taken in.
+    fn cut(
+        &self,
+        commands: &Arc<Vec<M::Command>>,
+        within: Duration,
+        taken_in: Option<&[bool]>,
+    ) -> Submitted<M::Answer> {
         let config = &self.inner.parts.config;
         let queue = &self.inner.queue;
-        let mut cutter = Cutter { queue, call: commands, from: 0, body: Vec::new(), parts: Vec::new() };
+        let terms = Terms { priority: priority_of::<M>(commands), within };
+        let mut cutter = Cutter { queue, call: commands, terms, from: 0, body: Vec::new(), parts: Vec::new() };
         let room = self.inner.parts.room.level();
         for (at, command) in commands.iter().enumerate() {
             // Invariant versions/3: by the state as it is applied here, so that whoever applies the command has come as far.
-            if M::is_gated(command) && !self.inner.core.look(|machine, _| machine.permits(command)) {
+            if taken_in.is_some_and(|taken_in| !taken_in[at]) {
+                cutter.refuse(at, Rejected::Overloaded);
+            } else if M::is_gated(command) && !self.inner.core.look(|machine, _| machine.permits(command)) {
                 cutter.refuse(at, Rejected::NotYet);
             } else if room.admits(M::growth(command)) {
                 cutter.add(at, config.entry_commands_max, config.entry_bytes_max);

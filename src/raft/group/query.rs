@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Group;
 use crate::ids::Revision;
+use crate::raft::load::{Priority, Why};
 use crate::raft::machine::{Machine, MetaMachine, MetaState, Missing, ShardMachine};
 use crate::raft::outcome::{Answered, AsOf, QueryError, ReadMode, Rejected};
 use crate::raft::read::Confirmed;
@@ -110,9 +111,20 @@ impl Group<ShardMachine> {
     /// Answers a query as fresh as `mode` asks for, within `timeout`.
     pub async fn query(&self, query: &Query, mode: ReadMode, timeout: Duration) -> Result<Answered<Reply>, QueryError> {
         let deadline = tokio::time::Instant::now() + timeout;
-        self.ready_to_read(mode, timeout).await?;
+        tokio::time::timeout_at(deadline, self.may_read(query)).await.map_err(|_| QueryError::DeadlineExceeded)??;
+        self.ready_to_read(mode, deadline.saturating_duration_since(tokio::time::Instant::now())).await?;
         let answer = tokio::time::timeout_at(deadline, self.look_up(query)).await;
         answer.map_err(|_| QueryError::DeadlineExceeded)?
+    }
+
+    /// Progress before listings: while more comes than can be proposed, what scans is refused before anything was done for it.
+    async fn may_read(&self, query: &Query) -> Result<(), QueryError> {
+        let (priority, load) = (Priority::of_query(query), &self.inner.parts.load);
+        if self.inner.queue.keeps_out(priority) || !load.pacer.read(priority).await {
+            load.refused(priority, Why::Queue, 1);
+            return Err(QueryError::Overloaded);
+        }
+        Ok(())
     }
 
     /// Asks the state until it has all rows that it needs.

@@ -10,6 +10,7 @@ use super::minder::{Minder, Orders};
 use super::{Group, GroupParts, Inner, StartError};
 use crate::ids::ReplicaId;
 use crate::raft::batcher::{Batcher, Lead, Queue};
+use crate::raft::load::Accounts;
 use crate::raft::log_store::{LogStore, to_wal};
 use crate::raft::machine::{ApplyError, Broken, Cause, Core, Header, Machine, Replica, restore};
 use crate::raft::network::{Peers, Promise, inbound};
@@ -156,7 +157,10 @@ async fn assemble<M: Machine>(
             Some(Broken { cause, why }) => StartError::Failed { replica, cause, why },
             None => failed(replica, error),
         })?;
-    let queue = Arc::new(Queue::new(config.queue_commands_max, config.queue_bytes_max));
+    let bounds = (config.queue_commands_max, config.queue_bytes_max);
+    let (load, clock) = (Arc::clone(&parts.load), Arc::clone(&parts.clock));
+    let queue = Arc::new(Queue::new(bounds, config.entry_commands_max, load, clock));
+    let accounts = Accounts::new(parts.load.account_per_second);
     let lead = Arc::new(Lead::new(replica, Arc::clone(&parts.clock), raft.server_metrics()));
     let reads = Arc::new(Reads::new(&config, Arc::clone(&parts.clock)));
     let minding = Arc::new(Orders::default());
@@ -193,5 +197,7 @@ async fn assemble<M: Machine>(
         )),
     ];
     let tasks = Mutex::new(tasks);
-    Ok(Group { inner: Arc::new(Inner { parts, raft, core, queue, lead, reads, promise, peers, tasks, minding }) })
+    Ok(Group {
+        inner: Arc::new(Inner { parts, raft, core, queue, accounts, lead, reads, promise, peers, tasks, minding }),
+    })
 }

@@ -25,6 +25,7 @@ pub(crate) use decoded::{Piece, Pieces};
 pub(crate) use header::Header;
 pub(crate) use replica::{Replica, SnapshotData, restore};
 
+use super::load::Priority;
 use super::room::Growth;
 use crate::ids::Revision;
 use crate::store::{Key, Pair, Value};
@@ -104,6 +105,18 @@ pub trait Machine: Send + Sync + Sized + 'static {
     fn growth(command: &Self::Command) -> Growth {
         let _ = command;
         Growth::None
+    }
+
+    /// What a command is worth when there is more to do than can be done. Nothing else depends on it.
+    fn priority(command: &Self::Command) -> Priority {
+        let _ = command;
+        Priority::Own
+    }
+
+    /// Whose command it is, as a hash: nobody gets more of a leader than an account's share.
+    fn account(command: &Self::Command) -> Option<u64> {
+        let _ = command;
+        None
     }
 
     /// Whether [`Machine::permits`] has to be asked before `command` is proposed.

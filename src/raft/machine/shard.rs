@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::{Changes, Machine, Missing, Stop, Tried};
 use crate::ids::Revision;
 use crate::raft::known::KnownVersion;
+use crate::raft::load::Priority;
 use crate::raft::room::Growth;
+use crate::ring::Token;
 use crate::store::Pair;
 use crate::time::{LogicalMs, Stamp};
 use crate::versions::{ClusterVersion, Spoken};
@@ -132,6 +134,24 @@ impl Machine for ShardMachine {
                 | AccountCommand::UpdateStreamPolicy(_) => Growth::Much,
             },
         }
+    }
+
+    fn priority(command: &Envelope) -> Priority {
+        match &command.command {
+            Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) => Priority::Own,
+            Command::Account(_, command) => match command {
+                AccountCommand::StartView(_)
+                | AccountCommand::StopView(_)
+                | AccountCommand::EndView(_)
+                | AccountCommand::UpdateStreamPolicy(_) => Priority::Prompt,
+                AccountCommand::ReportProgress(_) => Priority::Report,
+                AccountCommand::ImportHistory(_) => Priority::Bulk,
+            },
+        }
+    }
+
+    fn account(command: &Envelope) -> Option<u64> {
+        command.account().map(|account| Token::of(account).0)
     }
 
     fn is_gated(command: &Envelope) -> bool {

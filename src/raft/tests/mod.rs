@@ -181,6 +181,7 @@ impl<M: TestMachine> TestNode<M> {
             clock: Arc::<TestClock>::clone(&self.clock),
             room: Arc::clone(&self.room),
             known: Arc::clone(&self.known),
+            load: Arc::new(Load::new((0, 0), Arc::<TestClock>::clone(&self.clock), Default::default())),
         }
     }
 

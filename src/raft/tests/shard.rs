@@ -256,7 +256,7 @@ async fn a_leader_puts_no_command_of_a_version_that_its_shard_has_not_adopted_in
     assert!(alone.iter().all(refused), "{alone:?}");
     let mut body = Vec::new();
     crate::raft::machine::push::<ShardMachine>(&later, &mut body);
-    let mut submitted = group.submit_encoded(body, 1).expect("it can be decoded");
+    let mut submitted = group.submit_encoded(body, 1, Duration::from_secs(5)).expect("it can be decoded");
     submitted.wait().await;
     submitted.end(|outcome| assert!(refused(&outcome), "{outcome:?}"));
     assert_eq!(group.status().last_log, before, "nothing was proposed");
