@@ -75,7 +75,7 @@ pub const TABLE: &[Version] = &[
     Version {
         version: ClusterVersion(4),
         since: "2026-11",
-        what: "progress and starts are accepted while a shard has no leader, and handed off to it; policies may fail closed",
+        what: "progress and starts are accepted while a shard has no leader, and handed off to it; policies may fail closed; devices of a pressed shard are told to report more seldom",
         formats: Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
     },
 ];
@@ -94,6 +94,8 @@ pub enum Feature {
     /// Nodes take hints while a shard has no leader, and shards take them over: the command for it, degraded views, what a shard
     /// remembers of ended views, policies that fail closed.
     Hints,
+    /// A shard whose leader is pressed tells its devices to report more seldom, and its views remember what their devices were told.
+    Stretch,
 }
 
 impl Feature {
@@ -102,7 +104,7 @@ impl Feature {
         match self {
             Self::ShardVersions | Self::FolderVersions => ClusterVersion(2),
             Self::ReadModes | Self::ToldLeases => ClusterVersion(3),
-            Self::Hints => ClusterVersion(4),
+            Self::Hints | Self::Stretch => ClusterVersion(4),
         }
     }
 }
@@ -229,7 +231,9 @@ mod tests {
 
     #[test]
     fn a_feature_is_on_from_its_version_on() {
-        for feature in [Feature::ShardVersions, Feature::FolderVersions, Feature::ReadModes, Feature::Hints] {
+        for feature in
+            [Feature::ShardVersions, Feature::FolderVersions, Feature::ReadModes, Feature::Hints, Feature::Stretch]
+        {
             let ClusterVersion(since) = feature.since();
             assert!(!ClusterVersion(since - 1).has(feature), "{feature:?}");
             assert!(ClusterVersion(since).has(feature) && ClusterVersion(since + 1).has(feature), "{feature:?}");

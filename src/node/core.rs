@@ -315,7 +315,7 @@ impl Node {
 
     /// Starts every loop.
     fn begin(&self, link: Listener, metrics: Listener) -> Result<(), StartError> {
-        use super::{failover, host, log_budget, pulse, reconciler, reserve, server, versions};
+        use super::{failover, host, log_budget, pulse, reconciler, reserve, server, stretch, versions};
         let inner = &self.inner;
         server::serve_link(inner, link).map_err(|source| StartError::Io { what: "link.tls", source })?;
         server::serve_metrics(inner, metrics);
@@ -334,6 +334,7 @@ impl Node {
         inner.spawn(reserve::run(inner.clone()));
         inner.spawn(inner.router.clone().keep_ages());
         inner.spawn(inner.router.clone().renew_wanted());
+        inner.spawn(stretch::run(inner.clone()));
         Ok(())
     }
 

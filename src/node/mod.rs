@@ -54,6 +54,7 @@ mod server;
 pub mod shards;
 mod signals;
 mod storage;
+mod stretch;
 pub mod supervisor;
 pub mod surroundings;
 #[cfg(test)]

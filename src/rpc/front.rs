@@ -124,7 +124,7 @@ impl Front {
         let cluster = self.cluster()?;
         let account = match &envelope.command {
             Command::Account(account, _) => account.clone(),
-            Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) => {
+            Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) | Command::Stretch(_) => {
                 return Err(Fault::internal("no account's command").into());
             }
         };

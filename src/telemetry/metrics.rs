@@ -127,6 +127,8 @@ pub struct Metrics {
     pub forwarded_items: Counter,
     pub route_retries: Counter,
     pub shed: Shed,
+    pub queue_delay_seconds: Seconds,
+    pub interval_stretch_percent: Gauge,
     pub route_no_leader: Counter,
     pub link_frames_sent: Counters<LaneLabels>,
     pub link_messages_sent: Counters<LaneLabels>,
@@ -220,6 +222,14 @@ impl Metrics {
                 "shed",
                 "priority, why",
                 "Commands and queries refused for load, by what they are worth and why: queue (it would have waited too long), stale (it has waited too long), account (its account has had its share), calls (too many calls are at work).",
+            ),
+            queue_delay_seconds: b.seconds(
+                "queue_delay_seconds",
+                "How long commands waited lately before they were proposed, in the shard that is led here where that was longest.",
+            ),
+            interval_stretch_percent: b.gauge(
+                "interval_stretch_percent",
+                "How long devices are told to wait between reports, in percent of what the settings say, in the shard that is led here where that is longest.",
             ),
             link_frames_sent: b.add(
                 Family::default(),

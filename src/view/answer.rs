@@ -2,7 +2,7 @@
 
 use minicbor::{Decode, Encode};
 
-use super::{ActiveView, Handed, StreamPolicy};
+use super::{ActiveView, Handed, StreamPolicy, Stretch};
 use crate::ids::{DeviceId, Revision, ViewId};
 use crate::time::{LogicalMs, WallMs};
 use crate::versions::ClusterVersion;
@@ -54,6 +54,9 @@ pub enum Answer {
     /// To what was handed off: one for each view, in their order.
     #[n(10)]
     HandedOff(#[n(0)] Vec<Handed>),
+    /// To a stretch: devices are told to report so much more seldom.
+    #[n(11)]
+    Stretched(#[n(0)] Stretch),
 }
 
 /// To a tick.

@@ -6,15 +6,15 @@
 use minicbor::{Decode, Encode};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{HandOff, Settings};
+use super::{HandOff, Settings, Stretch};
 use crate::ids::{AccountId, DeviceId, ProfileId, RequestId, TitleId, ViewId};
 use crate::time::{LogicalMs, WallMs};
 use crate::versions::{ClusterVersion, Feature, Spoken};
 
 /// The newest version of commands that this build reads. Each command is written as the version that brought it.
 ///
-/// 2 (2026-11): the oldest that is read. 3 (2026-11): [`Command::Adopt`]. 4 (2026-11): [`AccountCommand::HandOff`], and
-/// [`StreamPolicy::fail_closed`].
+/// 2 (2026-11): the oldest that is read. 3 (2026-11): [`Command::Adopt`]. 4 (2026-11): [`AccountCommand::HandOff`],
+/// [`StreamPolicy::fail_closed`], [`Command::Stretch`].
 pub const COMMAND_VERSION: u16 = Spoken::BUILD.newest.formats().commands;
 /// The oldest that it reads: what earlier ones gave came about by other rules.
 pub const COMMAND_VERSION_MIN: u16 = 2;
@@ -117,7 +117,7 @@ impl Envelope {
     pub fn account(&self) -> Option<&AccountId> {
         match &self.command {
             Command::Account(account, _) => Some(account),
-            Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) => None,
+            Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) | Command::Stretch(_) => None,
         }
     }
 
@@ -211,6 +211,9 @@ pub enum Command {
     /// shard's leader when the cluster's version is above the shard's.
     #[n(3)]
     Adopt(#[n(0)] ClusterVersion),
+    /// From here on devices are told to report so much more seldom. Proposed by the leader as it comes nearer to its capacity.
+    #[n(4)]
+    Stretch(#[n(0)] Stretch),
 }
 
 impl Command {
@@ -224,6 +227,7 @@ impl Command {
                 Feature::Hints.since()
             }
             Self::Tick | Self::UpdateSettings(_) | Self::Account(..) => ClusterVersion::FIRST,
+            Self::Stretch(_) => Feature::Stretch.since(),
         }
     }
 }

@@ -88,6 +88,7 @@ mod rows;
 mod rules;
 mod settings;
 mod state;
+mod stretch;
 mod title;
 mod txn;
 
@@ -113,6 +114,7 @@ pub use settings::Settings;
 pub use state::{
     Counts, Fence, Frozen, Image, Lookup, Missing, RestoreError, Scan, Scanned, State, Stop, TICK_EXPIRIES_MAX,
 };
+pub use stretch::Stretch;
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@
 //!  6 u8  bytes of view       36 u48 reported, wall             74 u32 credits; MAX: unknown
 //!  7 u8  bytes of profile                                      78 the five names
 //!  8 u8  bytes of device                                          then (u32 from, u32 to) for each played range
+//!  9 u8  sixteenths of stretch
 //! 10 u16 bytes of title
 //! ```
 //!
@@ -16,7 +17,7 @@
 
 use super::key::token;
 use super::ranges::Ranges;
-use super::{ActiveView, MEDIA_MS_MAX, Media, PlayState, Settings, TitleType, ViewKind};
+use super::{ActiveView, MEDIA_MS_MAX, Media, PlayState, Settings, Stretch, TitleType, ViewKind};
 use crate::ids::{AccountId, DeviceId, ProfileId, TitleId, ViewId};
 use crate::time::{LogicalMs, Stamp, WallMs};
 
@@ -43,6 +44,8 @@ pub(super) struct Progress {
     pub(super) played: ViewRanges,
     /// It was let in while the shard had no leader.
     pub(super) degraded: bool,
+    /// Under which its device was told when to report next.
+    pub(super) stretch: Stretch,
 }
 
 impl Progress {
@@ -58,7 +61,7 @@ impl Progress {
 
     /// When the view expires unless it reports.
     pub(super) fn due(&self, settings: &Settings) -> LogicalMs {
-        let silent = self.reported.logical.plus(settings.silence_ms());
+        let silent = self.reported.logical.plus(settings.silence_ms(self.stretch));
         match self.paused_since {
             Some(since) => silent.min(since.plus(settings.pause_lives_ms)),
             None => silent,
@@ -242,6 +245,7 @@ pub(super) fn read_progress(record: &[u8]) -> Option<Progress> {
         position_ms: some_ms(get_u32(record, 66)),
         played: Ranges::from_iter(stretches)?,
         degraded: record[13] == 1,
+        stretch: Stretch(record[9]),
     })
 }
 
@@ -259,6 +263,7 @@ pub(super) fn write_progress(record: &mut [u8], progress: &Progress) {
         PlayState::Buffering => 2,
     };
     record[13] = u8::from(progress.degraded);
+    record[9] = progress.stretch.0;
     put_u64(record, 22, progress.sequence);
     put_u48(record, 30, progress.started.wall.0);
     put_u48(record, 36, progress.reported.wall.0);

@@ -4,11 +4,11 @@ use minicbor::{Decode, Encode};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Rejection, StreamPolicy};
+use super::{Rejection, StreamPolicy, Stretch};
 use crate::ids::ViewId;
 
 /// The shortest and the longest interval.
-const INTERVAL_MS: (u64, u64) = (10_000, 120_000);
+pub(super) const INTERVAL_MS: (u64, u64) = (10_000, 120_000);
 const MINUTE_MS: u64 = 60 * 1000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -113,17 +113,17 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// How long a view may be silent, in ms.
-    pub fn silence_ms(&self) -> u64 {
-        self.interval_ms * self.silence_percent / 100
+    /// How long a view may be silent whose device was told under `stretch`, in ms.
+    pub fn silence_ms(&self, stretch: Stretch) -> u64 {
+        stretch.interval_ms(self) * self.silence_percent / 100
     }
 
-    /// When a view's device is to report next: the interval, and a part more or less that only the view and its sequence decide,
+    /// When a view's device is to report next: the interval under `stretch`, and a part more or less that only the view and its sequence decide,
     /// so that every replica says the same.
-    pub fn told_interval_ms(&self, view: &ViewId, sequence: u64) -> u64 {
+    pub fn told_interval_ms(&self, view: &ViewId, sequence: u64, stretch: Stretch) -> u64 {
         let spread = xxh3_64_with_seed(view.as_str().as_bytes(), sequence) % (2 * self.jitter_percent + 1);
         let percent = (100 + spread).saturating_sub(self.jitter_percent);
-        (self.interval_ms * percent / 100).clamp(INTERVAL_MS.0, INTERVAL_MS.1)
+        (stretch.interval_ms(self) * percent / 100).clamp(INTERVAL_MS.0, INTERVAL_MS.1)
     }
 
     /// Checks every figure; the first bad one is named.

@@ -11,7 +11,7 @@ use super::rows::Rows;
 use super::txn::{Bail, Effects, Txn};
 use super::{
     AccountCommand, Answer, Applied, Command, DecodeError, Directive, Envelope, Progressed, Query, Reply,
-    ReportProgress, RowKey, Settings, decide, read,
+    ReportProgress, RowKey, Settings, Stretch, decide, read,
 };
 use crate::ids::{AccountId, Revision};
 use crate::time::{LogicalMs, Stamp};
@@ -51,6 +51,9 @@ struct Head {
     /// The version that the shard has adopted; `None`, and not written: the first.
     #[n(6)]
     adopted: Option<ClusterVersion>,
+    /// Under which devices are told when to report next; `None`, and not written: as the settings say.
+    #[n(7)]
+    stretch: Option<Stretch>,
 }
 
 impl Head {
@@ -227,6 +230,7 @@ impl State {
             counts: Counts::default(),
             digest: 0,
             adopted: None,
+            stretch: None,
         };
         let known = Spoken::BUILD.newest;
         Self { head, live: Live::default(), rows: Rows::default(), known, scratch: Vec::new() }
@@ -320,12 +324,12 @@ impl State {
     /// A report of an active view, written in place; `None` when it takes more than that.
     fn report(&mut self, stamp: Stamp, account: &AccountId, report: &ReportProgress) -> Option<Answer> {
         decide::check_report(report).ok()?;
-        let settings = &self.head.settings;
+        let (settings, stretch) = (&self.head.settings, self.head.stretch.unwrap_or_default());
         self.live.update(settings, account, &report.view, |progress| {
             if decide::wants_stream_back(settings, stamp, progress, report) {
                 return None;
             }
-            let applied = decide::report(settings, stamp, progress, &report.into());
+            let applied = decide::report(settings, (stamp, stretch), progress, &report.into());
             Some(Answer::Progressed(decide::goes_on(settings, stamp, &report.view, progress, applied)))
         })
     }
@@ -336,7 +340,8 @@ impl State {
     }
 
     pub(super) fn txn(&self, stamp: Stamp) -> Txn<'_> {
-        Txn::new(&self.head.settings, self.head.adopted(), &self.live, &self.rows, self.stamp(stamp))
+        let rules = (self.head.adopted(), self.stretch());
+        Txn::new(&self.head.settings, rules, &self.live, &self.rows, self.stamp(stamp))
     }
 
     pub(super) fn rows(&self) -> &Rows {
@@ -364,6 +369,9 @@ impl State {
         }
         if let Some(version) = effects.version {
             self.head.adopt(version);
+        }
+        if let Some(stretch) = effects.stretch {
+            self.head.stretch = Some(stretch).filter(|stretch| *stretch != Stretch::NONE);
         }
         effects.events
     }
@@ -447,6 +455,11 @@ impl State {
     /// The rules' figures.
     pub fn settings(&self) -> &Settings {
         &self.head.settings
+    }
+
+    /// By how much devices are told to report more seldom.
+    pub fn stretch(&self) -> Stretch {
+        self.head.stretch.unwrap_or_default()
     }
 
     /// The version that it works by.

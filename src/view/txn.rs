@@ -15,7 +15,7 @@ use super::live::Live;
 use super::record::LiveView;
 use super::rows::Rows;
 use super::title::{Page, TitleRow};
-use super::{Event, Fact, ResumePoint, RowKey, Settings, Stop, TitleType, rules};
+use super::{Event, Fact, ResumePoint, RowKey, Settings, Stop, Stretch, TitleType, rules};
 use crate::ids::{AccountId, DeviceId, ProfileId, TitleId, ViewId};
 use crate::time::{Stamp, WallMs};
 use crate::versions::ClusterVersion;
@@ -69,6 +69,7 @@ pub(super) struct Effects {
     pub(super) events: Vec<Event>,
     pub(super) settings: Option<Settings>,
     pub(super) version: Option<ClusterVersion>,
+    pub(super) stretch: Option<Stretch>,
     pub(super) accounts: u64,
     pub(super) entries: i64,
     pub(super) plays: i64,
@@ -81,6 +82,8 @@ pub(super) struct Txn<'a> {
     pub(super) stamp: Stamp,
     /// What the shard has adopted: rules that came later ask it.
     pub(super) version: ClusterVersion,
+    /// Under which devices are told when to report next.
+    pub(super) stretch: Stretch,
     live: &'a Live,
     rows: &'a Rows,
     missing: Vec<RowKey>,
@@ -92,6 +95,7 @@ pub(super) struct Txn<'a> {
     events: Vec<Event>,
     new_settings: Option<Settings>,
     new_version: Option<ClusterVersion>,
+    new_stretch: Option<Stretch>,
 }
 
 /// A row's bytes.
@@ -114,7 +118,7 @@ pub(super) fn decode_row<'b, T: Decode<'b, ()>>(key: &RowKey, bytes: &'b [u8]) -
 impl<'a> Txn<'a> {
     pub(super) fn new(
         settings: &'a Settings,
-        version: ClusterVersion,
+        (version, stretch): (ClusterVersion, Stretch),
         live: &'a Live,
         rows: &'a Rows,
         stamp: Stamp,
@@ -123,6 +127,7 @@ impl<'a> Txn<'a> {
             settings,
             stamp,
             version,
+            stretch,
             live,
             rows,
             missing: Vec::new(),
@@ -134,12 +139,13 @@ impl<'a> Txn<'a> {
             events: Vec::new(),
             new_settings: None,
             new_version: None,
+            new_stretch: None,
         }
     }
 
     /// The same moment, with nothing collected.
     pub(super) fn fresh(&self) -> Self {
-        Self::new(self.settings, self.version, self.live, self.rows, self.stamp)
+        Self::new(self.settings, (self.version, self.stretch), self.live, self.rows, self.stamp)
     }
 
     /// The rows that were asked for in vain.
@@ -285,6 +291,11 @@ impl<'a> Txn<'a> {
         version.max(self.version)
     }
 
+    /// Devices are told to report so much more seldom from now on.
+    pub(super) fn put_stretch(&mut self, stretch: Stretch) {
+        self.new_stretch = Some(stretch);
+    }
+
     /// Notes a fact.
     pub(super) fn tell(&mut self, account: &AccountId, fact: Fact) {
         self.events.push(Event { account: Some(account.clone()), fact });
@@ -327,6 +338,7 @@ impl<'a> Txn<'a> {
         effects.views = self.views.into_iter().collect();
         effects.settings = self.new_settings;
         effects.version = self.new_version;
+        effects.stretch = self.new_stretch;
         effects
     }
 

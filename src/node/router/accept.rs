@@ -15,7 +15,7 @@ use crate::time::MonotonicMs;
 use crate::versions::Feature;
 use crate::view::{
     AccountCommand, ActiveView, Answer, Command, Directive, Envelope, Outcome, ParkedStart, PlayState, Progressed,
-    Query, Reply, Settings, StartView, Started, Stopped, ViewKind,
+    Query, Reply, Settings, StartView, Started, Stopped, Stretch, ViewKind,
 };
 
 use super::{Call, Proposed, RETRY_AFTER_MS, RouteError, Router};
@@ -168,8 +168,8 @@ impl Router {
         let settings = self.usual();
         Answer::Progressed(Progressed {
             applied: is_latest,
-            interval_ms: settings.told_interval_ms(&report.view, report.sequence),
-            expires_at: self.parts().clock.wall().plus(settings.silence_ms()),
+            interval_ms: settings.told_interval_ms(&report.view, report.sequence, Stretch::NONE),
+            expires_at: self.parts().clock.wall().plus(settings.silence_ms(Stretch::NONE)),
             directive: Directive::Continue,
         })
     }
@@ -234,8 +234,8 @@ impl Router {
             degraded: true,
         };
         Answer::Started(Box::new(Started {
-            interval_ms: settings.told_interval_ms(&start.view, 0),
-            expires_at: wall.plus(settings.silence_ms()),
+            interval_ms: settings.told_interval_ms(&start.view, 0, Stretch::NONE),
+            expires_at: wall.plus(settings.silence_ms(Stretch::NONE)),
             resume_ms,
             watched: false,
             repeated,

@@ -125,7 +125,7 @@ impl Machine for ShardMachine {
 
     fn growth(command: &Envelope) -> Growth {
         match &command.command {
-            Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) => Growth::None,
+            Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) | Command::Stretch(_) => Growth::None,
             Command::Account(_, command) => match command {
                 AccountCommand::StopView(_) | AccountCommand::EndView(_) => Growth::None,
                 AccountCommand::ReportProgress(_) | AccountCommand::HandOff(_) => Growth::Little,
@@ -138,13 +138,13 @@ impl Machine for ShardMachine {
 
     fn priority(command: &Envelope) -> Priority {
         match &command.command {
-            Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) => Priority::Own,
+            Command::Tick | Command::UpdateSettings(_) | Command::Adopt(_) | Command::Stretch(_) => Priority::Own,
             Command::Account(_, command) => match command {
                 AccountCommand::StartView(_)
                 | AccountCommand::StopView(_)
                 | AccountCommand::EndView(_)
                 | AccountCommand::UpdateStreamPolicy(_) => Priority::Prompt,
-                AccountCommand::ReportProgress(_) => Priority::Report,
+                AccountCommand::ReportProgress(_) | AccountCommand::HandOff(_) => Priority::Report,
                 AccountCommand::ImportHistory(_) => Priority::Bulk,
             },
         }

@@ -188,7 +188,7 @@ fn start_late(
         txn.account(account)?.remember(settings, stamp, id.clone(), fingerprint, &answer);
     }
     let heard = parked.told.as_ref().map_or(begin.age_ms, |told| told.age_ms.min(begin.age_ms));
-    let silent = heard > settings.silence_ms();
+    let silent = heard > settings.silence_ms(txn.stretch);
     let over = if !later.is_empty() { Some(EndReason::Replaced) } else { silent.then_some(EndReason::Expired) };
     Ok(Some(over))
 }
@@ -247,7 +247,9 @@ fn report_late(settings: &Settings, stamp: Stamp, event: Stamp, progress: &mut P
         played: &told.played,
         seeked: told.seeked,
     };
-    let applied = report(settings, Stamp { logical, wall: event.wall.max(reported.wall) }, progress, &told);
+    let stamp = Stamp { logical, wall: event.wall.max(reported.wall) };
+    // Whoever accepted it knew of no stretch: what its device was told before is the longest that it may be silent.
+    let applied = report(settings, (stamp, progress.stretch), progress, &told);
     if progress.sequence == sequence {
         (progress.started, progress.reported) = (started, reported);
     }

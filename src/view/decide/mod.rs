@@ -12,7 +12,8 @@ pub(super) use self::progress::{check_report, goes_on, report, wants_stream_back
 use super::account::Known;
 use super::txn::{Bail, Effects, Txn};
 use super::{
-    AccountCommand, Answer, Command, EndedView, Envelope, Rejection, Settings, StreamPolicy, TICK_EXPIRIES_MAX, Ticked,
+    AccountCommand, Answer, Command, EndedView, Envelope, Rejection, Settings, StreamPolicy, Stretch,
+    TICK_EXPIRIES_MAX, Ticked,
 };
 use crate::ids::{AccountId, RequestId, ViewId};
 
@@ -39,6 +40,7 @@ pub(super) fn decide(txn: &mut Txn<'_>, envelope: &Envelope) -> Result<Answer, B
     match &envelope.command {
         Command::Tick => tick(txn),
         Command::Adopt(version) => Ok(Answer::Adopted(txn.adopt(*version))),
+        Command::Stretch(stretch) => Ok(set_stretch(txn, *stretch)),
         Command::UpdateSettings(settings) => Ok(update_settings(txn, settings)),
         Command::Account(account, command) => {
             let idempotent = matches!(command, AccountCommand::ReportProgress(_) | AccountCommand::HandOff(_));
@@ -122,6 +124,14 @@ fn update_settings(txn: &mut Txn<'_>, settings: &Settings) -> Answer {
     }
     txn.put_settings(settings.clone());
     Answer::SettingsUpdated
+}
+
+fn set_stretch(txn: &mut Txn<'_>, stretch: Stretch) -> Answer {
+    if stretch > Stretch::MOST {
+        return Answer::Rejected(Rejection::invalid("stretch", "must be at most 176 sixteenths"));
+    }
+    txn.put_stretch(stretch);
+    Answer::Stretched(stretch)
 }
 
 fn update_policy(txn: &mut Txn<'_>, account: &AccountId, policy: StreamPolicy) -> Decided<Answer> {

@@ -7,7 +7,7 @@ use crate::view::record::{LiveView, Progress};
 use crate::view::txn::Txn;
 use crate::view::{
     Answer, Directive, EndReason, MEDIA_MS_MAX, PLAYED_RANGES_MAX, PlayState, Played, Progressed, Rejection,
-    ReportProgress, Settings,
+    ReportProgress, Settings, Stretch,
 };
 
 /// How much more than elapsed time times speed is believed, in ms: reports travel at different speeds.
@@ -69,7 +69,12 @@ pub(super) fn media_ms(ms: u64) -> u32 {
 
 /// Takes a report, already checked, into its view's progress. Says whether what it tells is in the state: it is the newest, now
 /// or since before.
-pub(in crate::view) fn report(settings: &Settings, stamp: Stamp, progress: &mut Progress, told: &Told<'_>) -> bool {
+pub(in crate::view) fn report(
+    settings: &Settings,
+    (stamp, stretch): (Stamp, Stretch),
+    progress: &mut Progress,
+    told: &Told<'_>,
+) -> bool {
     let newest = told.sequence.is_none_or(|s| s > progress.sequence);
     let playable = playable_ms(settings, stamp.logical.since(progress.started.logical));
     for range in told.played {
@@ -102,6 +107,7 @@ pub(in crate::view) fn report(settings: &Settings, stamp: Stamp, progress: &mut 
         progress.state = state;
     }
     progress.reported = stamp;
+    progress.stretch = stretch;
     true
 }
 
@@ -129,7 +135,7 @@ pub(in crate::view) fn goes_on(
 ) -> Progressed {
     Progressed {
         applied,
-        interval_ms: settings.told_interval_ms(view, progress.sequence),
+        interval_ms: settings.told_interval_ms(view, progress.sequence, progress.stretch),
         expires_at: stamp.wall.plus(progress.due(settings).since(stamp.logical)),
         directive: Directive::Continue,
     }
@@ -151,7 +157,7 @@ pub(super) fn report_progress(txn: &mut Txn<'_>, account: &AccountId, told: &Rep
     let (settings, stamp) = (txn.settings, txn.stamp);
     let wants_stream = wants_stream_back(settings, stamp, &view.progress, told);
     let has_room = !wants_stream || has_room(txn, account, &view)?;
-    let applied = report(settings, stamp, &mut view.progress, &Told::from(told));
+    let applied = report(settings, (stamp, txn.stretch), &mut view.progress, &Told::from(told));
     let mut answer = goes_on(settings, stamp, &view.view, &view.progress, applied);
     if has_room {
         txn.put_view(view);

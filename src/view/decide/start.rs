@@ -187,6 +187,7 @@ pub(super) fn new_view(
             position_ms: position.map(|ms| u32::try_from(ms).expect("media times were checked")),
             played: Default::default(),
             degraded: false,
+            stretch: txn.stretch,
         },
     }
 }
@@ -203,7 +204,7 @@ pub(super) fn started(txn: &mut Txn<'_>, view: &LiveView, before: &TitleRow, how
     let (settings, stamp) = (txn.settings, txn.stamp);
     Ok(Started {
         view: view.show(settings, stamp.logical),
-        interval_ms: settings.told_interval_ms(&view.view, view.progress.sequence),
+        interval_ms: settings.told_interval_ms(&view.view, view.progress.sequence, view.progress.stretch),
         expires_at: stamp.wall.plus(view.progress.due(settings).since(stamp.logical)),
         resume_ms: before.resume().map(|r| r.position_ms),
         watched: before.play_count > 0,

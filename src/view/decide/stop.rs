@@ -39,7 +39,7 @@ pub(super) fn stop_view(txn: &mut Txn<'_>, account: &AccountId, stop: &StopView)
         seeked: false,
     };
     if !stop.failed {
-        report(settings, stamp, &mut view.progress, &told);
+        report(settings, (stamp, txn.stretch), &mut view.progress, &told);
     }
     let (outcome, _) = end_with(txn, &view, EndReason::Stopped, Some(view.device.clone()), stop.failed)?;
     let next = match &stop.next {

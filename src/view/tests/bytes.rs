@@ -82,6 +82,7 @@ fn all_commands() -> Vec<Command> {
         Command::Adopt(ClusterVersion(2)),
         own(AccountCommand::UpdateStreamPolicy(StreamPolicy { fail_closed: true, ..StreamPolicy::streams(3) })),
         own(AccountCommand::HandOff(HandOff { views: vec![parked()] })),
+        Command::Stretch(Stretch(8)),
     ]
 }
 

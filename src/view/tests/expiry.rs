@@ -1,6 +1,7 @@
 //! What time does to views.
 
 use super::*;
+use crate::versions::Feature;
 
 fn paused(view_id: &str, sequence: u64, position_ms: u64, state: PlayState) -> AccountCommand {
     match report(view_id, sequence, position_ms) {
@@ -106,4 +107,50 @@ fn new_settings_hold_from_the_next_command_on_and_older_ones_are_refused() {
         other => panic!("{other:?}"),
     }
     assert_eq!(shard.state.settings().version, 2);
+}
+
+fn stretched(by: u8) -> Envelope {
+    Envelope::plain(Command::Stretch(Stretch(by)))
+}
+
+/// A shard that has come to the version which knows of stretched intervals.
+fn pressed() -> Shard {
+    let mut shard = Shard::new(Settings { jitter_percent: 0, ..Settings::default() });
+    shard.apply(at(0), &Envelope::plain(Command::Adopt(Feature::Stretch.since())));
+    shard
+}
+
+#[test]
+fn a_view_whose_device_was_told_a_longer_interval_expires_as_much_later_also_when_the_shard_is_at_ease_again() {
+    let mut shard = pressed();
+    assert_eq!(shard.apply(at(0), &stretched(14)).answer, Answer::Stretched(Stretch(14)));
+    let started = shard.start(at(0), start("v1", "tv", film("heat")));
+    shard.start(at(0), start("v2", "pad", film("ran")));
+    assert_eq!(started.interval_ms, 112_500);
+    let told = shard.progress(at(1_000), report("v1", 1, 1_000));
+    assert_eq!((told.interval_ms, told.expires_at), (112_500, WallMs(WALL + 1_000 + 281_250)));
+    shard.apply(at(2_000), &stretched(0));
+    // The one that has reported since was told the usual one again.
+    assert_eq!(shard.progress(at(2_000), report("v2", 1, 1_000)).interval_ms, 60_000);
+    assert_eq!(shard.tick(at(2_000 + 149_999)), 0);
+    assert_eq!(shard.tick(at(2_000 + 150_000)), 1);
+    assert_eq!(shard.tick(at(1_000 + 281_249)), 0, "a device that does as it was told is never expired");
+    assert_eq!(shard.tick(at(1_000 + 281_250)), 1);
+}
+
+#[test]
+fn a_stretch_outlasts_a_checkpoint_and_a_shard_of_an_earlier_version_knows_none() {
+    let mut shard = pressed();
+    shard.apply(at(0), &stretched(8));
+    shard.start(at(0), start("v1", "tv", film("heat")));
+    shard.checkpoint();
+    shard.restart();
+    assert_eq!(shard.state.stretch(), Stretch(8));
+    assert_eq!(shard.tick(at(150_000)), 0);
+    assert_eq!(shard.tick(at(225_000)), 1);
+    assert!(matches!(shard.apply(at(225_000), &stretched(177)).answer, Answer::Rejected(Rejection::Invalid { .. })));
+    let mut before = Shard::new(Settings::default());
+    assert!(!before.state.permits(&stretched(8)));
+    assert!(matches!(before.apply(at(0), &stretched(8)).answer, Answer::Rejected(Rejection::Invalid { .. })));
+    assert_eq!(before.state.stretch(), Stretch::NONE);
 }

@@ -8,7 +8,7 @@ fn a_view_starts_reports_and_stops_and_leaves_its_resume_point_and_history() {
     let started = shard.start(at(0), start("v1", "tv", film("heat")));
     assert_eq!(
         (started.resume_ms, started.watched, started.interval_ms),
-        (None, false, Settings::default().told_interval_ms(&view("v1"), 0))
+        (None, false, Settings::default().told_interval_ms(&view("v1"), 0, Stretch::NONE))
     );
     assert_eq!(started.expires_at, WallMs(WALL + 150_000));
     for minute in 1..=30 {

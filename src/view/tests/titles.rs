@@ -202,11 +202,15 @@ fn the_newest_report_again_is_told_as_applied_and_another_under_its_number_is_no
 #[test]
 fn devices_are_told_intervals_of_their_own_within_a_tenth_and_always_the_same() {
     let settings = Settings::default();
-    let told: BTreeSet<u64> = (0..200).map(|n| settings.told_interval_ms(&view(&format!("v{n}")), 1)).collect();
+    let told: BTreeSet<u64> =
+        (0..200).map(|n| settings.told_interval_ms(&view(&format!("v{n}")), 1, Stretch::NONE)).collect();
     assert!(told.len() > 15 && told.iter().all(|ms| (54_000..=66_000).contains(ms)), "{told:?}");
-    assert_eq!(settings.told_interval_ms(&view("v1"), 1), settings.told_interval_ms(&view("v1"), 1));
+    assert_eq!(
+        settings.told_interval_ms(&view("v1"), 1, Stretch::NONE),
+        settings.told_interval_ms(&view("v1"), 1, Stretch::NONE)
+    );
     let shortest = Settings { interval_ms: 10_000, jitter_percent: 50, ..Settings::default() };
-    assert!((0..200).all(|n| (10_000..=15_000).contains(&shortest.told_interval_ms(&view("v"), n))));
+    assert!((0..200).all(|n| (10_000..=15_000).contains(&shortest.told_interval_ms(&view("v"), n, Stretch::NONE))));
     let none = Settings { jitter_percent: 0, ..Settings::default() };
-    assert_eq!(none.told_interval_ms(&view("v1"), 7), 60_000);
+    assert_eq!(none.told_interval_ms(&view("v1"), 7, Stretch::NONE), 60_000);
 }

@@ -96,6 +96,7 @@ fn every_command_is_written_as_the_version_that_brought_it() {
     assert_eq!(written(Command::UpdateSettings(Settings { policy: closed, ..Settings::default() })), 4);
     assert_eq!(written(Command::Account(account("a"), AccountCommand::UpdateStreamPolicy(closed))), 4);
     assert_eq!(written(Command::Account(account("a"), AccountCommand::HandOff(HandOff { views: Vec::new() }))), 4);
+    assert_eq!(written(Command::Stretch(Stretch(1))), 4);
 }
 
 /// A log with an adoption somewhere.

@@ -160,6 +160,7 @@ impl Account {
             paused: None,
             seconds: BTreeSet::new(),
             degraded: true,
+            stretch: self.stretch,
         };
         let ended = ending.into_iter().map(|v| v.id).collect();
         let answer = Answer::Started(Started { ended, ..self.started(s, stamp, &view, &before) }.into());
@@ -171,7 +172,7 @@ impl Account {
         let heard = p.told.iter().map(|t| t.age_ms).chain([b.age_ms]).min().unwrap();
         match replaced_by_later {
             true => Some(EndReason::Replaced),
-            false => (heard > s.interval_ms * s.silence_percent / 100).then_some(EndReason::Expired),
+            false => (heard > self.stretch.interval_ms(s) * s.silence_percent / 100).then_some(EndReason::Expired),
         }
     }
 
@@ -196,7 +197,7 @@ impl Account {
             let asleep = stream && !was.holds(s, stamp.logical) && told.state != PlayState::Paused;
             let keeps = told.stop.is_some() || asleep;
             let r = as_report(v, told, if keeps { was.state } else { told.state });
-            applied = Self::take_report(s, Stamp { logical, wall }, v, &r, keeps);
+            applied = Self::take_report(s, (Stamp { logical, wall }, v.stretch), v, &r, keeps);
             if v.sequence == was.sequence {
                 (v.started, v.reported) = (was.started, was.reported);
             }
@@ -237,7 +238,8 @@ impl Account {
             (view.sequence, view.seconds) = (0, BTreeSet::new());
             let mut r = as_report(&view, told, PlayState::Playing);
             r.sequence = 1;
-            Self::take_report(s, Stamp { logical: LogicalMs(elapsed_ms), wall: stamp.wall }, &mut view, &r, true);
+            let when = (Stamp { logical: LogicalMs(elapsed_ms), wall: stamp.wall }, view.stretch);
+            Self::take_report(s, when, &mut view, &r, true);
             let (who, title) = (view.profile.clone(), view.media.title.clone());
             let (after, seconds) = ((past.start, past.end), view.seconds.clone());
             self.past[at].view.position = view.position;

@@ -11,6 +11,7 @@ use self::handoff::Past;
 pub(super) use self::seen::Seen;
 use self::title::{Happening, Told, tell};
 use super::*;
+use crate::versions::Feature;
 
 #[derive(Clone, Debug)]
 pub(super) struct View {
@@ -28,11 +29,13 @@ pub(super) struct View {
     /// Seconds of the title that were really played.
     seconds: BTreeSet<u64>,
     degraded: bool,
+    /// Under which its device was told last.
+    stretch: Stretch,
 }
 
 impl View {
     fn due(&self, s: &Settings) -> LogicalMs {
-        let silent = self.reported.logical.plus(s.interval_ms * s.silence_percent / 100);
+        let silent = self.reported.logical.plus(self.stretch.interval_ms(s) * s.silence_percent / 100);
         self.paused.map_or(silent, |p| silent.min(p.plus(s.pause_lives_ms)))
     }
 
@@ -99,6 +102,8 @@ pub(super) struct Account {
     keeps_past: bool,
     views: Vec<View>,
     happenings: Vec<(ProfileId, TitleId, Happening)>,
+    /// The shard's.
+    stretch: Stretch,
 }
 
 #[derive(Clone, Debug)]
@@ -106,6 +111,7 @@ pub(super) struct Reference {
     pub(super) settings: Settings,
     pub(super) logical: LogicalMs,
     pub(super) version: ClusterVersion,
+    pub(super) stretch: Stretch,
     pub(super) accounts: Vec<Account>,
 }
 
@@ -129,6 +135,7 @@ impl Account {
             keeps_past: false,
             views: Vec::new(),
             happenings: Vec::new(),
+            stretch: Stretch::NONE,
         }
     }
 
@@ -224,7 +231,7 @@ impl Account {
         let entries = self.entries_of(s, &view.profile, &view.media.title);
         Started {
             view: view.show(s, stamp.logical),
-            interval_ms: s.told_interval_ms(&view.id, view.sequence),
+            interval_ms: s.told_interval_ms(&view.id, view.sequence, view.stretch),
             expires_at: stamp.wall.plus(view.due(s).since(stamp.logical)),
             resume_ms: before.resume.as_ref().map(|r| r.position_ms),
             watched: before.play_count > 0,
@@ -304,6 +311,7 @@ impl Account {
             paused: None,
             seconds: BTreeSet::new(),
             degraded: false,
+            stretch: self.stretch,
         };
         let mut started = self.started(s, stamp, &view, &before);
         started.brought_back = brought_back;
@@ -313,7 +321,13 @@ impl Account {
         Ok(started)
     }
 
-    fn take_report(s: &Settings, stamp: Stamp, v: &mut View, r: &ReportProgress, is_stop: bool) -> bool {
+    fn take_report(
+        s: &Settings,
+        (stamp, stretch): (Stamp, Stretch),
+        v: &mut View,
+        r: &ReportProgress,
+        is_stop: bool,
+    ) -> bool {
         let most = |since: LogicalMs| stamp.logical.since(since) * s.speed_percent_max / 100 + 5000;
         for range in &r.played {
             v.play_seconds(range.from_ms, range.to_ms, most(v.started.logical));
@@ -337,6 +351,7 @@ impl Account {
             v.paused = if r.state == PlayState::Paused { v.paused.or(Some(stamp.logical)) } else { None };
         }
         v.reported = stamp;
+        v.stretch = stretch;
         true
     }
 
@@ -344,8 +359,8 @@ impl Account {
         if r.sequence == 0 {
             return Err(invalid("sequence"));
         }
-        let answer = |applied, sequence: Option<u64>, expires_at, directive| {
-            let interval_ms = sequence.map_or(s.interval_ms, |n| s.told_interval_ms(&r.view, n));
+        let answer = |applied, told: Option<(u64, Stretch)>, expires_at, directive| {
+            let interval_ms = told.map_or(s.interval_ms, |(n, stretch)| s.told_interval_ms(&r.view, n, stretch));
             Answer::Progressed(Progressed { applied, interval_ms, expires_at, directive })
         };
         let Some(at) = self.views.iter().position(|v| v.id == r.view) else {
@@ -357,8 +372,8 @@ impl Account {
         let v = &mut self.views[at];
         let gave_away = matches!(v.kind, ViewKind::Full | ViewKind::Live) && !v.holds(s, stamp.logical);
         let wants = gave_away && r.state != PlayState::Paused && r.sequence > v.sequence;
-        let applied = Self::take_report(s, stamp, v, r, false);
-        let sequence = Some(v.sequence);
+        let applied = Self::take_report(s, (stamp, self.stretch), v, r, false);
+        let sequence = Some((v.sequence, v.stretch));
         if wants && others >= limit {
             self.end(s, stamp, &r.view, EndReason::StreamTaken, None, false);
             let ended = self.ended.last().cloned().unwrap();
@@ -385,7 +400,7 @@ impl Account {
             seeked: false,
         };
         if !c.failed {
-            Self::take_report(s, stamp, v, &as_report, true);
+            Self::take_report(s, (stamp, self.stretch), v, &as_report, true);
         }
         let v = v.clone();
         let outcome = self.end(s, stamp, &c.view, EndReason::Stopped, Some(v.device.clone()), c.failed);
@@ -516,7 +531,13 @@ impl Account {
 
 impl Reference {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, logical: LogicalMs(0), version: ClusterVersion::FIRST, accounts: Vec::new() }
+        Self {
+            settings,
+            logical: LogicalMs(0),
+            version: ClusterVersion::FIRST,
+            stretch: Stretch::NONE,
+            accounts: Vec::new(),
+        }
     }
 
     fn account(&mut self, id: &AccountId) -> &mut Account {
@@ -534,6 +555,12 @@ impl Reference {
         match &envelope.command {
             Command::Tick => self.tick(stamp),
             Command::Adopt(version) => self.adopt(*version),
+            Command::Stretch(_) if !self.version.has(Feature::Stretch) => Answer::Rejected(invalid("command")),
+            Command::Stretch(stretch) if stretch.0 > 176 => Answer::Rejected(invalid("stretch")),
+            Command::Stretch(stretch) => {
+                self.stretch = *stretch;
+                Answer::Stretched(*stretch)
+            }
             Command::UpdateSettings(new) if new.version <= s.version => {
                 Answer::Rejected(Rejection::SettingsOlder { version: s.version })
             }
@@ -544,7 +571,9 @@ impl Reference {
             Command::Account(..) if envelope.command.needs() > self.version => Answer::Rejected(invalid("command")),
             Command::Account(id, command) => {
                 let keeps_past = self.version >= ClusterVersion(4);
+                let stretch = self.stretch;
                 let account = self.account(id);
+                account.stretch = stretch;
                 account.keeps_past = keeps_past;
                 account.run_once(&s, stamp, envelope, command)
             }
