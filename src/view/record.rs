@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0 u16 length of all       12 u8  number of played ranges    42 u64 started, logical
-//!  2 u8  kind                13 u8  1: degraded               50 u64 reported, logical
+//!  2 u8  kind                13 u8  1: degraded; 2: again     50 u64 reported, logical
 //!  3 u8  title type          14 u64 token of the account       58 u64 paused since, logical; MAX: it plays
 //!  4 u8  player's state      22 u64 sequence                   66 u32 position; MAX: unknown
 //!  5 u8  bytes of account    30 u48 started, wall              70 u32 runtime; MAX: unknown
@@ -44,6 +44,8 @@ pub(super) struct Progress {
     pub(super) played: ViewRanges,
     /// It was let in while the shard had no leader.
     pub(super) degraded: bool,
+    /// A view of this id had ended before it started. Known of those that started since the shard takes hints over.
+    pub(super) again: bool,
     /// Under which its device was told when to report next.
     pub(super) stretch: Stretch,
 }
@@ -165,7 +167,7 @@ pub(super) fn check_record(record: &[u8]) -> Result<LiveView, String> {
     if record.len() != NAMES + names_len + 8 * ranges {
         return Err("a record's length is not the sum of its parts".to_string());
     }
-    if record[2] > 3 || record[3] > 2 || record[4] > 2 || record[13] > 1 {
+    if record[2] > 3 || record[3] > 2 || record[4] > 2 || record[13] > 3 {
         return Err("a record has an unknown kind, title type, state or mark".to_string());
     }
     let view = read_view(record)?;
@@ -244,7 +246,8 @@ pub(super) fn read_progress(record: &[u8]) -> Option<Progress> {
         paused_since: Some(LogicalMs(get_u64(record, 58))).filter(|at| at.0 != u64::MAX),
         position_ms: some_ms(get_u32(record, 66)),
         played: Ranges::from_iter(stretches)?,
-        degraded: record[13] == 1,
+        degraded: record[13] & 1 != 0,
+        again: record[13] & 2 != 0,
         stretch: Stretch(record[9]),
     })
 }
@@ -262,7 +265,7 @@ pub(super) fn write_progress(record: &mut [u8], progress: &Progress) {
         PlayState::Paused => 1,
         PlayState::Buffering => 2,
     };
-    record[13] = u8::from(progress.degraded);
+    record[13] = u8::from(progress.degraded) | u8::from(progress.again) << 1;
     record[9] = progress.stretch.0;
     put_u64(record, 22, progress.sequence);
     put_u48(record, 30, progress.started.wall.0);

@@ -257,11 +257,14 @@ fn merged(former: Option<ParkedTold>, said: &Said) -> (ParkedTold, bool) {
         (None, _) => true,
         // A stop that doesn't say is newer than all.
         (Some(_), None) => false,
-        (Some(new), Some(former)) => new > former,
+        (Some(at), Some(before)) => at > before || (at == before && new.stop.is_some()),
     };
     let played = union(&former.played, &new.played);
     if !is_later {
-        return (ParkedTold { played, ..former }, false);
+        // A device says nothing more after its stop, whatever number that has.
+        let age_ms = if new.stop.is_some() { new.age_ms } else { former.age_ms };
+        let stop = new.stop.or(former.stop);
+        return (ParkedTold { played, stop, age_ms, ..former }, false);
     }
     // A player that doesn't know its position says none or 0; only a seek goes back there.
     let says_nothing = match new.position_ms {

@@ -199,6 +199,22 @@ fn a_stop_without_a_number_is_newer_than_all_reports_before_and_after() {
 }
 
 #[test]
+fn a_stop_stays_whatever_its_number_is_beside_those_of_the_reports() {
+    for (number, position_ms) in [(1, 200), (2, 300), (3, 300)] {
+        let mut node = Node::new();
+        node.keep_report("a", &report("v1", 2, 200)).unwrap();
+        let said = Said::Stop(
+            StopView { sequence: Some(number), ..stop("v1", 300) },
+            ParkedStop { failed: false, request_id: None, fingerprint: 1 },
+        );
+        node.hints.note(Growth::None, |book| book.said(&account("a"), &said, WallMs(0), MonotonicMs(0))).unwrap();
+        let told = node.told("a");
+        assert!(told.stop.is_some(), "{number}");
+        assert_eq!((told.sequence, told.position_ms), (Some(number.max(2)), Some(position_ms)));
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused_and_what_is_kept_stays() {
     let mut node = Node::new();
     for at in 0..3 {

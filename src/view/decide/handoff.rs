@@ -20,6 +20,8 @@ use crate::view::{
 
 /// How much time without a leader is believed, in ms: what is parked longer is not handed off.
 const OUTAGE_MS_MAX: u64 = 24 * 3600 * 1000;
+/// Whoever has not been heard for so long doesn't play any more, in ms.
+const LATE_MS: u64 = 3600 * 1000;
 
 /// Decides [`AccountCommand::HandOff`].
 pub(super) fn hand_off(txn: &mut Txn<'_>, account: &AccountId, parked: &HandOff) -> Decided<Vec<Handed>> {
@@ -131,6 +133,8 @@ fn began(txn: &mut Txn<'_>, account: &AccountId, parked: &ParkedStart) -> Result
         match txn.account(account)?.request(id, fingerprint, Some(first_sent)) {
             Known::Answered(Answer::Started(_)) => return Ok(Began::Before),
             Known::Reused => return Ok(Began::Refused),
+            // It may have been done, and what it did may have ended since: it is not begun twice.
+            Known::TooOld(_) if start::has_ended(txn, account, &parked.start.view)? => return Ok(Began::Before),
             // That the limit was reached, or the view had ended, was said of another moment; how views ended is told below.
             Known::Answered(_) | Known::TooOld(_) | Known::New => {}
         }
@@ -155,7 +159,7 @@ fn start_late(
     let views = txn.views(account);
     let event = ago(txn.stamp, begin.age_ms);
     let (later, mut ending): (Vec<_>, Vec<_>) =
-        start::replaced(&views, start).into_iter().partition(|(v, _)| v.progress.started.wall > event.wall);
+        start::replaced(&views, start).into_iter().partition(|(v, _)| began_after(v, event));
     if !later.is_empty() {
         ending.clear();
     }
@@ -168,15 +172,17 @@ fn start_late(
         return Ok(None);
     }
     let (settings, now) = (txn.settings, txn.stamp.logical);
-    let sequence = txn.account(account)?.ended(settings, now, &start.view).map_or(0, |ended| ended.sequence);
+    let former = txn.account(account)?.ended(settings, now, &start.view).map(|ended| ended.sequence);
     for (view, why) in &ending {
         Txn::go_on(stop::end(txn, view, *why, Some(start.device.clone())))?;
     }
     txn.settle(mark)?;
     let before = txn.title_as_if_ended(&at)?;
     let resume = begin.position_ms.or(before.resume().map(|r| r.position_ms));
-    let mut view = start::new_view(txn, account, start, sequence, resume);
-    (view.progress.started, view.progress.reported, view.progress.degraded) = (event, event, true);
+    let mut view = start::new_view(txn, account, start, former.unwrap_or(0), resume);
+    (view.progress.started, view.progress.degraded, view.progress.again) = (event, true, former.is_some());
+    // How long there was no leader isn't known, and nobody expires for that: its silence begins now.
+    view.progress.reported = Stamp { logical: now, wall: event.wall };
     let ended: Vec<ViewId> = ending.into_iter().map(|(view, _)| view.view).collect();
     let answer = start::started(txn, &view, &before, start::How { ended, ..start::How::default() })?;
     txn.account(account)?.view_started(&view.view);
@@ -188,9 +194,16 @@ fn start_late(
         txn.account(account)?.remember(settings, stamp, id.clone(), fingerprint, &answer);
     }
     let heard = parked.told.as_ref().map_or(begin.age_ms, |told| told.age_ms.min(begin.age_ms));
-    let silent = heard > settings.silence_ms(txn.stretch);
+    let silent = heard > LATE_MS;
     let over = if !later.is_empty() { Some(EndReason::Replaced) } else { silent.then_some(EndReason::Expired) };
     Ok(Some(over))
+}
+
+/// Whether a view began after the event, as far as can be known. In the shard's time the event was not before `event.logical`; within
+/// what is left the calendars tell, which may be wrong.
+fn began_after(view: &LiveView, event: Stamp) -> bool {
+    let started = view.progress.started;
+    started.logical > event.logical && started.wall > event.wall
 }
 
 /// Takes in what a device said last.
@@ -206,7 +219,7 @@ fn tell_active(txn: &mut Txn<'_>, account: &AccountId, mut view: LiveView, told:
     let event = ago(stamp, told.age_ms);
     let sequence = view.progress.sequence;
     // One that doesn't say is newer than all of this run, and says nothing of a later one.
-    let another_run = told.sequence.is_none() && view.progress.started.wall > event.wall;
+    let another_run = told.sequence.is_none() && view.progress.again && began_after(&view, event);
     if another_run {
         return Ok(Handed::Older);
     }

@@ -3,6 +3,7 @@
 use super::{Decided, accept, stop};
 use crate::ids::{AccountId, ViewId};
 use crate::time::{LogicalMs, WallMs};
+use crate::versions::Feature;
 use crate::view::account::{ACCOUNT_VIEWS_MAX, PROFILES_MAX};
 use crate::view::record::{LiveView, Progress};
 use crate::view::title::TitleRow;
@@ -68,7 +69,9 @@ pub(super) fn admit(txn: &mut Txn<'_>, account: &AccountId, start: &StartView, k
     txn.settle(mark)?;
     let ended = ending.into_iter().map(|(view, _)| view.view).collect();
     let before = txn.title_as_if_ended(&at)?;
-    let view = new_view(txn, account, start, sequence, before.resume().map(|r| r.position_ms));
+    let again = has_ended(txn, account, &start.view)?;
+    let mut view = new_view(txn, account, start, sequence, before.resume().map(|r| r.position_ms));
+    view.progress.again = again && txn.version.has(Feature::Hints);
     let how = How { brought_back, ended, ..How::default() };
     let answer = started(txn, &view, &before, how)?;
     txn.account(account)?.view_started(&view.view);
@@ -112,6 +115,12 @@ pub(super) fn former(txn: &mut Txn<'_>, account: &AccountId, view: &ViewId) -> D
         }
         Some(ended) => Err(Rejection::ViewEnded(ended.clone())),
     })
+}
+
+/// Whether it is known how a view of that id ended.
+pub(super) fn has_ended(txn: &mut Txn<'_>, account: &AccountId, view: &ViewId) -> Result<bool, Bail> {
+    let (settings, now) = (txn.settings, txn.stamp.logical);
+    Ok(txn.account(account)?.ended(settings, now, view).is_some())
 }
 
 /// The device's own views that this start replaces. A preview replaces only previews.
@@ -187,6 +196,7 @@ pub(super) fn new_view(
             position_ms: position.map(|ms| u32::try_from(ms).expect("media times were checked")),
             played: Default::default(),
             degraded: false,
+            again: false,
             stretch: txn.stretch,
         },
     }

@@ -93,15 +93,18 @@ impl Account {
             let asked = AccountCommand::StartView(c.clone());
             let known = self.requests.iter().find(|r| Some(&r.id) == b.request_id.as_ref());
             let ended = self.ended(s, stamp.logical, &c.view);
+            let FirstSent::At(first) = FirstSent::AgoMs(b.age_ms).dated(stamp.logical) else { unreachable!() };
+            let too_old = b.request_id.is_some() && self.forgotten.is_some_and(|until| first <= until.logical);
             let gone = ended.as_ref().is_some_and(|e| !matches!(e.why, EndReason::Expired | EndReason::PausedTooLong));
             match (active, known) {
                 (Some(v), _) if !same(v) => return Handed::Refused,
                 (Some(_), _) => {}
                 (None, Some(r)) if r.command != asked => return Handed::Refused,
                 (None, Some(r)) if matches!(r.answer, Answer::Started(_)) => {}
+                (None, None) if too_old && ended.is_some() => {}
                 _ if gone => {}
                 _ => {
-                    over = self.begin_parked(s, stamp, p, b, ended.map_or(0, |e| e.sequence));
+                    over = self.begin_parked(s, stamp, p, b, ended.map(|e| e.sequence));
                     *any_begun = true;
                 }
             }
@@ -127,11 +130,12 @@ impl Account {
         stamp: Stamp,
         p: &Parked,
         b: &ParkedStart,
-        sequence: u64,
+        former: Option<u64>,
     ) -> Option<EndReason> {
         let (c, event) = (&b.start, back(stamp, b.age_ms));
         let own = |v: &&View| v.device == c.device && (c.kind != ViewKind::Preview || v.kind == ViewKind::Preview);
-        let replaced_by_later = self.views.iter().filter(own).any(|v| v.started.wall > event.wall);
+        let replaced_by_later =
+            self.views.iter().filter(own).any(|v| v.started.wall > event.wall && v.started.logical > event.logical);
         let mut ending: Vec<View> = self.views.iter().filter(own).filter(|_| !replaced_by_later).cloned().collect();
         ending.sort_by_key(|v| (v.started.logical, v.id.clone()));
         if c.kind != ViewKind::Preview {
@@ -149,17 +153,18 @@ impl Account {
             media: c.media.clone(),
             kind: c.kind,
             state: PlayState::Playing,
-            sequence,
+            sequence: former.unwrap_or(0),
             position: match c.kind {
                 ViewKind::Live => c.position_ms,
                 ViewKind::Preview => c.position_ms.or(Some(0)),
                 _ => c.position_ms.or(position).or(Some(0)),
             },
             started: event,
-            reported: event,
+            reported: Stamp { logical: stamp.logical, wall: event.wall },
             paused: None,
             seconds: BTreeSet::new(),
             degraded: true,
+            again: former.is_some(),
             stretch: self.stretch,
         };
         let ended = ending.into_iter().map(|v| v.id).collect();
@@ -172,7 +177,7 @@ impl Account {
         let heard = p.told.iter().map(|t| t.age_ms).chain([b.age_ms]).min().unwrap();
         match replaced_by_later {
             true => Some(EndReason::Replaced),
-            false => (heard > self.stretch.interval_ms(s) * s.silence_percent / 100).then_some(EndReason::Expired),
+            false => (heard > 60 * MINUTE).then_some(EndReason::Expired),
         }
     }
 
@@ -180,7 +185,8 @@ impl Account {
         let event = back(stamp, told.age_ms);
         let at = self.views.iter().position(|v| v.id == p.view).unwrap();
         let was = self.views[at].clone();
-        if told.sequence.is_none() && was.started.wall > event.wall {
+        let began_later = was.started.wall > event.wall && was.started.logical > event.logical;
+        if told.sequence.is_none() && was.again && began_later {
             return Handed::Older;
         }
         let failed = told.stop.as_ref().is_some_and(|stop| stop.failed);

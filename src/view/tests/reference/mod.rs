@@ -29,7 +29,7 @@ pub(super) struct View {
     /// Seconds of the title that were really played.
     seconds: BTreeSet<u64>,
     degraded: bool,
-    /// Under which its device was told last.
+    again: bool, // one of its id had ended before
     stretch: Stretch,
 }
 
@@ -97,12 +97,10 @@ pub(super) struct Account {
     /// It has left a trace.
     exists: bool,
     ended: Vec<EndedView>,
-    /// Of ended views, once the shard keeps them.
     past: Vec<Past>,
     keeps_past: bool,
     views: Vec<View>,
     happenings: Vec<(ProfileId, TitleId, Happening)>,
-    /// The shard's.
     stretch: Stretch,
 }
 
@@ -252,8 +250,9 @@ impl Account {
             let before = self.told(s, stamp.logical, &c.profile, &c.media.title, false).state;
             return Ok(Started { repeated: true, ..self.started(s, stamp, v, &before) });
         }
-        let (mut sequence, mut brought_back) = (0, false);
+        let (mut sequence, mut brought_back, mut again) = (0, false, false);
         if let Some(former) = self.ended(s, stamp.logical, &c.view) {
+            again = self.keeps_past;
             if !matches!(former.why, EndReason::Expired | EndReason::PausedTooLong) {
                 return Err(Rejection::ViewEnded(former));
             }
@@ -311,6 +310,7 @@ impl Account {
             paused: None,
             seconds: BTreeSet::new(),
             degraded: false,
+            again,
             stretch: self.stretch,
         };
         let mut started = self.started(s, stamp, &view, &before);
