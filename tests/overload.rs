@@ -8,6 +8,7 @@ use std::time::Duration;
 use playhead::client::{Client, Error, StreamOptions};
 use playhead::proto::v1;
 use support::{Cluster, Result, film};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const VIEWS: usize = 40;
 
@@ -21,6 +22,19 @@ fn report(account: &str, sequence: u64) -> v1::ProgressReport {
         state: v1::PlayState::Playing.into(),
         ..Default::default()
     }
+}
+
+/// How many commands of a priority a node has refused, by its metrics.
+async fn shed(cluster: &Cluster, priority: &str) -> Result<u64> {
+    let address = cluster.local.endpoints("n1").ok_or("a node without endpoints")?.metrics.clone();
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: node\r\nConnection: close\r\n\r\n").await?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await?;
+    assert!(page.contains("playhead_shed"), "{page}");
+    let label = format!("priority=\"{priority}\"");
+    let rows = page.lines().filter(|line| line.starts_with("playhead_shed") && line.contains(&label));
+    Ok(rows.filter_map(|row| row.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>() as u64)
 }
 
 /// The newest acknowledged sequence of each account, and how many reports were refused for load.
@@ -71,6 +85,8 @@ async fn a_burst_of_progress_is_refused_and_starts_and_stops_are_not_and_what_wa
     let (acknowledged, refused) = storm?;
     assert!(refused > 0, "2,560 reports at once, and none was refused at a hundred a second");
     assert!(!acknowledged.is_empty(), "none was taken");
+    assert!(shed(&cluster, "report").await? > 0);
+    assert_eq!(shed(&cluster, "prompt").await?, 0, "starts and stops go first");
     for (account_id, sequence) in acknowledged {
         let request = v1::GetViewRequest { account_id, view_id: "v".into(), ..Default::default() };
         let Some(v1::get_view_response::Status::Active(view)) = patient.get_view(request).await?.status else {

@@ -102,6 +102,8 @@ struct Queued<M: Machine> {
     flow: Flow,
     /// The most important that was taken while something less important waited, and how many commands since that was let by.
     ahead: (usize, usize),
+    /// The less important that was last let by.
+    lower: usize,
     /// Counts partial refusals, so that it is not always the same end of a message that is refused.
     turns: usize,
     closed: bool,
@@ -120,7 +122,10 @@ impl<M: Machine> Queued<M> {
     /// Which is to be taken next.
     fn next(&self) -> Option<usize> {
         let top = self.top()?;
-        let lower = (top + 1..Priority::COUNT).find(|at| !self.waiting[*at].is_empty());
+        let waits = |at: &usize| !self.waiting[*at].is_empty();
+        // In turn, so that the lowest wait behind the others and not for ever.
+        let after = (self.lower.max(top) + 1..Priority::COUNT).find(waits);
+        let lower = after.or_else(|| (top + 1..Priority::COUNT).find(waits));
         let due = |lower: &usize| {
             let size = self.waiting[*lower].front().map_or(0, |one| one.commands.len());
             self.ahead.0 == top && self.ahead.1 >= size.saturating_mul(SHARE_OF_LOWER - 1)
@@ -133,6 +138,9 @@ impl<M: Machine> Queued<M> {
         let lower_waits = self.waiting[top + 1..].iter().any(|waiting| !waiting.is_empty());
         let before = if self.ahead.0 == top { self.ahead.1 } else { 0 };
         self.ahead = if at == top && lower_waits { (top, before + commands) } else { (top, 0) };
+        if at != top {
+            self.lower = at;
+        }
     }
 
     /// How many commands of this priority have their turn in time, beside those that wait.
@@ -175,6 +183,7 @@ impl<M: Machine> Queue<M> {
             bytes: 0,
             flow: Flow::default(),
             ahead: (0, 0),
+            lower: 0,
             turns: 0,
             closed: false,
         };
@@ -455,7 +464,7 @@ mod tests {
         waiting.extend((0..20).map(|n| submit(n, Priority::Prompt)));
         waiting.push(submit(7_777, Priority::Own));
         let order = firsts(&queue.take(18, 10_000));
-        assert_eq!(order, [7_777, 0, 1, 2, 3, 4, 5, 6, 100, 7, 8, 9, 10, 11, 12, 13, 101, 14]);
+        assert_eq!(order, [7_777, 0, 1, 2, 3, 4, 5, 6, 100, 7, 8, 9, 10, 11, 12, 13, 1_000, 14], "in turn");
     }
 
     type Callers = Vec<Waiting<(u64, u64)>>;

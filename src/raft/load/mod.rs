@@ -9,8 +9,8 @@
 //!
 //! # Contract
 //!
-//! - [`Priority`]: what a command or query is worth. The batcher takes the higher first, and one command in eight of the next lower
-//!   that waits, so that nothing waits for ever.
+//! - [`Priority`]: what a command or query is worth. The batcher takes the higher first, and one command in eight of the lower
+//!   ones that wait, in turn, so that nothing waits for ever.
 //! - [`Flow`]: how fast a replica's queue goes, and so how many more may wait. What could not be proposed within its time is refused when it
 //!   comes, before anything was done for it, and never after it was handed to consensus (invariant raft/4).
 //! - [`Accounts`]: how much of a leader one account may have.
