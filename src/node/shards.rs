@@ -276,7 +276,7 @@ impl Shards {
         let losses = self.parts.store.losses().borrow().clone();
         for hosted in self.all() {
             let mut lost = losses.get(&hosted.replica).cloned();
-            if forsworn.contains(&hosted.replica) {
+            if forsworn.contains(&hosted.replica) && leaves_a_quorum(&hosted, forsworn) {
                 lost = Some("it lacks what it acknowledged to its leader".to_string());
             }
             let lost = lost.map(|why| Broken { cause: Cause::Lost, why });
@@ -503,6 +503,18 @@ impl Shards {
         futures::stream::iter(stopping.collect::<Vec<_>>()).buffer_unordered(64).collect::<Vec<()>>().await;
         self.change(|table| *table = Table::default());
     }
+}
+
+/// Whether the others that vote are enough without those: whatever is said of more than that, nobody is retired for it.
+fn leaves_a_quorum(hosted: &Hosted, forsworn: &BTreeSet<ReplicaId>) -> bool {
+    let voters = hosted.status().members.voters;
+    let decide = |set: &Vec<ReplicaId>| set.iter().filter(|voter| !forsworn.contains(voter)).count() > set.len() / 2;
+    let leaves = voters.iter().all(decide);
+    if !leaves {
+        let (group, replica) = (hosted.group, hosted.replica);
+        tracing::error!(%group, %replica, "most of a group are said to lack what they acknowledged: none is retired for it");
+    }
+    leaves
 }
 
 #[cfg(test)]

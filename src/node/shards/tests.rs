@@ -171,9 +171,14 @@ async fn a_replica_whose_rows_are_found_rotten_while_it_runs_is_retired_for_ever
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_of_which_another_node_says_that_it_lacks_what_it_acknowledged_is_retired_for_ever() {
     let rig = Rig::new(LyingFs::new(4), MemDisk::new());
-    rig.open_first().await;
-    rig.shards.mend(&BTreeSet::from([ReplicaId(REPLICA.0 + 1)])).await;
+    rig.open().await;
+    let others = [1, 2].map(|n| (ReplicaId(REPLICA.0 + n), NodeId(NODE.0 + n)));
+    let voters = BTreeMap::from_iter([(REPLICA, NODE)].into_iter().chain(others));
+    rig.shards.initialize_one(group(), REPLICA, voters).await;
+    rig.shards.mend(&BTreeSet::from([others[0].0])).await;
     assert!(rig.shards.failed().is_empty(), "it was another");
+    rig.shards.mend(&BTreeSet::from([others[0].0, REPLICA])).await;
+    assert!(rig.shards.failed().is_empty(), "no quorum would be left");
     rig.shards.mend(&BTreeSet::from([REPLICA])).await;
     assert!(rig.shards.failed()[&REPLICA].retired);
     let (fs, disk) = rig.end().await;
