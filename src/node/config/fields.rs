@@ -219,7 +219,7 @@ pub const FIELDS: &[Field] = &[
     number!(
         "raft.lease_ms",
         raft_lease_ms,
-        "200",
+        "150",
         20,
         10000,
         "For how long a replica that has heard its leader helps nobody else to the lead: LEASE reads rest on it, and no failover is faster. The same on all nodes; more than `raft.election_max_ms` counts as that."
@@ -237,7 +237,7 @@ pub const FIELDS: &[Field] = &[
     number!(
         "failover.suspect_ms",
         failover_suspect_ms,
-        "150",
+        "110",
         20,
         60000,
         "After how much silence a node counts as suspect: others stand for election in what it leads. At least four `failover.pulse_ms`."

@@ -71,7 +71,7 @@ impl Default for GroupConfig {
             heartbeat_ms: 100,
             election_ms_min: 300,
             election_ms_max: 600,
-            lease_ms: 200,
+            lease_ms: 150,
             append_ms_max: 2000,
             snapshot_piece_ms_max: 10_000,
             snapshot_install_ms_max: 120_000,
