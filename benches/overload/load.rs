@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
+use playhead::client::is_accepted;
 use playhead::ids::AccountId;
 use playhead::proto::v1;
 use playhead::proto::v1::ErrorReason;
@@ -70,6 +71,8 @@ pub struct Counted {
     pub good: u64,
     /// Refused for load.
     pub refused: u64,
+    /// Only accepted, as without a leader: no goodput.
+    pub accepted: u64,
     /// Microseconds from when they were due, of those that were not refused.
     pub latencies: Histogram<u64>,
 }
@@ -106,12 +109,16 @@ struct Tally {
 impl Tally {
     fn new() -> Arc<Self> {
         let latencies = || Histogram::new_with_bounds(1, 600_000_000, 2).expect("up to ten minutes in us");
-        let counted = || Mutex::new(Counted { sent: 0, good: 0, refused: 0, latencies: latencies() });
+        let counted = || Mutex::new(Counted { sent: 0, good: 0, refused: 0, accepted: 0, latencies: latencies() });
         Arc::new(Self { kinds: [counted(), counted(), counted(), counted()], calls: AtomicU64::new(0) })
     }
 
     fn sent(&self, kind: Kind, count: usize) {
         self.kinds[kind as usize].lock().sent += count as u64;
+    }
+
+    fn accepted(&self, kind: Kind) {
+        self.kinds[kind as usize].lock().accepted += 1;
     }
 
     fn ended(&self, kind: Kind, due: Instant, reason: Option<ErrorReason>) {
@@ -161,6 +168,9 @@ impl Stream {
                 match answer.error {
                     Some(error) => (0..count).for_each(|_| tally.ended(Kind::Progress, due, Some(error.reason()))),
                     None => answer.results.iter().for_each(|result| {
+                        if result.error.is_none() && result.standing() == v1::WriteStanding::Accepted {
+                            return tally.accepted(Kind::Progress);
+                        }
                         tally.ended(Kind::Progress, due, result.error.as_ref().map(|error| error.reason()));
                     }),
                 }
@@ -288,7 +298,11 @@ impl Load {
         let (account, tally, due) = (one.account.clone(), tally.clone(), Instant::now());
         tokio::spawn(async move {
             let told = call(kind, channel, &account, view).await;
-            tally.ended(kind, due, told.err().map(|status| reason(&status)));
+            match told {
+                Ok(Standing::Accepted) => tally.accepted(kind),
+                Ok(Standing::Decided) => tally.ended(kind, due, None),
+                Err(status) => tally.ended(kind, due, Some(reason(&status))),
+            }
             tally.calls.fetch_sub(1, Ordering::Relaxed);
         });
     }
@@ -308,29 +322,36 @@ impl Node {
     }
 }
 
-async fn call(kind: Kind, channel: Channel, account: &str, view: String) -> Result<(), Status> {
+/// What an answer is worth.
+enum Standing {
+    Decided,
+    Accepted,
+}
+
+async fn call(kind: Kind, channel: Channel, account: &str, view: String) -> Result<Standing, Status> {
     fn timed<T>(message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(DEADLINE);
         request
     }
     let account_id = account.to_string();
-    match kind {
+    let info = match kind {
         Kind::Start => {
             let request = start(account, &view, "phone");
-            CollectionServiceClient::new(channel).start_view(timed(request)).await?;
+            CollectionServiceClient::new(channel).start_view(timed(request)).await?.into_inner().write_info
         }
         Kind::Stop => {
             let request = v1::StopViewRequest { account_id, view_id: view, ..Default::default() };
-            CollectionServiceClient::new(channel).stop_view(timed(request)).await?;
+            CollectionServiceClient::new(channel).stop_view(timed(request)).await?.into_inner().write_info
         }
         Kind::Listing => {
             let request = v1::ListHistoryRequest { account_id, profile_id: "p".into(), ..Default::default() };
             HistoryServiceClient::new(channel).list_history(timed(request)).await?;
+            None
         }
-        Kind::Progress => {}
-    }
-    Ok(())
+        Kind::Progress => None,
+    };
+    Ok(if is_accepted(info.as_ref()) { Standing::Accepted } else { Standing::Decided })
 }
 
 fn start(account: &str, view: &str, device: &str) -> v1::StartViewRequest {

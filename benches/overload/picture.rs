@@ -46,7 +46,7 @@ pub fn draw(rows: &[Row], peak: f64) -> String {
 
 fn goodput(svg: &mut String, rows: &[Row], peak: f64, x: &Log) {
     let (top, bottom) = GOODPUT;
-    let most = peak * 1.2;
+    let most = rows.iter().map(|row| row.measured.goodput()).fold(peak, f64::max) * 1.2;
     let y = |value: f64| bottom - value / most * (bottom - top);
     frame(svg, GOODPUT, rows, x, "decided within 1 s, requests a second");
     for part in 0..=4 {
