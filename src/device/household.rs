@@ -543,8 +543,8 @@ impl Household {
         for _ in 0..ATTEMPTS_MAX {
             let ended = match ask().await {
                 Ok(answer) => Some(Outcome::Done(answer)),
-                Err(error @ Error::Rejected(_)) => Some(Outcome::Refused(error)),
-                Err(Error::Unavailable { .. }) => {
+                Err(error @ Error::Rejected(_)) if super::is_decided(&error) => Some(Outcome::Refused(error)),
+                Err(Error::Rejected(_) | Error::Unavailable { .. }) => {
                     stats.unavailable();
                     None
                 }

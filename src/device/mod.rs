@@ -94,6 +94,8 @@ pub struct Plan {
     pub check_share: f64,
     /// Offers reports by the clock; none: a household sends the next one an `interval` after the last was answered.
     pub pace: Option<Pace>,
+    /// Whether calendars of nodes may jump meanwhile: then what starts later may have begun earlier by the cluster's word.
+    pub calendars_jump: bool,
 }
 
 impl Plan {
@@ -115,6 +117,12 @@ impl Plan {
             silence: Self::SILENCE,
             check_share: 0.25,
             pace: None,
+            calendars_jump: false,
         }
     }
+}
+
+/// Whether a rejection was decided: where there is no room on a disk nothing is, and there may be room soon.
+fn is_decided(rejected: &crate::client::Error) -> bool {
+    rejected.reason() != Some(crate::proto::v1::ErrorReason::DiskFull)
 }

@@ -77,6 +77,10 @@ impl Household {
         Ok((reads, facts as u64))
     }
 
+    fn are_turned_round(&self, first: &Began, second: &Began) -> bool {
+        !self.around.plan.calendars_jump && is_turned_round(first, second)
+    }
+
     fn check_entry(
         &self,
         profile: Profile,
@@ -102,7 +106,7 @@ impl Household {
             }
             let this = began(play.start_time.as_ref(), &play.view_id);
             // Plays stand in the order of their starts.
-            if before.is_some_and(|before| is_turned_round(&before, &this) || this.0 < before.0) {
+            if before.is_some_and(|before| self.are_turned_round(&before, &this) || this.0 < before.0) {
                 self.mismatch(format!("{} stands behind a play that began later", play.view_id));
             }
             before = Some(this);
@@ -110,7 +114,7 @@ impl Household {
         let first = entry.plays.first().map_or("", |play| play.view_id.as_str());
         let this = began(entry.start_time.as_ref(), first);
         // Entries stand the latest first.
-        if last.is_some_and(|last| is_turned_round(&this, &last) || this.0 > last.0) {
+        if last.is_some_and(|last| self.are_turned_round(&this, &last) || this.0 > last.0) {
             self.mismatch(format!("the entry of {first} stands behind one that began before it"));
         }
         *last = Some(this);

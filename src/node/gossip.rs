@@ -365,6 +365,13 @@ impl Ear {
         }
     }
 
+    /// The newest epoch that any node which is alive has told.
+    pub fn newest_epoch(&self) -> Epoch {
+        let alive = self.alive();
+        let heard = self.heard.read();
+        alive.iter().filter_map(|node| heard.get(node)).map(|heard| heard.epoch).max().unwrap_or_default()
+    }
+
     /// Lets time pass; answers whose liveness changed.
     pub fn tick(&self, now: MonotonicMs) -> Vec<Change> {
         let changes = self.health.lock().tick(now);

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ids::{GroupId, ReplicaId};
+use crate::ids::{Epoch, GroupId, ReplicaId};
+use crate::planted;
 use crate::telemetry::trace::TraceId;
+use crate::time::MonotonicMs;
 
 use super::core::Inner;
 use super::link::introduce;
@@ -15,6 +17,8 @@ use super::shards::Wanted;
 
 /// How often it is looked without being told to.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long the meta state may stand still while others have a newer one, before they are asked.
+const STILL_MS: u64 = 1000;
 /// How long a command for the meta group may take before it is left for the next round.
 const META_MS_MAX: u64 = 2000;
 /// How often unknown or silent nodes are looked for at the seeds.
@@ -29,6 +33,7 @@ impl Inner {
             return;
         }
         let begun = state.cluster.is_some() && !self.is_leaving();
+        planted::tell_streams(state.settings.policy.max_streams);
         self.meta.now.store(state);
         self.meta.changes.send_replace(());
         self.ready.send_if_modified(|ready| std::mem::replace(ready, begun) != begun);
@@ -69,8 +74,10 @@ pub(super) async fn follow_meta(inner: Arc<Inner>) {
 /// Makes this node run what it should.
 pub(super) async fn run(inner: Arc<Inner>) {
     let mut losses = inner.store.losses();
+    let mut progress = Progress::default();
     loop {
         let meta = inner.meta.now.load_full();
+        let left_behind = progress.is_left_behind(&meta, inner.ear.newest_epoch(), inner.clock.monotonic());
         let nodes = inner.nodes();
         inner.link.keep(&nodes);
         inner.ear.keep(nodes.iter().copied().filter(|node| *node != inner.me.node), inner.clock.monotonic());
@@ -81,8 +88,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
         inner.shards.open(&wanted, &meta).await;
         begin_meta(&inner).await;
         inner.shards.initialize(&meta).await;
-        // A fresh meta replica learns nothing before the group has taken it in.
-        if inner.shards.get(GroupId::META).is_none_or(|hosted| !hosted.has_members()) {
+        // A fresh meta replica learns nothing before the group has taken it in; one that was voted out learns nothing any more, not
+        // even that.
+        if left_behind || inner.shards.get(GroupId::META).is_none_or(|hosted| !hosted.has_members()) {
             fetch_meta(&inner).await;
         }
         for (group, replica) in inner.shards.destroy(&wanted).await {
@@ -96,6 +104,24 @@ pub(super) async fn run(inner: Arc<Inner>) {
             _ = losses.changed() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
+    }
+}
+
+/// Whether the meta state moves on here as it does elsewhere.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The revision, and since when it is that.
+    seen: Option<(u64, MonotonicMs)>,
+}
+
+impl Progress {
+    /// Whether others have told of a newer epoch than this state's, and it has stood still for longer than news take.
+    fn is_left_behind(&mut self, meta: &MetaState, told: Epoch, now: MonotonicMs) -> bool {
+        let (_, since) = match self.seen {
+            Some(seen) if seen.0 == meta.revision => seen,
+            _ => *self.seen.insert((meta.revision, now)),
+        };
+        told > meta.epoch && now.since(since) >= STILL_MS
     }
 }
 
@@ -162,5 +188,23 @@ pub(super) async fn seek(inner: Arc<Inner>) {
                 inner.link.book().learn(found.node, found.generation, &found.endpoints);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A meta replica that was voted out while its node was away hears of nothing any more.
+    #[test]
+    fn a_node_whose_meta_state_stands_still_while_others_tell_of_newer_epochs_is_left_behind() {
+        let meta = |revision, epoch| MetaState { revision, epoch: Epoch(epoch), ..MetaState::default() };
+        let (mut progress, at) = (Progress::default(), MonotonicMs);
+        assert!(!progress.is_left_behind(&meta(7, 3), Epoch(3), at(100)));
+        assert!(!progress.is_left_behind(&meta(7, 3), Epoch(3), at(9000)), "nobody knows of anything newer");
+        assert!(!progress.is_left_behind(&meta(8, 3), Epoch(4), at(9100)), "it moves on");
+        assert!(!progress.is_left_behind(&meta(8, 3), Epoch(4), at(9500)));
+        assert!(progress.is_left_behind(&meta(8, 3), Epoch(4), at(10_100)));
+        assert!(!progress.is_left_behind(&meta(9, 4), Epoch(4), at(10_200)));
     }
 }

@@ -19,7 +19,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::ids::{GroupId, NodeId, ReplicaId};
-use crate::plan::{self, Leadership, Limits, Membership, MembershipId, Next, Observed, Recorded, Sighting, Step};
+use crate::plan::{
+    self, Allotted, Leadership, Limits, Membership, MembershipId, Next, Observed, REPLICAS_MAX, Recorded, Sighting,
+    Step,
+};
 use crate::raft::{ChangeError, GroupStatus, Members};
 use crate::ring::{Placement, Replicas, place};
 use crate::telemetry::OutcomeLabels;
@@ -176,7 +179,7 @@ fn decide(inner: &Inner, hosted: &Hosted) -> Option<Step> {
     let leadership = leadership(hosted.replica, &status)?;
     let observed = observe(inner, hosted.group, leadership);
     if hosted.group == GroupId::META {
-        return decide_meta(wanted, &record.recorded, observed);
+        return decide_meta(wanted, &record.recorded, &observed);
     }
     match plan::next(wanted, &record.recorded, &observed, &Limits::default()) {
         Next::Step(step) => Some(step),
@@ -185,12 +188,9 @@ fn decide(inner: &Inner, hosted: &Hosted) -> Option<Step> {
 }
 
 /// The meta group has voters where the placement wants them, and a learner on every other node.
-fn decide_meta(wanted: &Replicas, recorded: &Recorded, observed: Observed) -> Option<Step> {
+fn decide_meta(wanted: &Replicas, recorded: &Recorded, observed: &Observed) -> Option<Step> {
     let leader = observed.leader.as_ref()?;
     let listens = |replica: &ReplicaId| recorded.replicas.get(replica).is_some_and(|a| !wanted.has(a.node));
-    let missing = recorded.replicas.iter().find(|(replica, allotted)| {
-        listens(replica) && allotted.dismissed_by.is_none() && !leader.membership.has(**replica)
-    });
     let mut of_voters = recorded.clone();
     of_voters.replicas.retain(|replica, _| !listens(replica));
     let mut seen = observed.clone();
@@ -202,12 +202,37 @@ fn decide_meta(wanted: &Replicas, recorded: &Recorded, observed: Observed) -> Op
     }
     match plan::next(wanted, &of_voters, &seen, &Limits::default()) {
         Next::Step(step) => Some(step),
-        Next::Duty(_) | Next::Wait(_) | Next::Settled => missing.map(|(replica, allotted)| Step::AddLearner {
-            replica: *replica,
-            node: allotted.node,
-            after: leader.membership.id,
-        }),
+        Next::Duty(_) | Next::Wait(_) | Next::Settled => {
+            let listeners = recorded.replicas.iter().filter(|(replica, _)| listens(replica));
+            keep_listener(listeners.filter(|(_, a)| a.dismissed_by.is_none()), recorded, observed, &leader.membership)
+        }
     }
+}
+
+/// Every node without a voter listens; one whose replica is retired gets a fresh one first, and loses the old one then.
+fn keep_listener<'a>(
+    listeners: impl Iterator<Item = (&'a ReplicaId, &'a Allotted)> + Clone,
+    recorded: &Recorded,
+    observed: &Observed,
+    membership: &Membership,
+) -> Option<Step> {
+    let (after, missing_in) = (membership.id, membership.id);
+    let is_retired = |replica: &ReplicaId| observed.replicas.get(replica) == Some(&Sighting::Retired);
+    for (&replica, &Allotted { node, .. }) in listeners.clone() {
+        let listens = membership.has(replica);
+        if !is_retired(&replica) {
+            if !listens {
+                return Some(Step::AddLearner { replica, node, after });
+            }
+        } else if listens {
+            return Some(Step::RemoveLearner { replica, after });
+        } else if listeners.clone().any(|(other, a)| a.node == node && !is_retired(other)) {
+            return Some(Step::Dismiss { replica, missing_in });
+        } else if observed.alive.contains(&node) && recorded.replicas.len() < REPLICAS_MAX {
+            return Some(Step::Allot { node });
+        }
+    }
+    None
 }
 
 fn observe(inner: &Inner, group: GroupId, leader: Leadership) -> Observed {
@@ -378,5 +403,51 @@ async fn tell_meta(inner: &Inner, command: Command) -> Result<(), String> {
             Ok(())
         }
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ReplicaId;
+
+    fn membership(learners: &[u64]) -> Membership {
+        let voters = [1, 2, 3].map(ReplicaId).into();
+        let learners = learners.iter().copied().map(ReplicaId).collect();
+        Membership { id: MembershipId { index: 7, term: 1 }, voters, leaving: None, learners }
+    }
+
+    /// Nodes 1 to 3 vote, and node 4 listens: `given` are its replicas, `retired` those that its node has given up.
+    fn step(given: &[u64], retired: &[u64], learners: &[u64]) -> Option<Step> {
+        let on = |node: u64| Allotted::on(NodeId(node), false);
+        let voters = (1..=3).map(|n| (ReplicaId(n), on(n)));
+        let replicas = voters.chain(given.iter().map(|replica| (ReplicaId(*replica), on(4)))).collect();
+        let recorded = Recorded { replicas, membership: Some(membership(learners)), ..Recorded::default() };
+        let sighting = |replica: &u64| match retired.contains(replica) {
+            true => (ReplicaId(*replica), Sighting::Retired),
+            false => (ReplicaId(*replica), Sighting::Open),
+        };
+        let leader =
+            Leadership { replica: ReplicaId(1), membership: membership(learners), lag_entries: BTreeMap::new() };
+        let observed = Observed {
+            alive: (1..=4).map(NodeId).collect(),
+            replicas: [1, 2, 3].iter().chain(given).map(sighting).collect(),
+            leader: Some(leader),
+            ..Observed::default()
+        };
+        let wanted = Replicas { nodes: (1..=3).map(NodeId).collect(), leader: None };
+        decide_meta(&wanted, &recorded, &observed)
+    }
+
+    #[test]
+    fn a_node_that_listens_to_the_meta_group_gets_a_fresh_replica_for_a_retired_one() {
+        let after = membership(&[]).id;
+        let (node, old, fresh) = (NodeId(4), ReplicaId(4), ReplicaId(9));
+        assert_eq!(step(&[4], &[], &[4]), None);
+        assert_eq!(step(&[4], &[4], &[4]), Some(Step::RemoveLearner { replica: old, after }));
+        assert_eq!(step(&[4], &[4], &[]), Some(Step::Allot { node }));
+        assert_eq!(step(&[4, 9], &[4], &[]), Some(Step::Dismiss { replica: old, missing_in: after }));
+        assert_eq!(step(&[9], &[], &[]), Some(Step::AddLearner { replica: fresh, node, after }));
+        assert_eq!(step(&[9], &[], &[9]), None);
     }
 }

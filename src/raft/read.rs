@@ -106,7 +106,12 @@ pub(crate) struct Reads {
     clock: Arc<dyn Clock>,
     /// Until then, by the process's stopwatch, no lease is trusted.
     void_until: AtomicU64,
+    /// For how long the machine had been suspended when that was looked at last.
+    suspended_ms: AtomicU64,
 }
+
+/// From how long on the machine counts as suspended: reading two clocks one after the other is not.
+const SUSPENDED_MS: u64 = 50;
 
 /// Runs the rounds.
 pub(crate) struct Rounder<M: Machine> {
@@ -127,6 +132,7 @@ impl Reads {
             reads_max: config.reads_max,
             lease_ms: u64::try_from(config.lease().as_millis()).unwrap_or(u64::MAX),
             trusted: config.lease_trusted(),
+            suspended_ms: AtomicU64::new(clock.suspended_ms()),
             clock,
             void_until: AtomicU64::new(0),
         }
@@ -143,15 +149,24 @@ impl Reads {
         self.void_until.fetch_max(until.0, Ordering::AcqRel);
     }
 
+    /// Whether a lease may be trusted now. A machine that was suspended has taken no notice of the time: that is looked at for every
+    /// read, since whoever watches for it may come later than the first read after it.
+    fn trusts_leases(&self) -> bool {
+        let suspended_ms = self.clock.suspended_ms();
+        let before = self.suspended_ms.swap(suspended_ms, Ordering::AcqRel);
+        if suspended_ms.saturating_sub(before) > SUSPENDED_MS {
+            self.void_leases();
+        }
+        self.clock.monotonic() >= MonotonicMs(self.void_until.load(Ordering::Acquire))
+    }
+
     /// Waits until the lead was confirmed after now, and what was committed then is applied here; the index of that.
     pub(crate) async fn confirmed(&self, how: Confirmed, timeout: Duration) -> Ready {
         let rounds = match how {
             Confirmed::Quorum => &self.strong,
             Confirmed::Heartbeat => &self.unhurried,
-            Confirmed::Lease if self.clock.monotonic() < MonotonicMs(self.void_until.load(Ordering::Acquire)) => {
-                &self.strong
-            }
-            Confirmed::Lease => &self.lease,
+            Confirmed::Lease if self.trusts_leases() => &self.lease,
+            Confirmed::Lease => &self.strong,
         };
         let ready = rounds.join(self.reads_max)?;
         match tokio::time::timeout(timeout, ready).await {
@@ -263,5 +278,46 @@ impl<M: Machine> Rounder<M> {
             // It hands its lead over.
             Ok(_) => QueryError::NotLeader { leader: None },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::WallMs;
+
+    /// Awake for so long, and suspended for so long.
+    #[derive(Debug, Default)]
+    struct Hands {
+        awake: AtomicU64,
+        suspended: AtomicU64,
+    }
+
+    impl Clock for Hands {
+        fn monotonic(&self) -> MonotonicMs {
+            MonotonicMs(self.awake.load(Ordering::Relaxed))
+        }
+        fn wall(&self) -> WallMs {
+            WallMs(0)
+        }
+        fn suspended_ms(&self) -> u64 {
+            self.suspended.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn the_first_read_after_a_suspension_trusts_no_lease_though_nobody_has_noticed_it_yet() {
+        let hands = Arc::new(Hands::default());
+        let reads = Reads::new(&GroupConfig::default(), hands.clone());
+        hands.awake.store(10_000, Ordering::Relaxed);
+        assert!(reads.trusts_leases());
+        hands.suspended.store(SUSPENDED_MS, Ordering::Relaxed);
+        assert!(reads.trusts_leases(), "two clocks are not read at the same moment");
+        hands.suspended.store(4_000, Ordering::Relaxed);
+        assert!(!reads.trusts_leases());
+        hands.awake.fetch_add(reads.lease_ms - 1, Ordering::Relaxed);
+        assert!(!reads.trusts_leases());
+        hands.awake.fetch_add(1, Ordering::Relaxed);
+        assert!(reads.trusts_leases());
     }
 }

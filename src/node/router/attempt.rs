@@ -21,6 +21,8 @@ pub(super) struct Attempts<'a> {
     news: Option<watch::Receiver<u64>>,
     /// What an answered STALE_ROUTE has told: tried next, at once.
     hint: Option<(GroupId, Lead)>,
+    /// Whether the hint has not been tried yet.
+    fresh: bool,
     hints: u32,
     began: MonotonicMs,
 }
@@ -35,7 +37,7 @@ const HINTS_MAX: u32 = 3;
 
 impl<'a> Attempts<'a> {
     pub(super) fn new(parts: &'a RouterParts, call: &'a Call) -> Self {
-        Self { parts, call, count: 0, news: None, hint: None, hints: 0, began: parts.clock.monotonic() }
+        Self { parts, call, count: 0, news: None, hint: None, fresh: false, hints: 0, began: parts.clock.monotonic() }
     }
 
     /// Those after a first one that brought nothing; `told`: who was wrong, and who leads instead, from a STALE_ROUTE.
@@ -67,13 +69,16 @@ impl<'a> Attempts<'a> {
         self.hints += 1;
         let better = better.filter(|better| *better != wrong && self.hints <= HINTS_MAX);
         self.hint = better.map(|lead| (group, lead));
+        self.fresh = self.hint.is_some();
     }
 
     /// Waits as needed; how long the next attempt may take, or `None` when the deadline has passed.
     pub(super) async fn next(&mut self) -> Option<Duration> {
         if self.count > 0 {
             self.parts.metrics.route_retries.inc();
-            if self.hint.is_none() || self.hints > HINTS_MAX {
+            // A hint may not be usable (it names this node, which doesn't know of it yet, or one that is silent): at once it is
+            // tried once.
+            if !std::mem::take(&mut self.fresh) {
                 self.wait().await;
             }
         }

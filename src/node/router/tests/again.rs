@@ -33,6 +33,8 @@ const LEADER: NodeId = NodeId(9);
 #[derive(Default)]
 struct Scripted {
     script: Mutex<VecDeque<Option<Ended>>>,
+    /// Whom it names as the leader instead of anything else.
+    names: Mutex<Option<Lead>>,
     came: Mutex<Vec<Envelope>>,
 }
 
@@ -43,6 +45,10 @@ impl Receive for Scripted {
         };
         assert_eq!(lane, Lane::Forward);
         self.came.lock().extend(envelopes);
+        if let Some(lead) = *self.names.lock() {
+            return futures::future::ready(Told::Stale { lead: Some(lead), epoch: Default::default() }.to_bytes())
+                .boxed();
+        }
         match self.script.lock().pop_front().flatten() {
             Some(ended) => futures::future::ready(Told::Proposed(vec![ended]).to_bytes()).boxed(),
             None => std::future::pending().boxed(),
@@ -157,6 +163,23 @@ async fn a_command_that_is_tried_again_keeps_its_request_id_and_one_that_may_hav
     let (ended, ids) = run(vec![Some(Ended::NotLeader), Some(Ended::Unknown), too_large()], envelope).await;
     assert_eq!(ended, Proposed::Unknown);
     assert_eq!(ids, vec![Some(own); 3], "the client's own id is kept");
+    stop.cancel();
+    node.stop().await;
+}
+
+/// Once the caller span until its deadline, without giving way: a new leader's node is asked before it knows that it leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_cannot_be_asked_yet_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, leader, stop) = linked(folder.path()).await;
+    let here = Lead { term: 2, replica: ReplicaId(77), node: node.inner.me.node };
+    *leader.names.lock() = Some(here);
+    let tries = node.inner.metrics.route_retries.get();
+    let ended = node.router().propose(limit_of("ann"), &call(&node, 500)).await;
+    assert!(matches!(ended, Proposed::Rejected(RouteError::NoLeader { .. })), "{ended:?}");
+    let tries = node.inner.metrics.route_retries.get() - tries;
+    // Half a second has room for about thirty waits, hints and those that are cut short by news included.
+    assert!((1..200).contains(&tries), "{tries}");
     stop.cancel();
     node.stop().await;
 }
