@@ -9,7 +9,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 ground: pure, no IO, no clock, no random numbers | [`ids`], [`time`], [`ring`], [`versions`], [`view`] |
+//! | 0 ground: pure, no IO, no clock, no random numbers | [`planted`], [`ids`], [`time`], [`ring`], [`versions`], [`view`] |
 //! | 1 decisions: pure | [`plan`], [`health`], [`check`] |
 //! | 2 edges | [`threads`], [`net`], [`fs`], [`wal`], [`store`], [`proto`], [`formats`], [`telemetry`], [`ambient`] |
 //! | 3 replication | [`raft`] |
@@ -30,6 +30,7 @@ pub mod local;
 pub mod net;
 pub mod node;
 pub mod plan;
+pub mod planted;
 pub mod proto;
 pub mod raft;
 pub mod ring;

@@ -22,6 +22,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("./scripts/", "this is the test"),
     ("./cluster/local.sh", "tests/local.rs runs what the script calls"),
     ("scripts/faults", "tests/faults runs all of them"),
+    ("scripts/sim", "scripts/test runs it: a workspace of its own"),
     ("PLAYHEAD_FAULT", "tests/faults runs all of them"),
     ("grpcurl ", "tests/readme.rs makes the same calls by reflection"),
     ("clusterctl chaos", "tests/chaos.rs runs it, with clusters of its own"),

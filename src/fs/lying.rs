@@ -243,6 +243,11 @@ impl LyingFs {
         self.disk.lock().capacity_bytes = bytes;
     }
 
+    /// Bytes of all files.
+    pub fn used_bytes(&self) -> u64 {
+        self.disk.lock().used() as u64
+    }
+
     /// How many fdatasyncs there were.
     pub fn syncs(&self) -> u64 {
         self.disk.lock().syncs
@@ -359,10 +364,14 @@ impl Disk {
         self.names_pending.push(change);
     }
 
+    fn used(&self) -> usize {
+        self.names.values().filter_map(|i| self.inodes.get(i)).map(|i| i.content.len()).sum()
+    }
+
     /// Whether the file may grow to `len` bytes.
     fn has_room(&self, inode: u64, len: usize) -> bool {
         let Some(capacity) = self.capacity_bytes else { return true };
-        let used: usize = self.names.values().filter_map(|i| self.inodes.get(i)).map(|i| i.content.len()).sum();
+        let used = self.used();
         let own = self.inodes.get(&inode).map_or(0, |i| i.content.len());
         (used - own.min(used) + len.max(own)) as u64 <= capacity || len <= own
     }

@@ -152,14 +152,14 @@ pub struct Seeds {
     pub jitter: u64,
 }
 
-fn group_config(config: &Config) -> GroupConfig {
+fn group_config(config: &Config, usual: GroupConfig) -> GroupConfig {
     GroupConfig {
         heartbeat_ms: config.raft_heartbeat_ms,
         election_ms_min: config.raft_election_min_ms,
         election_ms_max: config.raft_election_max_ms,
         lease_ms: config.raft_lease_ms,
         entry_commands_max: config.raft_batch_items_max as usize,
-        ..GroupConfig::default()
+        ..usual
     }
 }
 
@@ -173,13 +173,13 @@ impl Node {
 
     /// As [`Node::start`], on what it is handed: another network, other disks, no threads.
     pub async fn start_in(surroundings: Surroundings, config: Config) -> Result<Started, StartError> {
-        let Surroundings { clock, seeds, threads, net, disk } = surroundings.clone();
+        let Surroundings { clock, seeds, threads, net, disk, groups } = surroundings.clone();
         let started_at = clock.monotonic();
         let spoken = Spoken::BUILD.at_most(config.compat_version_max);
         let folder = DataFolder::begin_process(disk.take()?, seeds.node, spoken)?;
         let identity = folder.identity().clone();
         let meta_replicas = folder.meta_replicas()?;
-        let groups = group_config(&config);
+        let groups = group_config(&config, groups);
         groups.validate()?;
         // Under a version in which leaders say how long their lease is nothing that was owed lasts longer.
         let owed = match &identity.charter {
@@ -268,6 +268,7 @@ impl Node {
             metrics: metrics.clone(),
             accepting,
         });
+        let vital = super::failover::Vital::since(clock.monotonic());
         let inner = Arc::new(Inner {
             started: clock.wall(),
             started_at,
@@ -286,7 +287,7 @@ impl Node {
             metrics,
             thread,
             pulses,
-            vital: Default::default(),
+            vital,
             wal: storage.wal,
             store: storage.store,
             hints,

@@ -49,7 +49,7 @@ const STAND_MS: u64 = 500;
 const AGAIN_MS: u64 = 100;
 
 /// Signs that the groups' thread and the log do their work.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Vital {
     /// When the groups' thread last ran a look.
     thread: AtomicU64,
@@ -59,6 +59,12 @@ pub(super) struct Vital {
 }
 
 impl Vital {
+    /// All moves as of `now`: what has not begun does not hang.
+    pub(super) fn since(now: MonotonicMs) -> Self {
+        let moved = || AtomicU64::new(now.0);
+        Self { thread: moved(), log: moved(), log_batches: AtomicU64::new(0) }
+    }
+
     /// A look of the groups' thread: what waits for the log, and how many batches it has written.
     fn look(&self, now: MonotonicMs, queued_bytes: u64, batches: u64) {
         self.thread.store(now.0, Ordering::Release);
@@ -332,7 +338,8 @@ mod tests {
 
     #[test]
     fn a_node_hangs_when_its_groups_or_its_log_do_nothing_though_there_is_work() {
-        let (vital, at) = (Vital::default(), MonotonicMs);
+        let (vital, at) = (Vital::since(MonotonicMs(900)), MonotonicMs);
+        assert_eq!(vital.hangs(at(1000), 1000), None, "a node that begins late does not hang");
         vital.look(at(1000), 0, 5);
         assert_eq!(vital.hangs(at(1500), 1000), None);
         assert_eq!(vital.hangs(at(2500), 1000), Some("the groups' thread"));

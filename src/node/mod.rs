@@ -65,4 +65,4 @@ pub use self::core::{Node, Seeds, StartError, Started};
 pub use handover::Given;
 pub use signals::run_until_signal;
 pub use storage::StorageError;
-pub use surroundings::{Disk, Surroundings};
+pub use surroundings::Surroundings;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::fs::{DiskFs, Fs};
 use crate::ids::ReplicaId;
 use crate::net::Net;
+use crate::raft::GroupConfig;
 use crate::store::{self, CheckpointRecord, DiskStore, OnFatal, Store, Verdict};
 use crate::threads::Threads;
 use crate::time::Clock;
@@ -30,13 +31,15 @@ pub struct Surroundings {
     pub net: Net,
     /// What its data stands on.
     pub disk: Arc<dyn Disk>,
+    /// Sizes and times of its groups, where no setting says them.
+    pub groups: GroupConfig,
 }
 
 impl Surroundings {
     /// The machine, with the data folder at `data_dir`.
     pub fn machine(data_dir: impl Into<PathBuf>, clock: Arc<dyn Clock>, seeds: Seeds) -> Self {
         let disk = Arc::new(MachineDisk { data_dir: data_dir.into() });
-        Self { clock, seeds, threads: Threads::Own, net: Net::Tcp, disk }
+        Self { clock, seeds, threads: Threads::Own, net: Net::Tcp, disk, groups: GroupConfig::default() }
     }
 }
 

@@ -5,6 +5,7 @@ use minicbor::{Decode, Encode};
 use super::record::LiveView;
 use super::{Answer, EndedView, FirstSent, Media, ProfileSummary, Settings, StreamPolicy, ViewKind};
 use crate::ids::{DeviceId, ProfileId, RequestId, ViewId};
+use crate::planted::{self, Bug};
 use crate::time::{LogicalMs, Stamp, WallMs};
 
 /// The most request ids that an account remembers.
@@ -220,7 +221,9 @@ impl AccountRow {
 
     /// What holds for the account.
     pub(super) fn policy(&self, settings: &Settings) -> StreamPolicy {
-        self.policy.unwrap_or(settings.policy)
+        let told = planted::told_streams().filter(|_| planted::is(Bug::SettingsOutsideTheLog));
+        self.policy
+            .unwrap_or(told.map_or(settings.policy, |max_streams| StreamPolicy { max_streams, ..settings.policy }))
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use openraft::SnapshotPolicy;
 
+use crate::planted::{self, Bug};
+
 /// What a group is run with. The defaults are meant for production; tests make the times shorter.
 ///
 /// A group without its leader waits for one lease after the last that its replicas have heard of it whatever happens, and then until
@@ -164,7 +166,7 @@ impl GroupConfig {
             enable_pre_vote: Some(true),
             // With the default a restarted leader goes on without an election, and a strong read can miss writes that
             // were acknowledged: invariant raft/3.
-            enable_leader_restore: Some(false),
+            enable_leader_restore: Some(planted::is(Bug::LeaderRestore)),
             // A leader that lost its quorum stops its heartbeats in turns, so that followers which hear only it may elect.
             quorum_loss_probe_interval: Some(self.election_ms_max.saturating_mul(2)),
             // How long a follower that could not be reached is left alone: it may be back, and the next to go be counting on it.

@@ -13,6 +13,7 @@ use super::core::{ApplyError, Cause, Checkpointed, Core};
 use super::header::Header;
 use super::{Machine, Stop};
 use crate::ids::{GroupId, ReplicaId};
+use crate::planted::{self, Bug};
 use crate::raft::log_store::to_wal;
 use crate::raft::types::{CommittedLeader, LogId, Member, SnapshotMeta, StoredMembership, Types};
 use crate::store::{Checkpoint, CoolBudget, Exported, InstallHandle, Pair, StoreHandle, WriteError};
@@ -271,17 +272,31 @@ pub(crate) struct Checkpointer<M: Machine> {
 }
 
 impl<M: Machine> Checkpointer<M> {
+    /// What was planted: the rows come first, under the header of before.
+    async fn torn(&self, whole: Checkpoint) -> Checkpoint {
+        let (store, replica) = (&self.core.store, self.core.replica);
+        let Ok(Some(before)) = store.header(replica).await else { return whole };
+        let first = Checkpoint { header: before.bytes, ..whole.clone() };
+        let generation = whole.generation + u64::from(store.checkpoint(replica, Arc::new(first)).await.is_ok());
+        Checkpoint { generation, ..whole }
+    }
+
     /// One batch into the store, durable; then a record in the log; only then may the log be purged (invariant raft/5). `None`:
     /// gave way to a snapshot that is to be installed.
     async fn checkpoint(&mut self, work: Work<M::Frozen>) -> io::Result<Option<SnapshotMeta>> {
-        let Work { frozen, meta, stamp, next } = work;
+        let Work { frozen, meta, stamp, mut next } = work;
         let (of, generation) = (meta.clone(), next.generation);
         let build = self.core.store.threads().blocking(move || {
             let changes = M::changes(&frozen);
             let header = Header { meta: of, stamp, machine: changes.header }.encode();
             Checkpoint { generation, header, images: changes.images, rows: changes.rows }
         });
-        let checkpoint = Arc::new(build.await.map_err(io::Error::other)?);
+        let mut checkpoint = build.await.map_err(io::Error::other)?;
+        if planted::is(Bug::TornCheckpoint) {
+            checkpoint = self.torn(checkpoint).await;
+            next.generation = checkpoint.generation;
+        }
+        let checkpoint = Arc::new(checkpoint);
         let done = loop {
             let wait = match self.core.store.checkpoint(self.core.replica, Arc::clone(&checkpoint)).await {
                 Ok(done) => break done,

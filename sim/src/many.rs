@@ -1,0 +1,157 @@
+//! Many runs, each in a process of its own.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use anyhow::Context as _;
+use clap::ValueEnum as _;
+use playhead::planted::Bug;
+
+use crate::faults::Kind;
+use crate::system;
+use crate::world::Ended;
+
+/// The exit code of a run in which a fault had no effect that it claims.
+const EXIT_WITHOUT_EFFECT: u8 = 3;
+
+/// Violations of one run that are told; the trace has all.
+const TOLD_MAX: usize = 5;
+
+/// `A..B`.
+pub(crate) fn range(text: &str) -> Result<Range<u64>, String> {
+    let (from, to) = text.split_once("..").ok_or("A..B is accepted")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|e| e.to_string());
+    Ok(number(from)?..number(to)?)
+}
+
+/// A bug by its name.
+pub(crate) fn bug(text: &str) -> Result<Bug, String> {
+    let names = || Bug::ALL.map(Bug::name).join(", ");
+    Bug::ALL.into_iter().find(|bug| bug.name() == text).ok_or_else(|| format!("one of {} is accepted", names()))
+}
+
+/// Prints what came of a run.
+pub(crate) fn tell(ended: &Ended) -> ExitCode {
+    let violations = ended.trace.violations();
+    println!("{}", ended.summary);
+    for violation in violations.iter().take(TOLD_MAX) {
+        println!("violated: {violation}");
+    }
+    if violations.len() > TOLD_MAX {
+        println!("and {} more", violations.len() - TOLD_MAX);
+    }
+    if !violations.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    if !ended.without_effect.is_empty() {
+        println!("rejected, as these had no effect: {:?}", ended.without_effect);
+        return ExitCode::from(EXIT_WITHOUT_EFFECT);
+    }
+    ExitCode::SUCCESS
+}
+
+/// A run in another process.
+struct Run {
+    seed: u64,
+    child: Child,
+}
+
+/// What came of it.
+struct Came {
+    seed: u64,
+    code: Option<i32>,
+    said: String,
+}
+
+impl Run {
+    fn start(seed: u64, faults: &[Kind], bug: Option<Bug>) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["run", "--seed", &seed.to_string()]).stdout(Stdio::piped()).stderr(Stdio::null());
+        if !faults.is_empty() {
+            let names: Vec<_> =
+                faults.iter().filter_map(|kind| Some(kind.to_possible_value()?.get_name().to_string())).collect();
+            command.args(["--faults", &names.join(",")]);
+        }
+        if let Some(bug) = bug {
+            command.args(["--bug", bug.name()]);
+        }
+        Ok(Self { seed, child: command.spawn().context("starting a run")? })
+    }
+
+    fn end(self) -> anyhow::Result<Came> {
+        let output = self.child.wait_with_output()?;
+        let mut said = String::from_utf8_lossy(&output.stdout).trim().to_string();
+        if output.status.code().is_none() {
+            said.push_str(&format!("\nviolated: virtual time stood still, or the run was killed: {}", output.status));
+        }
+        Ok(Came { seed: self.seed, code: output.status.code(), said })
+    }
+}
+
+/// Runs all seeds; fails if one of them did. For one that is rejected the next one after them is run, for a tenth of them at most.
+pub(crate) fn run(seeds: Range<u64>, jobs: usize, faults: &[Kind], bug: Option<Bug>) -> anyhow::Result<ExitCode> {
+    let (began, count) = (system::real_ms(), seeds.end.saturating_sub(seeds.start));
+    let (mut passed, mut violated, mut rejected) = (0, Vec::new(), Vec::new());
+    let (mut next, mut left, mut spare) = (seeds.start, count, count / 10 + 1);
+    let mut under_way = VecDeque::new();
+    loop {
+        while left > 0 && under_way.len() < jobs.max(1) {
+            under_way.push_back(Run::start(next, faults, bug)?);
+            (next, left) = (next + 1, left - 1);
+        }
+        let Some(run) = under_way.pop_front() else { break };
+        let came = run.end()?;
+        println!("seed {}: {}", came.seed, came.said.replace('\n', "\n    "));
+        match came.code {
+            Some(0) => passed += 1,
+            Some(code) if code == i32::from(EXIT_WITHOUT_EFFECT) => {
+                rejected.push(came.seed);
+                let again = spare.min(1);
+                (left, spare) = (left + again, spare - again);
+            }
+            _ => violated.push(came.seed),
+        }
+    }
+    let seconds = (system::real_ms() - began) / 1000;
+    println!("{passed} of {count} seeds passed in {seconds} s; violated by {violated:?}; rejected {rejected:?}");
+    Ok(if passed == count { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Faults under which a bug shows sooner than under any.
+fn faults_for(bug: Bug) -> Vec<Kind> {
+    match bug {
+        Bug::AckBeforeFlush => vec![Kind::Blackout, Kind::Power, Kind::SlowDisk],
+        Bug::ReplicaIdReused => vec![Kind::LostLog, Kind::Kill, Kind::Cut],
+        Bug::FramesWithoutAddressee => vec![Kind::LostLog, Kind::Replace, Kind::Move],
+        Bug::TornCheckpoint => vec![Kind::Checkpoint, Kind::Power, Kind::Blackout, Kind::SlowDisk],
+        Bug::ExpiryByLocalClock => vec![Kind::Clock, Kind::Move],
+        Bug::LeaderRestore => vec![Kind::Kill, Kind::Cut, Kind::Power],
+        Bug::SettingsOutsideTheLog => vec![Kind::Settings, Kind::Cut],
+        Bug::RetryRunTwice => vec![Kind::Cut, Kind::Loss, Kind::Kill],
+    }
+}
+
+/// Looks for the bug, or for all.
+pub(crate) fn plant(bug: Option<Bug>, seeds_max: u64) -> anyhow::Result<ExitCode> {
+    let bugs = bug.map_or_else(|| Bug::ALL.to_vec(), |bug| vec![bug]);
+    let mut missed = 0;
+    for bug in bugs {
+        let mut found = None;
+        for seed in 1..=seeds_max {
+            let came = Run::start(seed, &faults_for(bug), Some(bug))?.end()?;
+            if let Some(violation) = came.said.lines().find_map(|line| line.strip_prefix("violated: ")) {
+                found = Some((seed, violation.to_string()));
+                break;
+            }
+        }
+        match found {
+            Some((seed, violation)) => println!("{:<26} {seed:>3} seeds  {violation}", bug.name()),
+            None => {
+                missed += 1;
+                println!("{:<26} MISSED in {seeds_max} seeds", bug.name());
+            }
+        }
+    }
+    Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
