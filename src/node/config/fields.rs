@@ -423,8 +423,8 @@ pub const FIELDS: &[Field] = &[
         hints_max_mib,
         "64",
         1,
-        4096,
-        "The most bytes of hints that wait here; the file may take four times as much."
+        512,
+        "The most bytes of hints that wait here; the file may take four times as much, and at most 1 GiB."
     ),
     plain!(
         "leaders.balance",

@@ -42,6 +42,8 @@ pub(super) enum Full {
     Node,
     /// The account has as many as one may.
     Account,
+    /// A start of a view that was stopped, or by the name of another one.
+    Taken,
 }
 
 /// What came of a report, stop or start that was noted.
@@ -52,6 +54,9 @@ pub(super) struct Noted {
     /// What has to be written.
     pub(super) body: Vec<u8>,
 }
+
+/// How a view was let in, and whether it was before.
+pub(super) type Let = (ParkedStart, bool);
 
 /// What a device said.
 #[derive(Clone, Debug)]
@@ -119,17 +124,26 @@ impl Book {
         all.filter_map(|(account, held)| body(account, wall, &aged(&held.parked, now.since(held.base)))).collect()
     }
 
-    /// Notes that a view was let in.
+    /// Notes that a view was let in, and gives how. Said again it is as it was at first, with its age, and is written again: whether it is on the disk
+    /// yet is not known here.
     pub(super) fn start(
         &mut self,
         account: &AccountId,
         start: ParkedStart,
         wall: WallMs,
         now: MonotonicMs,
-    ) -> Result<Noted, Full> {
+    ) -> Result<(Noted, Let), Full> {
         let view = start.start.view.clone();
-        let told = self.get(account, &view).and_then(|held| aged(&held.parked, now.since(held.base)).told);
-        self.change(account, Parked { view, start: Some(start), told }, true, wall, now)
+        let before = self.get(account, &view).map(|held| aged(&held.parked, now.since(held.base)));
+        let (first, told) = before.map_or((None, None), |parked| (parked.start, parked.told));
+        let is_another = first.as_ref().is_some_and(|first| first.start != start.start);
+        if is_another || told.as_ref().is_some_and(|told| told.stop.is_some()) {
+            return Err(Full::Taken);
+        }
+        let repeated = first.is_some();
+        let parked = first.unwrap_or(start);
+        let noted = self.change(account, Parked { view, start: Some(parked.clone()), told }, true, wall, now)?;
+        Ok((noted, (parked, repeated)))
     }
 
     /// Notes what a device said.
@@ -215,6 +229,15 @@ impl Book {
         }
     }
 
+    /// Waits no longer with the views of these accounts.
+    pub(super) fn wake(&mut self, is_meant: impl Fn(&AccountId) -> bool) {
+        for (_, views) in self.held.iter_mut().filter(|(account, _)| is_meant(account)) {
+            for held in views.values_mut() {
+                (held.tries, held.not_before) = (0, MonotonicMs(0));
+            }
+        }
+    }
+
     /// What is older than is kept.
     pub(super) fn expired(&self, now: MonotonicMs, max: usize) -> Vec<(AccountId, ViewId, u64)> {
         let all = self.held.iter().flat_map(|(account, views)| views.values().map(move |held| (account, held)));
@@ -229,12 +252,10 @@ impl Book {
         all.map(|held| newest_ms(&held.parked).saturating_add(now.since(held.base))).max().unwrap_or(0)
     }
 
-    /// Accounts that have something to hand off now, beginning after `after`, at most `max` of them.
-    pub(super) fn due(&self, after: Option<&AccountId>, now: MonotonicMs, max: usize) -> Vec<AccountId> {
-        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        let rest = self.held.range::<AccountId, _>((from, std::ops::Bound::Unbounded));
-        let due = rest.filter(|(_, views)| views.values().any(|held| held.not_before <= now));
-        due.take(max).map(|(account, _)| account.clone()).collect()
+    /// Accounts that have something to hand off now.
+    pub(super) fn due(&self, now: MonotonicMs) -> impl Iterator<Item = &AccountId> {
+        let due = self.held.iter().filter(move |(_, views)| views.values().any(|held| held.not_before <= now));
+        due.map(|(account, _)| account)
     }
 
     /// The views of an account that are to be handed off now, as of now, with their numbers.

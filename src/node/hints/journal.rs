@@ -12,11 +12,16 @@ use crate::fs::{File, Fs};
 
 const NEW: &str = "hints.new";
 /// The last file that had something wrong in it.
-const DAMAGED: &str = "hints.damaged";
+pub(super) const DAMAGED: &str = "hints.damaged";
 /// A file shorter than this is not replaced.
 const FILE_BYTES_MIN: u64 = 1 << 20;
-/// The longest file that is read.
+/// The longest file that is read. None is longer: a longer one than [`FILE_BYTES_DUE`] takes no more, and is begun with at most
+/// [`LIVE_BYTES_MAX`], and a third of that for ages that take more digits since.
 const FILE_BYTES_MAX: usize = 1 << 30;
+/// A file that is longer is replaced before the next write.
+const FILE_BYTES_DUE: u64 = 768 << 20;
+/// The most that may wait: the bound of `hints.max_mib`.
+pub(super) const LIVE_BYTES_MAX: u64 = 512 << 20;
 
 fn name(file: u64) -> String {
     format!("{file:016x}.hints")
@@ -55,15 +60,21 @@ pub(super) struct Opened {
 }
 
 impl Journal {
-    /// Reads what is there. Nothing is changed; the first write begins a file.
+    /// Reads what is there. Nothing is changed; the first write begins a file. A file that the disk doesn't give, or that is longer than any
+    /// that is written, is an error: what was acknowledged may stand in it.
     pub(super) fn open(fs: Arc<dyn Fs>) -> io::Result<(Self, Opened)> {
         let mut files: Vec<u64> = fs.list()?.iter().filter_map(|name| number(name)).collect();
         files.sort_unstable();
         let next = files.last().map_or(1, |last| last + 1);
         let mut opened = Opened::default();
         while let Some(file) = files.pop() {
-            // What can't be read is damage like any other: an older file may still be there.
-            let bytes = crate::fs::read_file(&*fs, &name(file), FILE_BYTES_MAX).unwrap_or_default().unwrap_or_default();
+            let name = name(file);
+            let bytes = crate::fs::read_file(&*fs, &name, FILE_BYTES_MAX).map_err(|error| {
+                let what = format!("{name} can't be read, and what it keeps would be lost: {error}");
+                io::Error::new(error.kind(), what)
+            })?;
+            // One that is gone since it was listed was replaced by nobody but us.
+            let Some(bytes) = bytes else { continue };
             let Found { records, damaged, torn_bytes } = format::read(file, &bytes);
             let is_whole = format::is_header(&bytes, file);
             opened.damaged += damaged + u64::from(!is_whole);
@@ -78,7 +89,14 @@ impl Journal {
 
     /// Whether the file should be replaced, with hints of so many bytes in all.
     pub(super) fn is_due(&self, live_bytes: u64) -> bool {
-        self.open.as_ref().is_none_or(|open| open.len > FILE_BYTES_MIN.max(4 * live_bytes))
+        let due = FILE_BYTES_MIN.max(4 * live_bytes).min(FILE_BYTES_DUE);
+        self.open.as_ref().is_none_or(|open| open.len > due)
+    }
+
+    /// As if so much more had been written.
+    #[cfg(test)]
+    pub(super) fn lengthen(&mut self, bytes: u64) {
+        self.open.iter_mut().for_each(|open| open.len += bytes);
     }
 
     /// Appends records that make one batch, durably: after a crash all of them are there, or none. After an error nobody knows whether they are there, and the next write has to be [`Self::replace`].

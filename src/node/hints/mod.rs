@@ -15,7 +15,10 @@
 //!
 //! - Memory holds everything that the file does, so the file can be begun anew at any time.
 //! - Records stand in the file in the order in which memory has changed: both are done under one lock.
-//! - A damaged file never stops the node: what can be read is taken, the rest is told and kept aside.
+//! - A damaged file never stops the node: what can be read is taken, the rest is told and kept aside. One that the disk doesn't give
+//!   ends the start: it may be whole.
+//! - A start that is said again is answered when it is on the disk, like the first time. Whether it is the same, and whether the view was
+//!   stopped since, is decided under that lock.
 //!
 //! # Caveats
 //!
@@ -70,6 +73,17 @@ pub enum NotKept {
     Broken,
     /// The write failed, or the node stops: it may be kept.
     Unknown,
+    /// A start of a view that was stopped, or by the name of another one: nothing was kept.
+    Taken,
+}
+
+impl From<Full> for NotKept {
+    fn from(why: Full) -> Self {
+        match why {
+            Full::Node | Full::Account => Self::Full,
+            Full::Taken => Self::Taken,
+        }
+    }
 }
 
 /// What is kept here, for operators.
@@ -135,7 +149,7 @@ pub(super) async fn begin(
 ) -> io::Result<(Hints, Writer, Option<Accepting>)> {
     let bounds = Bounds {
         views: config.hints_views_max as usize,
-        bytes: config.hints_max_mib << 20,
+        bytes: (config.hints_max_mib << 20).min(journal::LIVE_BYTES_MAX),
         account_views: ACCOUNT_VIEWS_MAX,
         keep_ms: KEEP_MS,
     };
@@ -147,7 +161,7 @@ pub(super) async fn begin(
 }
 
 impl Hints {
-    /// Takes up what is there. Blocks. Only a folder that can't be listed is an error.
+    /// Takes up what is there. Blocks. A folder that can't be listed and a file that can't be read are errors; damage is none.
     pub(super) fn open(
         fs: Arc<dyn Fs>,
         bounds: Bounds,
@@ -159,7 +173,12 @@ impl Hints {
         let mut book = Book::new(bounds);
         book.load(records, clock.wall(), clock.monotonic());
         if damaged > 0 {
-            tracing::error!(damaged, waiting = book.count(), "the file of hints is damaged: what can be read is taken");
+            let waiting = book.count();
+            tracing::error!(
+                damaged,
+                waiting,
+                "the file of hints is damaged: what can be read is taken, the file kept aside"
+            );
         } else if torn_bytes > 0 {
             tracing::info!(torn_bytes, "a last write of hints was not finished, and not acknowledged");
         }
@@ -196,25 +215,29 @@ impl Hints {
         self.keep(growth, |book| book.said(account, &said, wall, now)).await
     }
 
-    /// Keeps a view that is let in.
+    /// Keeps a view that is let in; how, and whether it had been before.
     pub async fn start(
         &self,
         account: &AccountId,
         id: Option<&RequestId>,
         start: &StartView,
         position_ms: Option<u64>,
-    ) -> Result<(), NotKept> {
+    ) -> Result<(ParkedStart, bool), NotKept> {
         let (wall, now) = (self.shared.clock.wall(), self.shared.clock.monotonic());
         let parked = ParkedStart { start: start.clone(), position_ms, request_id: id.cloned(), age_ms: 0 };
-        self.keep(Growth::Much, |book| book.start(account, parked, wall, now)).await.map(drop)
+        let mut let_in = (parked.clone(), false);
+        let kept = self.keep(Growth::Much, |book| {
+            let (noted, how) = book.start(account, parked, wall, now)?;
+            let_in = how;
+            Ok(noted)
+        });
+        kept.await?;
+        Ok(let_in)
     }
 
-    /// How a view was let in here that still waits to be handed off, and whether it was stopped since.
-    pub fn started(&self, account: &AccountId, view: &ViewId) -> Option<(ParkedStart, bool)> {
-        let state = self.shared.state.lock();
-        let parked = &state.book.get(account, view)?.parked;
-        let stopped = parked.told.as_ref().is_some_and(|told| told.stop.is_some());
-        Some((parked.start.clone()?, stopped))
+    /// How a view was let in here that still waits to be handed off. It may not be on the disk.
+    pub fn started(&self, account: &AccountId, view: &ViewId) -> Option<ParkedStart> {
+        self.shared.state.lock().book.get(account, view)?.parked.start.clone()
     }
 
     async fn keep(&self, growth: Growth, note: impl FnOnce(&mut Book) -> Result<Noted, Full>) -> Result<bool, NotKept> {
@@ -224,7 +247,7 @@ impl Hints {
         };
         self.shared.count(match kept {
             Ok(_) => "kept",
-            Err(NotKept::Full | NotKept::Broken) => "refused",
+            Err(NotKept::Full | NotKept::Broken | NotKept::Taken) => "refused",
             Err(NotKept::Unknown) => "unknown",
         });
         kept
@@ -245,7 +268,7 @@ impl Hints {
         if state.queued_bytes > QUEUE_BYTES_MAX {
             return Err(NotKept::Full);
         }
-        let noted = note(&mut state.book).map_err(|_: Full| NotKept::Full)?;
+        let noted = note(&mut state.book)?;
         let (tell, written) = oneshot::channel();
         state.queued_bytes += noted.body.len();
         state.queue.push((noted.body, Some(tell)));
@@ -336,7 +359,9 @@ impl Writer {
             });
             let Ok((journal, done)) = done.await else { return };
             self.journal = journal;
-            self.keep_old &= !(anew && done.is_ok());
+            if anew && done.is_ok() && std::mem::take(&mut self.keep_old) {
+                tracing::warn!(name = journal::DAMAGED, "the damaged file of hints is kept aside");
+            }
             let failed = done.as_ref().err().map(|_| NotKept::Unknown);
             let was_broken = std::mem::replace(&mut self.shared.state.lock().broken, failed.is_some());
             match done {

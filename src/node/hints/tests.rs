@@ -154,7 +154,7 @@ fn what_was_answered_survives_a_restart_with_its_age_and_everything_of_it() {
     let mut node = Node::new();
     let kept = node.hints.note(Growth::Much, |book| {
         let parked = ParkedStart { start: start("v1"), position_ms: Some(9), request_id: None, age_ms: 0 };
-        book.start(&account("a"), parked, WallMs(1_000_000), MonotonicMs(0))
+        Ok(book.start(&account("a"), parked, WallMs(1_000_000), MonotonicMs(0))?.0)
     });
     assert!(kept.is_ok());
     node.clock.pass(1_000);
@@ -361,4 +361,82 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_start_that_is_said_again_is_answered_once_it_is_written_and_stays_as_it_was() {
+    let mut node = Node::new();
+    let let_in = |node: &Node, id: &str| {
+        let request_id = Some(RequestId::new(id).unwrap());
+        let parked = ParkedStart { start: start("v1"), position_ms: Some(9), request_id, age_ms: 0 };
+        let (wall, now) = (node.clock.wall(), node.clock.monotonic());
+        let mut how = None;
+        let noted = node.hints.note(Growth::Much, |book| {
+            let (noted, let_in) = book.start(&account("a"), parked, wall, now)?;
+            how = Some(let_in);
+            Ok(noted)
+        });
+        noted.map(|(_, written)| (how.unwrap(), written))
+    };
+    let ((_, repeated), mut first) = let_in(&node, "r1").unwrap();
+    assert!(!repeated && first.try_recv().is_err());
+    node.clock.pass(50);
+    let ((kept, repeated), mut again) = let_in(&node, "r2").unwrap();
+    assert!(repeated && again.try_recv().is_err(), "it is not on the disk yet");
+    assert_eq!((kept.age_ms, kept.request_id), (50, Some(RequestId::new("r1").unwrap())));
+    node.fs.fail(Fault::Sync(1));
+    node.write().unwrap_err();
+    assert_eq!((first.try_recv(), again.try_recv()), (Ok(Err(NotKept::Unknown)), Ok(Err(NotKept::Unknown))));
+    assert_eq!(let_in(&node, "r1").unwrap_err(), NotKept::Broken, "and nothing is answered from memory");
+    node.write().unwrap();
+    let (_, mut written) = let_in(&node, "r1").unwrap();
+    node.write().unwrap();
+    assert_eq!(written.try_recv(), Ok(Ok(())));
+    node.clock.pass(1_000);
+    assert_eq!(node.restart().of("a")[0].start.as_ref().unwrap().age_ms, 1_050);
+}
+
+#[test]
+fn no_start_takes_the_place_of_another_or_of_a_stop() {
+    let mut node = Node::new();
+    let now = MonotonicMs(0);
+    let let_in = |node: &Node, start: StartView| {
+        let parked = ParkedStart { start, position_ms: None, request_id: None, age_ms: 0 };
+        let noted = node.hints.note(Growth::Much, |book| Ok(book.start(&account("a"), parked, WallMs(0), now)?.0));
+        noted.map(drop)
+    };
+    let_in(&node, start("v1")).unwrap();
+    let another = StartView { kind: ViewKind::Live, ..start("v1") };
+    assert_eq!(let_in(&node, another), Err(NotKept::Taken));
+    assert_eq!(node.of("a")[0].start.as_ref().unwrap().start, start("v1"));
+    node.keep_report("a", &report("v2", 1, 5)).unwrap();
+    let_in(&node, start("v2")).unwrap();
+    for view in ["v1", "v3"] {
+        let parked = ParkedStop { failed: false, request_id: None, fingerprint: 1 };
+        let said = Said::Stop(stop(view, 300), parked);
+        node.hints.note(Growth::None, |book| book.said(&account("a"), &said, WallMs(0), now)).unwrap();
+        assert_eq!(let_in(&node, start(view)), Err(NotKept::Taken));
+    }
+}
+
+#[test]
+fn a_file_that_the_disk_does_not_give_ends_the_start_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let fs: Arc<dyn Fs> = Arc::new(crate::fs::DiskFs::open(folder.path()).unwrap());
+    let name = "0000000000000001.hints";
+    // Longer than any that is written; it takes no room.
+    std::fs::File::create(folder.path().join(name)).unwrap().set_len((1 << 30) + 1).unwrap();
+    let error = Journal::open(fs.clone()).unwrap_err();
+    assert!(error.to_string().contains(name), "{error}");
+    assert_eq!(fs.list().unwrap(), [name], "and is left as it is");
+}
+
+#[test]
+fn a_file_is_begun_anew_before_it_is_too_long_to_be_read() {
+    let fs = LyingFs::new(1);
+    let (mut journal, _) = Journal::open(Arc::new(fs)).unwrap();
+    journal.replace(&[], false).unwrap();
+    assert!(!journal.is_due(journal::LIVE_BYTES_MAX));
+    journal.lengthen(1 << 30);
+    assert!(journal.is_due(journal::LIVE_BYTES_MAX));
 }

@@ -1,8 +1,9 @@
 //! What is done with what devices say while their shard has no leader: it is accepted, as a hint.
 //!
 //! After how long is told by the configuration, counted from when this node first found no leader, so that in a long outage nobody waits
-//! anew with each report. A command of which an earlier attempt of the same call may have been proposed is never accepted: its
-//! outcome is unknown. (An earlier *call* of the same report or start may have been, and then handing off does nothing.)
+//! anew with each report. A call that ends before that, as it does on a node that is cut off, is refused: its client asks another node.
+//! A command of which an earlier attempt of the same call may have been proposed is never accepted: its
+//! outcome is unknown; nor is one that a leader had in its hands, however late it was. (An earlier *call* of the same report or start may have been, and then handing off does nothing.)
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ use super::{Call, Proposed, RETRY_AFTER_MS, RouteError, Router};
 
 /// How long replicas are asked for what an account may do, and for where a title was left, in ms.
 const ASK_MS: u64 = 300;
-/// A shard that nobody has called for so long counts as led until it is found without a leader again, in ms.
+/// A shard that nobody has called or looked at for so long counts as led until it is found without a leader again, in ms.
 const FORGET_MS: u64 = 10_000;
 
 /// After how long without a leader something is accepted, in ms.
@@ -51,7 +52,7 @@ impl Accepting {
     }
 
     /// How long a shard was found without a leader by now, in ms.
-    fn leaderless_ms(&self, shard: ShardId, now: MonotonicMs) -> u64 {
+    pub(super) fn leaderless_ms(&self, shard: ShardId, now: MonotonicMs) -> u64 {
         let known = self.leaderless.lock().get(&shard).copied();
         known.filter(|(_, last)| now.since(*last) <= FORGET_MS).map_or(0, |(since, _)| now.since(since))
     }
@@ -66,6 +67,15 @@ impl Accepting {
         let known = leaderless.entry(shard).or_insert((came, now));
         let since = if came.since(known.1) <= FORGET_MS { known.0.min(came) } else { came };
         *known = (since, now);
+    }
+
+    /// Looks again at what was found without a leader: it still is, or it is led, whether anybody has called or not.
+    fn look(&self, is_led: impl Fn(ShardId) -> bool, now: MonotonicMs) {
+        let known: Vec<ShardId> = self.leaderless.lock().keys().copied().collect();
+        let led: Vec<ShardId> = known.into_iter().filter(|shard| is_led(*shard)).collect();
+        let mut leaderless = self.leaderless.lock();
+        leaderless.retain(|shard, _| !led.contains(shard));
+        leaderless.values_mut().for_each(|(_, last)| *last = now);
     }
 }
 
@@ -96,39 +106,42 @@ impl Router {
         self.parts().accepting.as_ref().filter(|_| meta.cluster_version.has(Feature::Hints))
     }
 
-    /// Whether somebody may lead an account's shard.
-    pub(crate) fn may_be_led(&self, account: &AccountId) -> bool {
-        self.shard_of(account).is_ok_and(|shard| self.is_led(shard))
+    /// Looks which of the shards that were found without a leader have one now. To be called some times a second.
+    pub(crate) fn look_who_is_led(&self) {
+        if let Some(accepting) = &self.parts().accepting {
+            accepting.look(|shard| self.is_led(shard), self.parts().clock.monotonic());
+        }
     }
 
-    /// Takes in how a call has ended.
-    pub(super) fn note_led(&self, shard: ShardId, ended: &Proposed, came: MonotonicMs) {
+    /// Takes in how a call has ended that has met no leader, or one.
+    pub(super) fn note_led(&self, shard: ShardId, ended: &Proposed, leaderless: bool, came: MonotonicMs) {
         let Some(accepting) = &self.parts().accepting else { return };
         let now = self.parts().clock.monotonic();
         match ended {
             Proposed::Committed(_) => accepting.found(shard, true, came, now),
-            Proposed::Rejected(RouteError::NoLeader { .. } | RouteError::Moving(_)) => {
+            Proposed::Rejected(RouteError::NoLeader { .. } | RouteError::Moving(_)) if leaderless => {
                 accepting.found(shard, false, came, now);
             }
             _ => {}
         }
     }
 
-    /// How long a leader is waited for before a command is accepted, as a call with its own deadline; `None`: it never is.
-    pub(super) fn before_accepting(&self, shard: ShardId, envelope: &Envelope, call: &Call) -> Option<Call> {
+    /// From when on a command is accepted if no leader is met until then; `None`: it never is.
+    pub(super) fn accepted_from(&self, shard: ShardId, envelope: &Envelope, call: &Call) -> Option<MonotonicMs> {
         let accepting = self.accepting()?;
         let (_, kind) = kind(envelope)?;
         let now = self.parts().clock.monotonic();
-        let (left, found) = (call.deadline.since(now), accepting.leaderless_ms(shard, now));
+        let left = call.deadline.since(now);
+        // What was found before counts only as long as nobody is heard to lead.
+        let found = if self.is_led(shard) { 0 } else { accepting.leaderless_ms(shard, now) };
         let wait = match kind {
             // Within any deadline: what is said last counts, and it is asked again in a minute only.
             Kind::Report(_) | Kind::Stop(_) => accepting.patience.progress_ms.saturating_sub(found).min(left / 4 * 3),
             Kind::Start(_) => accepting.patience.start_ms.saturating_sub(found),
         };
-        // At least one attempt.
-        let deadline = now.plus(wait.max(20));
-        let leaves_time = deadline.plus(ASK_MS.min(left / 10)) < call.deadline;
-        leaves_time.then(|| Call { trace: call.trace.clone(), deadline })
+        let from = now.plus(wait);
+        let leaves_time = from.plus(ASK_MS.min(left / 10)) < call.deadline;
+        leaves_time.then_some(from)
     }
 
     /// Accepts a command for which no leader was found, if it can be.
@@ -154,7 +167,8 @@ impl Router {
         match kept {
             Ok(answer) => Proposed::Accepted(answer),
             Err(NotKept::Full) => Proposed::Rejected(RouteError::Overloaded { retry_after_ms: RETRY_AFTER_MS * 5 }),
-            Err(NotKept::Broken) => Proposed::Rejected(no_leader),
+            // Of a view that was stopped, or of another one by that name, only the shard can tell.
+            Err(NotKept::Broken | NotKept::Taken) => Proposed::Rejected(no_leader),
             Err(NotKept::Unknown) => Proposed::Unknown,
         }
     }
@@ -182,10 +196,11 @@ impl Router {
         envelope: &Envelope,
         start: &StartView,
     ) -> Option<Result<Answer, NotKept>> {
-        if let Some((known, stopped)) = accepting.hints.started(account, &start.view) {
-            let same = known.start == *start;
-            // Stopped since, or another one: only the shard can tell.
-            return (same && !stopped).then(|| Ok(self.let_in_answer(&known, None, true)));
+        let id = envelope.request_id.as_ref();
+        if let Some(known) = accepting.hints.started(account, &start.view) {
+            // It is written again: nobody knows whether the first time is on the disk yet.
+            let kept = accepting.hints.start(account, id, start, known.position_ms).await;
+            return Some(kept.map(|(parked, _)| self.let_in_answer(&parked, None, true)));
         }
         let call = Call { trace: Default::default(), deadline: self.parts().clock.monotonic().plus(ASK_MS) };
         let policy = Query::GetStreamPolicy(account.clone());
@@ -210,10 +225,8 @@ impl Router {
         };
         let begins = start.position_ms.or(resume_ms.filter(|_| start.kind.moves_resume_points()));
         let position_ms = if start.kind == ViewKind::Live { begins } else { begins.or(Some(0)) };
-        let id = envelope.request_id.as_ref();
         let kept = accepting.hints.start(account, id, start, position_ms).await;
-        let parked = ParkedStart { start: start.clone(), position_ms, request_id: id.cloned(), age_ms: 0 };
-        Some(kept.map(|()| self.let_in_answer(&parked, resume_ms, false)))
+        Some(kept.map(|(parked, repeated)| self.let_in_answer(&parked, resume_ms, repeated)))
     }
 
     fn let_in_answer(&self, parked: &ParkedStart, resume_ms: Option<u64>, repeated: bool) -> Answer {

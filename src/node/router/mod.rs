@@ -311,7 +311,12 @@ impl Router {
 
     /// Who should be tried for a group.
     fn target(&self, group: GroupId, attempts: &Attempts<'_>) -> Option<Target> {
-        let mut best = attempts.hint(group);
+        self.known_lead(group, attempts.hint(group))
+    }
+
+    /// Who leads a group and is heard, as far as is known here and `told`.
+    fn known_lead(&self, group: GroupId, told: Option<Lead>) -> Option<Target> {
+        let mut best = told;
         if let Some(hosted) = self.parts().shards.get(group) {
             let (role, term, leader) = hosted.leadership();
             if role == Role::Leader {
@@ -328,13 +333,11 @@ impl Router {
         best.filter(usable).map(Target::There)
     }
 
-    /// Whether somebody may lead a shard, as far as is known here.
-    fn is_led(&self, shard: ShardId) -> bool {
-        let group = GroupId::from(shard);
-        match self.parts().shards.get(group) {
-            Some(hosted) if hosted.leads() => !hosted.has_lost_quorum(),
-            Some(hosted) => hosted.leadership().2.is_some() || self.parts().leaders.get(group).is_some(),
-            None => self.parts().leaders.get(group).is_some(),
+    /// Whether somebody leads a shard who is heard, as far as is known here.
+    pub(crate) fn is_led(&self, shard: ShardId) -> bool {
+        match self.known_lead(shard.into(), None) {
+            Some(Target::Here(hosted)) => !hosted.has_lost_quorum(),
+            there => there.is_some(),
         }
     }
 

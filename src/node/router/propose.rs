@@ -30,6 +30,8 @@ use super::{Call, Committed, NoAnswer, Proposed, RETRY_AFTER_MS, RouteError, Rou
 enum Step {
     Ended(Proposed),
     Again,
+    /// Not proposed either, but there is a leader: it has not come to it in time.
+    Late,
     Unknown,
 }
 
@@ -59,6 +61,8 @@ struct Board {
     ended: Vec<Option<Proposed>>,
     /// By command: whether it was proposed with an unknown end.
     unknown: Vec<bool>,
+    /// By command: whether it was in the hands of a leader.
+    met: Vec<bool>,
 }
 
 impl Board {
@@ -66,14 +70,16 @@ impl Board {
         let places = self.ended.len()..self.ended.len() + envelopes.len();
         self.ended.resize_with(places.end, || None);
         self.unknown.resize(places.end, false);
+        self.met.resize(places.end, false);
         Portion { shard, envelopes: Arc::new(envelopes), places }
     }
 
     fn note(&mut self, place: Option<usize>, step: Step) {
         let Some(place) = place else { return };
+        self.met[place] |= matches!(step, Step::Ended(_) | Step::Late);
         match step {
             Step::Ended(how) => self.ended[place] = Some(how),
-            Step::Again => {}
+            Step::Again | Step::Late => {}
             Step::Unknown => self.unknown[place] = true,
         }
     }
@@ -96,6 +102,7 @@ impl Board {
             first: portion.places.start,
             ended: ended.iter_mut().map(Option::take).collect(),
             unknown: self.unknown[portion.places.clone()].to_vec(),
+            met_leader: self.met[portion.places.clone()].contains(&true),
         })
     }
 
@@ -136,12 +143,27 @@ struct Asked {
     first: usize,
     ended: Vec<Option<Proposed>>,
     unknown: Vec<bool>,
+    /// Some attempt has reached a leader that answered: there is one, however slow.
+    met_leader: bool,
 }
 
 impl Asked {
     fn new(shard: ShardId, envelope: Envelope) -> Self {
         let envelopes = Arc::new(vec![envelope]);
-        Self { shard, envelopes, ages: Vec::new(), first: 0, ended: vec![None], unknown: vec![false] }
+        Self {
+            shard,
+            envelopes,
+            ages: Vec::new(),
+            first: 0,
+            ended: vec![None],
+            unknown: vec![false],
+            met_leader: false,
+        }
+    }
+
+    /// Whether no attempt has met a leader, or may have.
+    fn is_leaderless(&self) -> bool {
+        !self.met_leader && !self.unknown.contains(&true)
     }
 
     fn group(&self) -> GroupId {
@@ -181,9 +203,10 @@ impl Asked {
     /// Takes in what an attempt brought for the commands at `open`.
     fn note(&mut self, open: Vec<usize>, steps: Vec<Step>) {
         for (at, step) in open.into_iter().zip(steps) {
+            self.met_leader |= matches!(step, Step::Ended(_) | Step::Late);
             match step {
                 Step::Ended(how) => self.ended[at] = Some(how),
-                Step::Again => {}
+                Step::Again | Step::Late => {}
                 Step::Unknown => self.unknown[at] = true,
             }
         }
@@ -201,12 +224,12 @@ impl Router {
         self.make_repeatable(&mut envelope);
         let mut asked = Asked::new(shard, envelope);
         let (came, began) = (tokio::time::Instant::now(), self.parts().clock.monotonic());
-        let sooner = self.before_accepting(shard, &asked.envelopes[0], call);
-        self.go_on(&mut asked, Attempts::new(self.parts(), sooner.as_ref().unwrap_or(call)), began, call).await;
+        let accepted_from = self.accepted_from(shard, &asked.envelopes[0], call);
+        self.go_on(&mut asked, Attempts::new(self.parts(), call), accepted_from, began, call).await;
         let unknown = asked.unknown.contains(&true);
         let mut ended = finish(asked.ended.pop().flatten(), unknown, || self.no_leader(shard));
-        self.note_led(shard, &ended, began);
-        if sooner.is_some()
+        self.note_led(shard, &ended, asked.is_leaderless(), began);
+        if self.may_be_accepted(&asked, accepted_from)
             && let Proposed::Rejected(why @ (RouteError::NoLeader { .. } | RouteError::Moving(_))) = ended
         {
             ended = self.accept(&asked.envelopes[0], why).await;
@@ -231,19 +254,18 @@ impl Router {
         let (came, began) = (tokio::time::Instant::now(), self.parts().clock.monotonic());
         if let Some(timeout) = attempts.next().await {
             let stale = self.ask_all(&shares, &mut board, &attempts, timeout, call).await;
-            let mut rest: Vec<(Asked, Option<Call>, Option<Corrected>)> = Vec::new();
+            let mut rest: Vec<(Asked, Option<MonotonicMs>, Option<Corrected>)> = Vec::new();
             for (at, portion) in shares.iter().enumerate() {
                 if let Some(asked) = board.open(portion) {
                     let told = stale.get(&at).copied();
-                    let sooner = self.before_accepting(portion.shard, &asked.envelopes[0], call);
-                    rest.push((asked, sooner, told));
+                    let accepted_from = self.accepted_from(portion.shard, &asked.envelopes[0], call);
+                    rest.push((asked, accepted_from, told));
                 }
             }
-            let going = rest.into_iter().map(|(mut asked, sooner, told)| async move {
-                let until = sooner.as_ref().unwrap_or(call);
-                let attempts = Attempts::after_first(self.parts(), until, asked.group(), told);
-                self.go_on(&mut asked, attempts, began, call).await;
-                self.accept_rest(&mut asked, sooner.is_some(), began).await;
+            let going = rest.into_iter().map(|(mut asked, accepted_from, told)| async move {
+                let attempts = Attempts::after_first(self.parts(), call, asked.group(), told);
+                self.go_on(&mut asked, attempts, accepted_from, began, call).await;
+                self.accept_rest(&mut asked, accepted_from, began).await;
                 asked
             });
             for asked in join_all(going).await {
@@ -257,26 +279,42 @@ impl Router {
     }
 
     /// Accepts what has found no leader for certain.
-    async fn accept_rest(&self, asked: &mut Asked, may_be: bool, began: MonotonicMs) {
-        let no_leader = || self.no_leader(asked.shard);
+    async fn accept_rest(&self, asked: &mut Asked, accepted_from: Option<MonotonicMs>, began: MonotonicMs) {
+        let (no_leader, leaderless) = (|| self.no_leader(asked.shard), asked.is_leaderless());
         let open = |at: &usize| asked.ended[*at].is_none() && !asked.unknown[*at];
         let open: Vec<usize> = (0..asked.ended.len()).filter(open).collect();
         match asked.ended.iter().flatten().find(|how| matches!(how, Proposed::Committed(_))) {
-            Some(committed) => self.note_led(asked.shard, committed, began),
-            None if !open.is_empty() => self.note_led(asked.shard, &Proposed::Rejected(no_leader()), began),
-            None => {}
+            Some(committed) => self.note_led(asked.shard, committed, leaderless, began),
+            None if open.is_empty() => {}
+            None => self.note_led(asked.shard, &Proposed::Rejected(no_leader()), leaderless, began),
         }
-        if may_be {
+        if self.may_be_accepted(asked, accepted_from) {
             let accepting = open.iter().map(|at| self.accept(&asked.envelopes[*at], no_leader()));
             let accepted = join_all(accepting).await;
             open.into_iter().zip(accepted).for_each(|(at, how)| asked.ended[at] = Some(how));
         }
     }
 
-    /// Tries for one shard until all its commands have ended or the time is over. The call has begun at `began`.
-    async fn go_on(&self, asked: &mut Asked, mut attempts: Attempts<'_>, began: MonotonicMs, call: &Call) {
+    /// Whether what is still open has waited long enough for a leader, and has certainly met none.
+    fn may_be_accepted(&self, asked: &Asked, accepted_from: Option<MonotonicMs>) -> bool {
+        asked.is_leaderless() && accepted_from.is_some_and(|from| self.parts().clock.monotonic() >= from)
+    }
+
+    /// Tries for one shard until all its commands have ended or the time is over, or what no leader has met can be accepted. The call has
+    /// begun at `began`.
+    async fn go_on(
+        &self,
+        asked: &mut Asked,
+        mut attempts: Attempts<'_>,
+        accepted_from: Option<MonotonicMs>,
+        began: MonotonicMs,
+        call: &Call,
+    ) {
         let group = asked.group();
         while let Some(timeout) = attempts.next().await {
+            if attempts.count() > 0 && self.may_be_accepted(asked, accepted_from) {
+                break;
+            }
             asked.grow_older(self.parts().clock.monotonic().since(began));
             let (open, envelopes) = asked.open();
             let steps = match self.target(group, &attempts) {
@@ -504,7 +542,7 @@ fn from_outcome(outcome: Outcome<crate::view::Applied>, by: Server) -> Step {
         Outcome::Rejected(Rejected::Overloaded) => rejected(RouteError::Overloaded { retry_after_ms: RETRY_AFTER_MS }),
         Outcome::Rejected(Rejected::NoRoom) => rejected(RouteError::DiskFull),
         // The time of this attempt, not of the call: the next one sees whether there is more.
-        Outcome::Rejected(Rejected::DeadlineExceeded) => Step::Again,
+        Outcome::Rejected(Rejected::DeadlineExceeded) => Step::Late,
         Outcome::Rejected(Rejected::TooLarge { bytes, max }) => {
             rejected(RouteError::TooLarge { bytes: bytes as u64, max: max as u64 })
         }
@@ -516,7 +554,8 @@ fn from_wire(ended: Ended, by: Server) -> Step {
     let rejected = |why| Step::Ended(Proposed::Rejected(why));
     match ended {
         Ended::Committed(answer, revision) => Step::Ended(Proposed::Committed(Committed { answer, revision, by })),
-        Ended::NotLeader | Ended::DeadlineExceeded => Step::Again,
+        Ended::NotLeader => Step::Again,
+        Ended::DeadlineExceeded => Step::Late,
         Ended::Overloaded => rejected(RouteError::Overloaded { retry_after_ms: RETRY_AFTER_MS }),
         Ended::TooLarge(bytes, max) => rejected(RouteError::TooLarge { bytes, max }),
         Ended::NoRoom => rejected(RouteError::DiskFull),

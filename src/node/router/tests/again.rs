@@ -27,12 +27,12 @@ use crate::versions::ClusterVersion;
 use crate::view::Envelope;
 
 /// The node that leads everything.
-const LEADER: NodeId = NodeId(9);
+pub(super) const LEADER: NodeId = NodeId(9);
 
 /// Answers forwarded commands by its script, one entry a frame; `None` never answers. Keeps what came.
 #[derive(Default)]
-struct Scripted {
-    script: Mutex<VecDeque<Option<Ended>>>,
+pub(super) struct Scripted {
+    pub(super) script: Mutex<VecDeque<Option<Ended>>>,
     /// Whom it names as the leader instead of anything else.
     names: Mutex<Option<Lead>>,
     came: Mutex<Vec<Envelope>>,
@@ -83,9 +83,9 @@ fn meta_of(cluster: &ClusterId, link: &str) -> MetaState {
 }
 
 /// A node without replicas, linked to the scripted leader; the leader goes on leading, whatever the node doubts.
-async fn linked(folder: &Path) -> (Node, Arc<Scripted>, CancellationToken) {
+pub(super) async fn linked(folder: &Path, version: ClusterVersion) -> (Node, Arc<Scripted>, CancellationToken) {
     let leader = Arc::new(Scripted::default());
-    let (node, stop) = linked_to(folder, leader.clone(), ClusterVersion::FIRST).await;
+    let (node, stop) = linked_to(folder, leader.clone(), version).await;
     (node, leader, stop)
 }
 
@@ -111,7 +111,7 @@ where
     let service = service(me, book, Arc::new(Metrics::new()), leader, Runtimes::current(), stop.clone());
     tokio::spawn(listen(listener.into(), service, None).unwrap());
 
-    let node = start(config(&folder.join("node"), &[("pulse-ms", "1000")])).await;
+    let node = start(config(&folder.join("node"), &[("pulse-ms", "1000"), ("hints-start-wait-ms", "600000")])).await;
     node.inner.me.cluster.set(cluster.clone()).unwrap();
     let endpoints = Endpoints { link: link.clone(), ..Endpoints::default() };
     node.book().learn(LEADER, Generation(1), &endpoints);
@@ -135,7 +135,7 @@ where
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_is_tried_again_keeps_its_request_id_and_one_that_may_have_been_proposed_is_never_rejected() {
     let folder = tempfile::tempdir().unwrap();
-    let (node, leader, stop) = linked(folder.path()).await;
+    let (node, leader, stop) = linked(folder.path(), ClusterVersion::FIRST).await;
     let too_large = || Some(Ended::TooLarge(2, 1));
     let run = |script: Vec<Option<Ended>>, envelope: Envelope| {
         leader.script.lock().extend(script);
@@ -171,7 +171,7 @@ async fn a_command_that_is_tried_again_keeps_its_request_id_and_one_that_may_hav
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_cannot_be_asked_yet_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
-    let (node, leader, stop) = linked(folder.path()).await;
+    let (node, leader, stop) = linked(folder.path(), ClusterVersion::FIRST).await;
     let here = Lead { term: 2, replica: ReplicaId(77), node: node.inner.me.node };
     *leader.names.lock() = Some(here);
     let tries = node.inner.metrics.route_retries.get();

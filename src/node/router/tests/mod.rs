@@ -1,5 +1,6 @@
 //! The router between real nodes, or a node and one that does as the test says.
 
+mod accepted;
 mod again;
 mod modes;
 mod named;
