@@ -175,6 +175,13 @@ async fn a_replica_of_which_another_node_says_that_it_lacks_what_it_acknowledged
     let others = [1, 2].map(|n| (ReplicaId(REPLICA.0 + n), NodeId(NODE.0 + n)));
     let voters = BTreeMap::from_iter([(REPLICA, NODE)].into_iter().chain(others));
     rig.shards.initialize_one(group(), REPLICA, voters).await;
+    let knows = || rig.shards.exactly(group(), REPLICA).unwrap().status().members.voters.concat().len() == 3;
+    let known = async {
+        while !knows() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), known).await.expect("it knows its members");
     rig.shards.mend(&BTreeSet::from([others[0].0])).await;
     assert!(rig.shards.failed().is_empty(), "it was another");
     rig.shards.mend(&BTreeSet::from([others[0].0, REPLICA])).await;
