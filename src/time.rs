@@ -84,3 +84,36 @@ pub trait Clock: Send + Sync + fmt::Debug {
         0
     }
 }
+
+/// Clocks for tests.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::{AwakeOrNotMs, Clock, MonotonicMs, WallMs};
+
+    /// A clock that is set by hand: awake for so long, and suspended for so long.
+    #[derive(Debug, Default)]
+    pub(crate) struct Hands {
+        pub(crate) awake: AtomicU64,
+        pub(crate) suspended: AtomicU64,
+    }
+
+    impl Clock for Hands {
+        fn monotonic(&self) -> MonotonicMs {
+            MonotonicMs(self.awake.load(Ordering::Relaxed))
+        }
+
+        fn awake_or_not(&self) -> AwakeOrNotMs {
+            AwakeOrNotMs(self.monotonic().0 + self.suspended_ms())
+        }
+
+        fn wall(&self) -> WallMs {
+            WallMs(0)
+        }
+
+        fn suspended_ms(&self) -> u64 {
+            self.suspended.load(Ordering::Relaxed)
+        }
+    }
+}

@@ -97,29 +97,10 @@ impl Fresh {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::time::{MonotonicMs, WallMs};
-
-    /// Awake for so long, and suspended for so long.
-    #[derive(Debug, Default)]
-    struct Hands {
-        awake: AtomicU64,
-        suspended: AtomicU64,
-    }
-
-    impl Clock for Hands {
-        fn monotonic(&self) -> MonotonicMs {
-            MonotonicMs(self.awake.load(Ordering::Relaxed))
-        }
-        fn awake_or_not(&self) -> AwakeOrNotMs {
-            AwakeOrNotMs(self.monotonic().0 + self.suspended.load(Ordering::Relaxed))
-        }
-        fn wall(&self) -> WallMs {
-            WallMs(0)
-        }
-    }
+    use crate::time::testing::Hands;
 
     fn fresh() -> (Fresh, Arc<Hands>) {
         let hands = Arc::new(Hands::default());

@@ -284,26 +284,7 @@ impl<M: Machine> Rounder<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::time::WallMs;
-
-    /// Awake for so long, and suspended for so long.
-    #[derive(Debug, Default)]
-    struct Hands {
-        awake: AtomicU64,
-        suspended: AtomicU64,
-    }
-
-    impl Clock for Hands {
-        fn monotonic(&self) -> MonotonicMs {
-            MonotonicMs(self.awake.load(Ordering::Relaxed))
-        }
-        fn wall(&self) -> WallMs {
-            WallMs(0)
-        }
-        fn suspended_ms(&self) -> u64 {
-            self.suspended.load(Ordering::Relaxed)
-        }
-    }
+    use crate::time::testing::Hands;
 
     #[test]
     fn the_first_read_after_a_suspension_trusts_no_lease_though_nobody_has_noticed_it_yet() {

@@ -78,27 +78,14 @@ impl Spread {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::time::WallMs;
-
-    #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
-
-    impl Clock for Hand {
-        fn monotonic(&self) -> MonotonicMs {
-            MonotonicMs(self.0.load(Ordering::Relaxed))
-        }
-
-        fn wall(&self) -> WallMs {
-            WallMs(0)
-        }
-    }
+    use crate::time::testing::Hands;
 
     #[test]
     fn waits_are_spread_over_a_range_that_grows_with_what_is_refused_and_is_bounded() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(Hands::default());
         let spread = Spread::new(clock.clone(), 7);
         let draws = || (0..1_000).map(|_| spread.draw().overloaded).collect::<Vec<_>>();
         let range = |draws: &[f64]| draws.iter().fold((f64::MAX, 0.0_f64), |(a, b), d| (a.min(*d), b.max(*d)));
@@ -106,7 +93,7 @@ mod tests {
         assert!((1.0..1.1).contains(&least) && (2.3..=2.5).contains(&most), "{least} {most}");
         let window = |refused, done| {
             spread.note(refused, done);
-            clock.0.fetch_add(WINDOW_MS, Ordering::Relaxed);
+            clock.awake.fetch_add(WINDOW_MS, Ordering::Relaxed);
             spread.note(0, 0);
         };
         window(900, 100);

@@ -379,28 +379,12 @@ impl<M: Machine> Queued<M> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
-
     use super::*;
     use crate::raft::tests::Tally;
-    use crate::time::WallMs;
+    use crate::time::testing::Hands;
 
-    /// A clock that is set by hand.
-    #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
-
-    impl Clock for Hand {
-        fn monotonic(&self) -> MonotonicMs {
-            MonotonicMs(self.0.load(Ordering::Relaxed))
-        }
-
-        fn wall(&self) -> WallMs {
-            WallMs(0)
-        }
-    }
-
-    fn queue_of(commands_max: usize, fill: usize) -> (Queue<Tally>, Arc<Hand>) {
-        let clock = Arc::new(Hand::default());
+    fn queue_of(commands_max: usize, fill: usize) -> (Queue<Tally>, Arc<Hands>) {
+        let clock = Arc::new(Hands::default());
         let load = Arc::new(Load::new((0, 0), clock.clone(), Default::default()));
         (Queue::new((commands_max, 100_000), fill, load, clock.clone()), clock)
     }
@@ -470,11 +454,11 @@ mod tests {
     type Callers = Vec<Waiting<(u64, u64)>>;
 
     /// A queue of reports of which ten are taken every 20 ms, so that 500 a second is its speed; 20 are left.
-    fn standing() -> (Queue<Tally>, Arc<Hand>, Callers) {
+    fn standing() -> (Queue<Tally>, Arc<Hands>, Callers) {
         let (queue, clock) = queue_of(10_000, 10);
         let mut waiting = Vec::new();
         for n in 0..8 {
-            clock.0.store(1_000 + n * 20, Ordering::Relaxed);
+            clock.awake.store(1_000 + n * 20, Ordering::Relaxed);
             let more = if n == 0 { 30 } else { 10 };
             waiting.extend((0..more).map(|m| queue.submit(piece(vec![m]), vec![0; 8], reports()).expect("room")));
             assert_eq!(queue.take(10, 10_000).len(), 10);
@@ -505,7 +489,7 @@ mod tests {
         // Twenty wait, which takes 40 ms.
         assert!(matches!(queue.submit(piece(vec![1]), vec![0; 8], within(30)), Err(Rejected::Overloaded)));
         let mut late = queue.submit(piece(vec![1]), vec![0; 8], within(60)).expect("in time");
-        clock.0.fetch_add(61, Ordering::Relaxed);
+        clock.awake.fetch_add(61, Ordering::Relaxed);
         assert_eq!(queue.take(100, 10_000).len(), 20, "nobody waits for the last any more");
         assert!(matches!(late.ended.try_recv(), Ok(Ended::Rejected(Rejected::DeadlineExceeded))));
     }
@@ -513,7 +497,7 @@ mod tests {
     #[test]
     fn what_was_overtaken_by_too_much_is_told_as_refused_and_never_once_it_was_taken() {
         let (queue, clock, mut waiting) = standing();
-        clock.0.fetch_add(401, Ordering::Relaxed);
+        clock.awake.fetch_add(401, Ordering::Relaxed);
         let _fresh = queue.submit(piece(vec![77]), vec![0; 8], reports()).expect("room");
         assert_eq!(firsts(&queue.take(100, 10_000)), [77]);
         let ends: Vec<_> = waiting.iter_mut().map(|one| one.ended.try_recv()).collect();

@@ -134,31 +134,16 @@ impl Drop for Counted<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
-
     use super::*;
-    use crate::time::WallMs;
-
-    #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
-
-    impl Clock for Hand {
-        fn monotonic(&self) -> MonotonicMs {
-            MonotonicMs(self.0.load(Ordering::Relaxed))
-        }
-
-        fn wall(&self) -> WallMs {
-            WallMs(0)
-        }
-    }
+    use crate::time::testing::Hands;
 
     #[test]
     fn what_is_paid_for_is_bounded_and_the_important_is_paid_for_first() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(Hands::default());
         let pacer = Pacer::new(1_000, clock.clone());
         let (mut prompt, mut report) = (0, 0);
         for ms in 1..=1_000 {
-            clock.0.store(ms, Ordering::Relaxed);
+            clock.awake.store(ms, Ordering::Relaxed);
             while pacer.pay(Priority::Prompt).is_none() {
                 prompt += pacer.worth();
             }
@@ -168,20 +153,20 @@ mod tests {
         }
         assert_eq!(report, 0, "there was always something more important");
         assert!((990..=1_010).contains(&prompt), "{prompt}");
-        clock.0.store(2_000, Ordering::Relaxed);
+        clock.awake.store(2_000, Ordering::Relaxed);
         assert!(pacer.pay(Priority::Report).is_none() && pacer.pay(Priority::Own).is_none());
     }
 
     #[test]
     fn a_turn_that_was_used_for_more_than_it_was_worth_is_owed() {
-        let clock = Arc::new(Hand::default());
-        clock.0.store(100, Ordering::Relaxed);
+        let clock = Arc::new(Hands::default());
+        clock.awake.store(100, Ordering::Relaxed);
         let pacer = Pacer::new(1_000, clock.clone());
-        clock.0.store(200, Ordering::Relaxed);
+        clock.awake.store(200, Ordering::Relaxed);
         assert!(pacer.pay(Priority::Report).is_none());
         pacer.settle(120);
         assert!(pacer.pay(Priority::Prompt).is_some(), "a hundred milliseconds are owed");
-        clock.0.store(310, Ordering::Relaxed);
+        clock.awake.store(310, Ordering::Relaxed);
         assert!(pacer.pay(Priority::Prompt).is_none());
     }
 }
