@@ -11,7 +11,9 @@ use crate::proto::{ERROR_DOMAIN, v1};
 /// How a call failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The cluster has decided: no. Nothing was changed, and asking again changes nothing.
+    /// The cluster has decided: no. Nothing was changed, and asking again changes nothing. Only of a report that was refused because
+    /// its view has ended nobody can say so for certain: an attempt whose answer was lost may have come while the view lived, and
+    /// shows in its history then.
     #[error("{0}")]
     Rejected(Box<Rejection>),
     /// Nobody decided in time. Nothing was changed.
@@ -25,7 +27,7 @@ pub enum Error {
         reason: v1::ErrorReason,
     },
     /// A write was on its way and no answer came in time: it may or may not have happened, now or soon. The same call with the
-    /// same request id (progress: the same sequence) tells which, and is safe.
+    /// same request id (progress: the same sequence, while its view lives) tells which, and is safe.
     #[error("the outcome is unknown after {attempts} attempts: {last}")]
     Unknown {
         /// How often it was tried.

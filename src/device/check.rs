@@ -184,6 +184,7 @@ impl Household {
             title_id: title.id(),
             // Where calendars jump what was watched last need not stand first.
             page_size: if self.around.plan.calendars_jump { 0 } else { 1 },
+            include_plays: self.around.plan.calendars_jump,
             ..Default::default()
         };
         let page = client.list_history(request).await?;
@@ -197,7 +198,10 @@ impl Household {
         let (position_ms, place) = (at(entry), self.ledger.places.get(&(profile, title)));
         let fits = |entry: &v1::HistoryEntry| {
             let same = entry.title_id == title.id() && entry.device_id == device_id(device);
-            same && place.is_some_and(|place| place.admits(at(entry)))
+            // An entry ends as the play that the calendar has last.
+            let plays = entry.plays.iter().filter(|_| self.around.plan.calendars_jump).map(|play| play.position_ms);
+            let mut ends = plays.map(|ms| ms.and_then(|ms| u64::try_from(ms).ok())).chain([at(entry)]);
+            same && place.is_some_and(|place| ends.any(|at| place.admits(at)))
         };
         if page.entries.iter().any(fits) {
             return Ok(());

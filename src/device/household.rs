@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Plan;
 use super::gateway::Reporter;
 use super::habits::{Ending, Taste, Title, ending, joined_by, play_ms, resumes, seeks_back, stretch, title_type};
+use super::insist::Outcome;
 use super::ledger::{Ledger, Profile, Running, Unsure};
 use super::stats::Stats;
 use super::still::Turn;
@@ -23,10 +24,6 @@ use crate::time::{Clock, MonotonicMs};
 
 /// Devices of a household; each belongs to the profile with its number.
 pub(super) const DEVICES: usize = 3;
-/// How often a write with an unknown outcome, or one that nobody took, is asked again.
-const ATTEMPTS_MAX: usize = 20;
-/// Wait before it is asked again.
-const AGAIN: Duration = Duration::from_millis(50);
 
 /// What all households share.
 #[derive(Debug)]
@@ -386,11 +383,11 @@ impl Household {
             }
             // The shard may not have heard of it yet, or has ended it.
             Outcome::Refused(_) if running.degraded => {
-                self.lost(&running.view_id);
+                self.may_come_yet(&running.view_id);
                 false
             }
             Outcome::Done(result) if running.degraded && result.directive() == v1::Directive::Stop => {
-                self.lost(&running.view_id);
+                self.may_come_yet(&running.view_id);
                 false
             }
             Outcome::Done(result) if result.directive() == v1::Directive::Continue => {
@@ -415,8 +412,11 @@ impl Household {
                 self.lost(&running.view_id);
                 false
             }
+            // An attempt that nobody answered may have come while the view lived.
             Outcome::Refused(_) if expired => {
+                (kept.sequence, kept.uncertain) = (sequence, true);
                 self.ledger.ended(&running.view_id, None);
+                self.ledger.place(running.profile, running.title).perhaps(position_ms);
                 false
             }
             Outcome::Refused(error) => {
@@ -471,7 +471,9 @@ impl Household {
                 let now = self.around.clock.monotonic();
                 self.ledger.is_unsure(Running { accepted: true, ..running }, true, now);
             }
-            Outcome::Refused(_) if running.degraded => self.lost(&running.view_id),
+            Outcome::Refused(_) if running.degraded => {
+                self.may_come_yet(&running.view_id);
+            }
             Outcome::Done(answer) => {
                 self.wrote(answer.write_info.as_ref());
                 self.ledger.place(running.profile, running.title).acknowledge(position_ms);
@@ -523,6 +525,14 @@ impl Household {
         }
     }
 
+    /// A view that was let in without its shard, and that the shard doesn't know or no longer: its start may be handed off yet.
+    fn may_come_yet(&mut self, view_id: &str) {
+        let now = self.around.clock.monotonic();
+        if let Some(running) = self.ledger.running.get(view_id).cloned() {
+            self.ledger.is_unsure(Running { accepted: true, ..running }, false, now);
+        }
+    }
+
     fn wrote(&mut self, info: Option<&v1::WriteInfo>) {
         self.shard = info.map_or(self.shard, |info| info.shard);
         let now = self.around.clock.monotonic();
@@ -532,60 +542,6 @@ impl Household {
     pub(super) fn mismatch(&self, what: String) {
         self.around.stats.mismatch(format!("{}: {what}", self.account));
     }
-
-    /// Asks until the cluster has decided, a bounded number of times.
-    async fn insist<T, F>(&self, mut ask: impl FnMut() -> F) -> Outcome<T>
-    where
-        F: Future<Output = Result<T, Error>>,
-    {
-        let stats = &self.around.stats;
-        let mut may_be_done = false;
-        for _ in 0..ATTEMPTS_MAX {
-            let ended = match ask().await {
-                Ok(answer) => Some(Outcome::Done(answer)),
-                Err(error @ Error::Rejected(_)) if super::is_decided(&error) => Some(Outcome::Refused(error)),
-                Err(Error::Rejected(_) | Error::Unavailable { .. }) => {
-                    stats.unavailable();
-                    None
-                }
-                Err(Error::Unknown { .. }) if may_be_done => None,
-                Err(Error::Unknown { .. }) => {
-                    may_be_done = true;
-                    stats.unknown();
-                    None
-                }
-            };
-            if let Some(outcome) = ended {
-                if may_be_done {
-                    stats.no_longer_asked(true);
-                }
-                return outcome;
-            }
-            if self.around.stop.is_cancelled() {
-                break;
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-        match may_be_done {
-            true => {
-                stats.no_longer_asked(false);
-                Outcome::Unresolved
-            }
-            false => Outcome::Undone,
-        }
-    }
-}
-
-/// How a write ended.
-enum Outcome<T> {
-    /// Acknowledged.
-    Done(T),
-    /// The cluster decided against it.
-    Refused(Error),
-    /// It may have happened; all attempts to learn it failed.
-    Unresolved,
-    /// It has not happened.
-    Undone,
 }
 
 /// The id of a profile of a household.

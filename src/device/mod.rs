@@ -37,6 +37,7 @@ mod fleet;
 mod gateway;
 mod habits;
 mod household;
+mod insist;
 mod ledger;
 mod pace;
 mod past;

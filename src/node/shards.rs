@@ -260,6 +260,7 @@ impl Shards {
     pub async fn open(self: &Arc<Self>, wanted: &Wanted, meta: &MetaState) {
         self.wait_for_leases().await;
         self.see_bound(meta).await;
+        self.let_go(wanted);
         let table = self.table.load_full();
         let running: BTreeSet<ReplicaId> = table.open.values().flatten().map(|hosted| hosted.replica).collect();
         let now = self.parts.clock.monotonic();
@@ -269,6 +270,16 @@ impl Shards {
         // The futures are collected first: opening runs on the groups' thread, a few at a time.
         let opening: Vec<_> = opening.collect();
         futures::stream::iter(opening).buffer_unordered(OPENING_MAX).collect::<Vec<()>>().await;
+    }
+
+    /// What doesn't run and is not to be run any more, nor to be destroyed, is nothing to tell of: an older meta state had it.
+    fn let_go(&self, wanted: &Wanted) {
+        let is_told = |replica: &ReplicaId| wanted.run.contains_key(replica) || wanted.destroy.contains_key(replica);
+        let old: Vec<ReplicaId> = self.table.load().failed.keys().filter(|r| !is_told(r)).copied().collect();
+        if !old.is_empty() {
+            old.iter().for_each(|replica| self.mender.forget(*replica));
+            self.change(|table| table.failed.retain(|replica, _| is_told(replica)));
+        }
     }
 
     /// Takes out whatever has stopped by itself or has lost something since it was opened, by its own store or by the word of those

@@ -141,6 +141,19 @@ fn a_reason_is_told_in_bounded_bytes_and_whole_characters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_meta_state_wanted_is_not_told_of_as_failed_for_ever() {
+    let rig = Rig::new(LyingFs::new(1), MemDisk::new());
+    rig.shards.parts.wal.forget(REPLICA).unwrap().await.unwrap();
+    rig.open().await;
+    assert!(rig.shards.failed()[&REPLICA].retired, "its id is used up");
+    let destroyed = Wanted { run: BTreeMap::new(), destroy: wanted().run };
+    rig.shards.open(&destroyed, &MetaState::default()).await;
+    assert!(rig.shards.failed().contains_key(&REPLICA), "meta has yet to hear of its end");
+    rig.shards.open(&Wanted::default(), &MetaState::default()).await;
+    assert!(rig.shards.failed().is_empty() && rig.shards.reports().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_whose_rows_are_found_rotten_while_it_runs_is_retired_for_ever() {
     let rig = Rig::new(LyingFs::new(1), MemDisk::new());
     rig.open_first().await;
