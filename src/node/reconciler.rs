@@ -209,7 +209,8 @@ fn decide_meta(wanted: &Replicas, recorded: &Recorded, observed: &Observed) -> O
     }
 }
 
-/// Every node without a voter listens; one whose replica is retired gets a fresh one first, and loses the old one then.
+/// Every node without a voter listens; one whose replica is retired gets a fresh one first, and loses the old one then. None is
+/// added of which its node hasn't said that it runs: it may be the retired one.
 fn keep_listener<'a>(
     listeners: impl Iterator<Item = (&'a ReplicaId, &'a Allotted)> + Clone,
     recorded: &Recorded,
@@ -221,7 +222,7 @@ fn keep_listener<'a>(
     for (&replica, &Allotted { node, .. }) in listeners.clone() {
         let listens = membership.has(replica);
         if !is_retired(&replica) {
-            if !listens {
+            if !listens && observed.replicas.get(&replica) == Some(&Sighting::Open) {
                 return Some(Step::AddLearner { replica, node, after });
             }
         } else if listens {
@@ -419,6 +420,11 @@ mod tests {
 
     /// Nodes 1 to 3 vote, and node 4 listens: `given` are its replicas, `retired` those that its node has given up.
     fn step(given: &[u64], retired: &[u64], learners: &[u64]) -> Option<Step> {
+        step_seen(given, retired, learners, given)
+    }
+
+    /// The same where node 4 has spoken of `seen` only.
+    fn step_seen(given: &[u64], retired: &[u64], learners: &[u64], seen: &[u64]) -> Option<Step> {
         let on = |node: u64| Allotted::on(NodeId(node), false);
         let voters = (1..=3).map(|n| (ReplicaId(n), on(n)));
         let replicas = voters.chain(given.iter().map(|replica| (ReplicaId(*replica), on(4)))).collect();
@@ -431,7 +437,7 @@ mod tests {
             Leadership { replica: ReplicaId(1), membership: membership(learners), lag_entries: BTreeMap::new() };
         let observed = Observed {
             alive: (1..=4).map(NodeId).collect(),
-            replicas: [1, 2, 3].iter().chain(given).map(sighting).collect(),
+            replicas: [1, 2, 3].iter().chain(seen).map(sighting).collect(),
             leader: Some(leader),
             ..Observed::default()
         };
@@ -449,5 +455,8 @@ mod tests {
         assert_eq!(step(&[4, 9], &[4], &[]), Some(Step::Dismiss { replica: old, missing_in: after }));
         assert_eq!(step(&[9], &[], &[]), Some(Step::AddLearner { replica: fresh, node, after }));
         assert_eq!(step(&[9], &[], &[9]), None);
+        // A process that has only just begun has said nothing yet.
+        assert_eq!(step_seen(&[4, 9], &[], &[], &[]), None);
+        assert_eq!(step_seen(&[4, 9], &[], &[], &[9]), Some(Step::AddLearner { replica: fresh, node, after }));
     }
 }

@@ -36,6 +36,7 @@
 //! - No step leads to a membership without a live quorum while the present one has one.
 //! - A replica is destroyed only after a *committed* membership without it is recorded in the meta group.
 //! - An observation older than the newest recorded membership is not obeyed.
+//! - Who is to take a voter's place is let go of only when that voter's node has said that the voter is sound.
 //!
 //! # Caveats
 //!

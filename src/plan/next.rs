@@ -137,13 +137,18 @@ impl Planner<'_> {
             return self.change_voters(leader, voters);
         }
         for &learner in &membership.learners {
-            let useful = self.node(learner).and_then(|node| self.learner_on(membership, node, &fit)) == Some(learner);
-            if !useful {
+            let needed =
+                |node: &NodeId| !self.is_provided(*node, &fit) && self.heir_on(membership, *node) == Some(learner);
+            if self.node(learner).filter(needed).is_none() {
                 step(Step::RemoveLearner { replica: learner, after: membership.id })?;
             }
         }
         let mut waiting = Ok(());
         for &node in &self.wanted.nodes {
+            let heirs = self.heir_on(membership, node).is_some() || self.waiting_on(node).is_some();
+            if heirs && self.is_doubtful(node, &fit) {
+                waiting = waiting.and(wait(Wait::Node { node }));
+            }
             let lacks = !fit.iter().any(|&r| self.node(r) == Some(node));
             if lacks && !ready.iter().any(|&r| self.node(r) == Some(node)) {
                 match self.prepare(leader, node, &fit) {
@@ -164,12 +169,29 @@ impl Planner<'_> {
         })
     }
 
+    /// Whether the node hasn't said that its fit voter runs: that may be retired, and whoever is to take its place has to stay. A
+    /// node's next process, and a leader that has only just started, know less for a moment than was known before.
+    fn is_doubtful(&self, node: NodeId, fit: &[ReplicaId]) -> bool {
+        let is_unsure = |r: ReplicaId| matches!(self.sighting(r), None | Some(Sighting::Down));
+        fit.iter().any(|&r| self.node(r) == Some(node) && is_unsure(r))
+    }
+
+    /// Whether the node has a voter that may stay, by the node's own word.
+    fn is_provided(&self, node: NodeId, fit: &[ReplicaId]) -> bool {
+        fit.iter().any(|&r| self.node(r) == Some(node)) && !self.is_doubtful(node, fit)
+    }
+
     /// The learner that is to become the voter on a wanted node that has none fit.
     fn learner_on(&self, membership: &Membership, node: NodeId, fit: &[ReplicaId]) -> Option<ReplicaId> {
-        if !self.wanted.has(node) || fit.iter().any(|&r| self.node(r) == Some(node)) {
+        if fit.iter().any(|&r| self.node(r) == Some(node)) {
             return None;
         }
-        let mut learners = membership.learners.iter().copied();
+        self.heir_on(membership, node)
+    }
+
+    /// The learner that is to become the voter on a wanted node, if that has none fit.
+    fn heir_on(&self, membership: &Membership, node: NodeId) -> Option<ReplicaId> {
+        let mut learners = membership.learners.iter().copied().filter(|_| self.wanted.has(node));
         learners.find(|&r| self.node(r) == Some(node) && self.is_usable(r))
     }
 
@@ -256,9 +278,8 @@ impl Planner<'_> {
         let fit: Vec<ReplicaId> = self.fit(membership).collect();
         for (&replica, allotted) in &self.recorded.replicas {
             let node = allotted.node;
-            let needed = self.wanted.has(node)
-                && self.waiting_on(node) == Some(replica)
-                && !fit.iter().any(|&r| self.node(r) == Some(node));
+            let needed =
+                self.wanted.has(node) && self.waiting_on(node) == Some(replica) && !self.is_provided(node, &fit);
             if allotted.dismissed_by.is_none() && !membership.has(replica) && !needed {
                 step(Step::Dismiss { replica, missing_in: membership.id })?;
             }

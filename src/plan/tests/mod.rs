@@ -27,6 +27,8 @@ struct World {
     wanted: Replicas,
     recorded: Recorded,
     alive: BTreeSet<NodeId>,
+    /// Nodes that live and have not said yet how their replicas are.
+    silent: BTreeSet<NodeId>,
     disks: BTreeMap<ReplicaId, Disk>,
     membership: Option<Membership>,
     leader: Option<ReplicaId>,
@@ -62,6 +64,9 @@ enum Event {
     Late(Index),
     Crash(Index),
     Revive(Index),
+    /// A node's next process lives, and has not said yet how its replicas are.
+    FallSilent(Index),
+    Speak,
     LoseLeader(Index),
     Retire(Index),
     /// An operator wants a voter replaced.
@@ -88,6 +93,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         3 => index().prop_map(Event::Late),
         2 => index().prop_map(Event::Crash),
         3 => index().prop_map(Event::Revive),
+        2 => index().prop_map(Event::FallSilent),
+        1 => Just(Event::Speak),
         1 => index().prop_map(Event::LoseLeader),
         1 => index().prop_map(Event::Retire),
         1 => index().prop_map(Event::Replace),
@@ -107,6 +114,7 @@ impl World {
             wanted: replicas(wanted),
             recorded: Recorded::default(),
             alive: (0..NODES).map(NodeId).collect(),
+            silent: BTreeSet::new(),
             disks: BTreeMap::new(),
             membership: None,
             leader: None,
@@ -146,7 +154,8 @@ impl World {
     }
 
     fn observe(&self) -> Observed {
-        let living = self.recorded.replicas.iter().filter(|(_, a)| self.alive.contains(&a.node));
+        let speaks = |node: &NodeId| self.alive.contains(node) && !self.silent.contains(node);
+        let speaking = self.recorded.replicas.iter().filter(|(_, a)| speaks(&a.node));
         let state = |r: &ReplicaId| self.disks.get(r).map_or(Sighting::Absent, |d| d.state);
         let leader = self.leader.zip(self.membership.clone()).map(|(replica, membership)| Leadership {
             replica,
@@ -156,7 +165,7 @@ impl World {
         Observed {
             alive: self.alive.clone(),
             removed: BTreeSet::new(),
-            replicas: living.map(|(r, _)| (*r, state(r))).collect(),
+            replicas: speaking.map(|(r, _)| (*r, state(r))).collect(),
             leader,
         }
     }
@@ -310,6 +319,7 @@ impl World {
                 let Ok(deed) = deed(next(&self.wanted, &self.recorded, observed, &LIMITS)) else { return };
                 if *age == 0 {
                     self.assert_keeps_quorum(&deed);
+                    self.assert_keeps_heirs(&deed);
                 }
                 match fate {
                     Fate::Done | Fate::HalfDone => self.execute(&deed, *fate == Fate::HalfDone),
@@ -324,6 +334,8 @@ impl World {
             Event::Late(_) => {}
             Event::Crash(which) => self.alive.retain(|node| node != which.get(&nodes)),
             Event::Revive(which) => self.alive.extend([*which.get(&nodes)]),
+            Event::FallSilent(which) => self.silent.extend([*which.get(&nodes)]),
+            Event::Speak => self.silent.clear(),
             Event::LoseLeader(which) => {
                 self.leader = None;
                 self.elect(which.index(97));
@@ -372,9 +384,30 @@ impl World {
         }
     }
 
-    /// All nodes live and nothing fails any more: plans until there is nothing left to do.
+    /// A step decided on what is true now takes nobody away that alone is to take the place of a voter which is lost.
+    fn assert_keeps_heirs(&self, deed: &Deed) {
+        let (Deed::Step(Step::RemoveLearner { replica, .. } | Step::Dismiss { replica, .. }), Some(now)) =
+            (deed, &self.membership)
+        else {
+            return;
+        };
+        let is_sound = |r: &ReplicaId| {
+            let given_up = self.recorded.replicas.get(r).is_none_or(|a| a.dismissed_by.is_some() || a.unwanted);
+            !given_up && self.disks.get(r).is_none_or(|d| d.state != Sighting::Retired)
+        };
+        let node = self.ever[replica];
+        let beside = self.recorded.replicas.keys().filter(|r| *r != replica && self.ever[r] == node);
+        let others_could =
+            beside.clone().any(|r| is_sound(r) && (now.has(*r) || self.recorded.replicas[r].is_waiting()));
+        let was_given_up = self.recorded.replicas.get(replica).is_none_or(|a| a.joined && !now.has(*replica));
+        let needed = self.wanted.has(node) && is_sound(replica) && !others_could && !was_given_up;
+        assert!(!needed, "{replica} is let go of, and {node} has nobody else: {self:#?}");
+    }
+
+    /// All nodes live and speak and nothing fails any more: plans until there is nothing left to do.
     fn settle(&mut self) -> usize {
         self.alive = (0..NODES).map(NodeId).collect();
+        self.silent.clear();
         self.elect(0);
         for steps in 0..400 {
             let members = self.membership.clone();
@@ -386,6 +419,7 @@ impl World {
             match deed(next(&self.wanted, &self.recorded, &self.observe(), &LIMITS)) {
                 Ok(deed) => {
                     self.assert_keeps_quorum(&deed);
+                    self.assert_keeps_heirs(&deed);
                     self.execute(&deed, false);
                 }
                 Err(Next::Settled) => return steps,

@@ -128,6 +128,46 @@ fn a_retired_replica_is_replaced_on_its_own_node() {
 }
 
 #[test]
+fn what_is_to_take_a_retired_voters_place_stays_while_nobody_has_said_again_that_it_is_retired() {
+    let mut world = World::new(&[0, 1, 2]);
+    world.settle();
+    let leader = world.leader.unwrap();
+    let retired = *world.membership.as_ref().unwrap().voters.iter().find(|r| **r != leader).unwrap();
+    let node = world.ever[&retired];
+    world.disks.get_mut(&retired).unwrap().state = Sighting::Retired;
+    let waits = Next::Wait(Wait::Node { node });
+    let mut steps = Vec::new();
+    while !steps.contains(&"AddLearner") {
+        let deed = deed(next(&world.wanted, &world.recorded, &world.observe(), &LIMITS)).unwrap();
+        steps.push(match &deed {
+            Deed::Step(Step::Allot { .. }) => "Allot",
+            Deed::Duty(Duty::Create { .. }) => "Create",
+            Deed::Step(Step::AddLearner { .. }) => "AddLearner",
+            other => panic!("{other:?}"),
+        });
+        world.execute(&deed, false);
+        // The node's next process: silent, or asking others what it has lost.
+        for said in [None, Some(Sighting::Down)] {
+            let mut observed = world.observe();
+            observed.replicas.retain(|replica, _| world.ever[replica] != node);
+            observed.replicas.extend(said.map(|said| (retired, said)));
+            let recorded = match next(&world.wanted, &world.recorded, &observed, &LIMITS) {
+                Next::Step(Step::RecordMembership { membership }) => {
+                    let mut recorded = world.recorded.clone();
+                    assert!(recorded.record(membership));
+                    recorded
+                }
+                _ => world.recorded.clone(),
+            };
+            assert_eq!(next(&world.wanted, &recorded, &observed, &LIMITS), waits, "after {steps:?}");
+        }
+    }
+    world.settle();
+    world.assert_as_wanted();
+    assert!(!world.disks.contains_key(&retired));
+}
+
+#[test]
 fn a_replica_that_is_down_is_neither_made_again_nor_given_up_nor_counted() {
     let mut world = World::new(&[0, 1, 2]);
     world.settle();
