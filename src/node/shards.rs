@@ -28,6 +28,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures::StreamExt;
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
 
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::planted::{self, Bug};
@@ -51,7 +52,8 @@ mod hosted;
 use hosted::Handle;
 pub use hosted::{Hosted, MetaGroup, ShardGroup};
 
-/// How long a replica's end is waited for when the process ends: what was acknowledged is durable already.
+/// How long a replica's end is waited for, so that others don't wait for it: what was acknowledged is durable already. One that takes
+/// longer is looked after later.
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// How many replicas are opened or destroyed at once.
 const OPENING_MAX: usize = 8;
@@ -133,6 +135,9 @@ pub struct Shards {
     /// Only one change of the table at a time.
     changing: Mutex<()>,
     mender: Mender,
+    /// Replicas that were taken out and haven't ended yet: neither opened again nor destroyed, nor their ids marked as used up.
+    ending: Mutex<BTreeMap<ReplicaId, JoinHandle<()>>>,
+    stop_max: Duration,
     rows: Arc<RowsShare>,
     /// The thread of the groups is told to run nothing new.
     stopping: std::sync::atomic::AtomicBool,
@@ -179,6 +184,8 @@ impl Shards {
             table: ArcSwap::default(),
             changing: Mutex::new(()),
             mender,
+            ending: Mutex::default(),
+            stop_max: STOP_MAX,
             rows: Arc::default(),
             stopping: false.into(),
         }
@@ -264,7 +271,9 @@ impl Shards {
         let table = self.table.load_full();
         let running: BTreeSet<ReplicaId> = table.open.values().flatten().map(|hosted| hosted.replica).collect();
         let now = self.parts.clock.monotonic();
-        let waits = |replica: &ReplicaId| table.failed.get(replica).is_some_and(|f| f.retired || f.retry > now);
+        let waits = |replica: &ReplicaId| {
+            table.failed.get(replica).is_some_and(|f| f.retired || f.retry > now) || self.is_ending(*replica)
+        };
         let missing = wanted.run.iter().filter(|(replica, _)| !running.contains(replica) && !waits(replica));
         let opening = missing.map(|(replica, group)| self.open_one(*group, *replica));
         // The futures are collected first: opening runs on the groups' thread, a few at a time.
@@ -285,21 +294,55 @@ impl Shards {
     /// Takes out whatever has stopped by itself or has lost something since it was opened, by its own store or by the word of those
     /// that led it (`forsworn`).
     pub async fn mend(&self, forsworn: &BTreeSet<ReplicaId>) {
+        self.see_ends().await;
         let losses = self.parts.store.losses().borrow().clone();
-        for hosted in self.all() {
+        let broken = self.all().into_iter().filter_map(|hosted| {
             let mut lost = losses.get(&hosted.replica).cloned();
             if forsworn.contains(&hosted.replica) && leaves_a_quorum(&hosted, forsworn) {
                 lost = Some("it lacks what it acknowledged to its leader".to_string());
             }
             let lost = lost.map(|why| Broken { cause: Cause::Lost, why });
-            let Some(Broken { cause, why }) = lost.or_else(|| hosted.broken()) else { continue };
-            if self.is_stopping() {
-                return;
-            }
+            let broken = lost.or_else(|| hosted.broken())?;
+            Some((hosted, broken))
+        });
+        let broken: Vec<_> = broken.collect();
+        if self.is_stopping() {
+            return;
+        }
+        let taking_out = broken.into_iter().map(|(hosted, Broken { cause, why })| async move {
             let (group, replica) = (hosted.group, hosted.replica);
             self.remove(group, replica);
-            hosted.stop().await;
+            self.end(hosted).await;
             self.not_running(group, replica, cause, &why).await;
+        });
+        futures::future::join_all(taking_out).await;
+    }
+
+    fn is_ending(&self, replica: ReplicaId) -> bool {
+        self.ending.lock().contains_key(&replica)
+    }
+
+    /// Ends a replica. One that takes too long goes on ending, and keeps nobody else waiting.
+    async fn end(&self, hosted: Arc<Hosted>) {
+        let (group, replica) = (hosted.group, hosted.replica);
+        let mut task = tokio::spawn(async move { hosted.stop().await });
+        if tokio::time::timeout(self.stop_max, &mut task).await.is_err() {
+            let shard = group.shard().map(|shard| shard.0);
+            tracing::error!(%group, shard, %replica, "a replica doesn't end: it is not opened again before it has");
+            self.ending.lock().insert(replica, task);
+        }
+    }
+
+    /// Looks after those that took too long to end.
+    async fn see_ends(&self) {
+        let has_ended = |replica: &ReplicaId| self.ending.lock().get(replica).is_some_and(JoinHandle::is_finished);
+        let ended: Vec<ReplicaId> = self.ending.lock().keys().copied().collect();
+        for replica in ended.into_iter().filter(has_ended) {
+            tracing::warn!(%replica, "a replica that didn't end has ended after all");
+            self.ending.lock().remove(&replica);
+            if self.table.load().failed.get(&replica).is_some_and(|failed| failed.retired) {
+                self.use_up(replica).await;
+            }
         }
     }
 
@@ -414,6 +457,9 @@ impl Shards {
 
     /// Never lets a retired replica's id be used again, whatever the next process finds on disk.
     async fn use_up(&self, replica: ReplicaId) {
+        if self.parts.wal.is_forgotten(replica) {
+            return;
+        }
         let forgotten = match self.parts.wal.forget(replica) {
             Ok(durable) => durable.await.map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),
@@ -451,7 +497,8 @@ impl Shards {
         self.change(|table| {
             table.failed.insert(replica, failed);
         });
-        if retired && !self.parts.wal.is_forgotten(replica) {
+        // Nothing of it may come into the log behind that.
+        if retired && !self.is_ending(replica) {
             self.use_up(replica).await;
         }
     }
@@ -485,9 +532,12 @@ impl Shards {
         let mut gone = Vec::new();
         for (replica, group) in &wanted.destroy {
             if let Some(hosted) = self.exactly(*group, *replica) {
-                hosted.stop().await;
+                self.end(hosted).await;
             }
             self.remove(*group, *replica);
+            if self.is_ending(*replica) {
+                continue;
+            }
             self.mender.forget(*replica);
             match crate::raft::destroy(&self.parts.wal, &self.parts.store, *replica).await {
                 Ok(()) => gone.push((*group, *replica)),

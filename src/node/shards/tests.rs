@@ -237,6 +237,48 @@ async fn a_replica_that_stops_by_itself_is_opened_again_after_a_while_with_all_t
     rig.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_does_not_end_keeps_nobody_waiting_and_is_not_destroyed_before_it_has_ended() {
+    let mut rig = Rig::new(LyingFs::new(5), MemDisk::new());
+    Arc::get_mut(&mut rig.shards).unwrap().stop_max = Duration::from_millis(50);
+    rig.open_first().await;
+    rig.disk.rot(REPLICA);
+    let mut losses = rig.shards.parts.store.losses();
+    assert!(rig.shards.parts.store.get(REPLICA, vec![vec![1]]).await.is_err());
+    losses.changed().await.expect("it is told");
+
+    // Nothing on the groups' thread goes on.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (begun, holds) = tokio::sync::oneshot::channel();
+    rig.shards.parts.thread.handle().spawn(async move {
+        let _ = begun.send(());
+        let _ = held.recv();
+    });
+    holds.await.unwrap();
+    let patience = Duration::from_secs(30);
+    let none = BTreeSet::new();
+    tokio::time::timeout(patience, rig.shards.mend(&none)).await.expect("nobody waits for it");
+    assert!(rig.shards.failed()[&REPLICA].retired);
+    assert!(!rig.shards.parts.wal.is_forgotten(REPLICA), "it may still write");
+    let dismissed = Wanted { run: BTreeMap::new(), destroy: BTreeMap::from([(REPLICA, group())]) };
+    assert!(rig.shards.destroy(&dismissed).await.is_empty());
+
+    drop(release);
+    let gone = async {
+        loop {
+            rig.shards.mend(&none).await;
+            let gone = rig.shards.destroy(&dismissed).await;
+            if !gone.is_empty() {
+                return gone;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert_eq!(tokio::time::timeout(patience, gone).await.expect("it is destroyed"), [(group(), REPLICA)]);
+    assert!(rig.shards.parts.wal.is_forgotten(REPLICA));
+    rig.end().await;
+}
+
 fn start(account: u64, view: u64) -> Envelope {
     let command = StartView {
         view: ViewId::new(format!("view-{view}")).unwrap(),
