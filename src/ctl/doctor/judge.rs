@@ -15,6 +15,8 @@ use super::Finding;
 pub(super) const LAG_MAX: u64 = 10_000;
 /// How far apart the nodes' clocks may be, milliseconds.
 const CLOCKS_APART_MS_MAX: u64 = 1_000;
+/// For how long hints may wait before it is worth a word, milliseconds: longer than an election and the longest wait between two attempts.
+pub(super) const HINTS_WAIT_MS_MAX: u64 = 60_000;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -66,10 +68,18 @@ pub(super) fn judge(heard: &Heard) -> Vec<Finding> {
         }];
     }
     let mut findings = Vec::new();
+    let side = side(heard);
+    if side != Side::Majority {
+        findings.push(cut_off(heard, &side));
+    }
     nodes(heard, &mut findings);
     strangers(heard, &mut findings);
-    meta(heard, &mut findings);
-    quorums(heard, &mut findings);
+    epochs(heard, &mut findings);
+    // What a node that is cut off can't see, others do.
+    if !matches!(side, Side::CutOff { .. }) {
+        meta(heard, &mut findings);
+        quorums(heard, &mut findings);
+    }
     replicas(heard, &mut findings);
     states(heard, &mut findings);
     disks(heard, &mut findings);
@@ -99,6 +109,63 @@ fn is_alive(heard: &Heard, name: &str) -> bool {
 /// The answers of nodes that answered.
 fn answers(heard: &Heard) -> impl Iterator<Item = (&str, &Own)> {
     heard.said.iter().filter_map(|said| Some((said.node.as_str(), said.answer.as_ref().ok()?)))
+}
+
+/// How much of the cluster the answering node hears.
+#[derive(Debug, PartialEq, Eq)]
+enum Side<'a> {
+    /// A majority of the nodes.
+    Majority,
+    /// Too few, and these answer us and hear a majority.
+    CutOff { from: Vec<&'a str> },
+    /// Too few, and nobody else who answers hears more.
+    Unknown,
+}
+
+fn is_majority(alive: usize, all: usize) -> bool {
+    2 * alive > all
+}
+
+fn side(heard: &Heard) -> Side<'_> {
+    let nodes = heard.status.nodes.iter().filter(|node| node.intent != "removed");
+    let (all, alive) = (nodes.clone().count(), nodes.filter(|node| node.liveness == "alive").count());
+    if is_majority(alive, all) {
+        return Side::Majority;
+    }
+    let hears = |own: &Own| is_majority(own.sees.iter().filter(|(_, seen)| *seen == "alive").count(), own.sees.len());
+    let others = answers(heard).filter(|(name, _)| *name != heard.status.answered_by);
+    let from: Vec<&str> = others.filter(|(_, own)| hears(own)).map(|(name, _)| name).collect();
+    if from.is_empty() { Side::Unknown } else { Side::CutOff { from } }
+}
+
+/// The answering node hears too few for anything to be decided where it is, whatever goes on elsewhere.
+fn cut_off(heard: &Heard, side: &Side<'_>) -> Finding {
+    let asked = &heard.status.answered_by;
+    let hears = |node: &str| node == asked || is_alive(heard, node);
+    let nodes = heard.status.nodes.iter().filter(|node| node.intent != "removed").map(|node| node.node.as_str());
+    let (heard_of, unheard): (Vec<&str>, Vec<&str>) = nodes.partition(|node| hears(node));
+    let (why, to_ask, advice) = match side {
+        Side::CutOff { from } => (
+            "the others hear each other and may serve; what this node says of shards is old, or true of its side only",
+            from.clone(),
+            format!("ask another: {}. Then look at the network between {asked} and them", from.join(", ")),
+        ),
+        _ => (
+            "the others may serve without it or be dead, which cannot be told from here: all that follows is its side only",
+            unheard.clone(),
+            format!(
+                "ask another, from where it answers; if none does, start them: {}. Keep their folders",
+                unheard.join(", ")
+            ),
+        ),
+    };
+    let count = heard_of.len() + unheard.len();
+    let run = match to_ask.first() {
+        Some(first) => format!("clusterctl doctor --endpoints ';admin={}'", admin_of(heard, first)),
+        None => "clusterctl node list".into(),
+    };
+    let what = format!("{asked}, which was asked, hears no majority: {} of {count} nodes with itself", heard_of.len());
+    critical("no-majority-heard", what, why, &advice, run)
 }
 
 /// Nodes that are silent, to the cluster or to us, or to one of the others.
@@ -167,7 +234,7 @@ fn strangers(heard: &Heard, findings: &mut Vec<Finding>) {
     }
 }
 
-/// The meta group, and who has not heard what it decided.
+/// The meta group.
 fn meta(heard: &Heard, findings: &mut Vec<Finding>) {
     if heard.status.meta_leader.is_empty() {
         findings.push(critical(
@@ -178,6 +245,10 @@ fn meta(heard: &Heard, findings: &mut Vec<Finding>) {
             "clusterctl raft show meta".into(),
         ));
     }
+}
+
+/// Who has not heard what the meta group decided.
+fn epochs(heard: &Heard, findings: &mut Vec<Finding>) {
     let newest = answers(heard).map(|(_, own)| own.epoch).max().unwrap_or_default();
     let behind: Vec<&str> = answers(heard).filter(|(_, own)| own.epoch < newest).map(|(name, _)| name).collect();
     if !behind.is_empty() {
@@ -303,10 +374,21 @@ fn disks(heard: &Heard, findings: &mut Vec<Finding>) {
     }
 }
 
-/// What nodes have accepted for shards without a leader, and have lost or can't keep.
+/// What nodes have accepted for shards without a leader, and can't hand off, have lost or can't keep.
 fn hints(heard: &Heard, findings: &mut Vec<Finding>) {
     for node in heard.status.nodes.iter().filter(|node| node.liveness == "alive") {
         let name = &node.node;
+        if node.hints_waiting > 0 && node.hints_oldest_ms > HINTS_WAIT_MS_MAX {
+            let (views, oldest) = (number(node.hints_waiting), span(node.hints_oldest_ms));
+            findings.push(warning(
+                "hints-waiting",
+                format!("{name} has not handed off what {views} views said, the oldest for {oldest}"),
+                "no read shows it yet; it is lost with the disk of this node, and dropped when it is 24 h old",
+                "shards without a leader come first; else look whether the node reaches the leaders, and at its log. \
+                 What belongs to a view that no shard knows waits its 24 h",
+                format!("clusterctl node show {name}"),
+            ));
+        }
         if node.hints_damaged > 0 || node.hints_dropped > 0 {
             let (damaged, dropped) = (number(node.hints_damaged), number(node.hints_dropped));
             findings.push(warning(

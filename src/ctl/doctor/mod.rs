@@ -90,7 +90,7 @@ async fn own(clock: &dyn Clock, admin: AdminClient) -> Result<Own, Error> {
         let ours = sent.0.saturating_add(round_trip_ms / 2);
         i64::try_from(theirs.0).unwrap_or(i64::MAX).saturating_sub(i64::try_from(ours).unwrap_or(i64::MAX))
     });
-    let nodes: Vec<Node> = answer.nodes.into_iter().map(Node::from).collect();
+    let nodes = answer.nodes.into_iter().map(Node::from).filter(|node| node.intent != "removed");
     Ok(Own {
         answered_by: plain(&answer.answered_by),
         cluster_id: plain(&cluster.cluster_id),
@@ -98,7 +98,7 @@ async fn own(clock: &dyn Clock, admin: AdminClient) -> Result<Own, Error> {
         version: version.unwrap_or_default(),
         ahead_ms,
         round_trip_ms,
-        sees: nodes.into_iter().map(|node| (node.node, node.liveness)).collect(),
+        sees: nodes.map(|node| (node.node, node.liveness)).collect(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! Each thing that can be wrong is found, alone, with its command; a cluster that is well has none.
 
 use super::Finding;
-use super::judge::{Heard, LAG_MAX, Own, Severity, judge};
+use super::judge::{HINTS_WAIT_MS_MAX, Heard, LAG_MAX, Own, Severity, judge};
 use crate::ctl::each::Said;
 use crate::ctl::shard::Shard;
 use crate::ctl::status::Status;
@@ -132,10 +132,42 @@ fn shards_without_quorum_come_first_and_name_who_is_missing() {
         silence(&mut heard, name);
     }
     heard.status.meta_leader = String::new();
-    let kinds = ["meta-without-leader", "shard-without-quorum", "node-down", "node-down"];
+    let kinds = ["no-majority-heard", "meta-without-leader", "shard-without-quorum", "node-down", "node-down"];
     let findings = finds(&heard, &kinds);
-    assert!(findings[1].what.ends_with("0-5") && findings[1].advice.contains("n2, n3"), "{:?}", findings[1]);
-    assert_eq!(findings[1].severity, Severity::Critical);
+    assert!(findings[2].what.ends_with("0-5") && findings[2].advice.contains("n2, n3"), "{:?}", findings[2]);
+    assert_eq!(findings[2].severity, Severity::Critical);
+    assert!(findings[0].what.contains("1 of 3") && findings[0].why.contains("cannot be told"), "{:?}", findings[0]);
+}
+
+#[test]
+fn a_node_that_is_cut_off_says_so_and_names_another_instead_of_calling_shards_dead() {
+    let mut heard = cluster(6);
+    for name in ["n2", "n3"] {
+        see(&mut heard, name, "dead");
+        own(&mut heard, name).sees[0].1 = "dead";
+    }
+    heard.status.meta_leader = String::new();
+    heard.shards.iter_mut().for_each(|shard| shard.leader = None);
+    let findings = finds(&heard, &["no-majority-heard", "node-unheard", "node-unheard"]);
+    assert_eq!(findings[0].severity, Severity::Critical);
+    assert!(findings[0].what.starts_with("n1, which was asked, hears no majority"), "{:?}", findings[0]);
+    assert_eq!(findings[0].run, "clusterctl doctor --endpoints ';admin=127.0.0.1:7401'");
+    // Where nobody else hears more, nothing better is known.
+    own(&mut heard, "n2").sees[2].1 = "dead";
+    own(&mut heard, "n3").sees[1].1 = "dead";
+    let findings = judge(&heard);
+    assert!(findings.iter().any(|finding| finding.kind == "shard-without-quorum"), "{findings:#?}");
+}
+
+#[test]
+fn hints_that_wait_long_are_told() {
+    let mut heard = cluster(6);
+    let node = &mut heard.status.nodes[1];
+    (node.hints_waiting, node.hints_oldest_ms) = (1_200, HINTS_WAIT_MS_MAX);
+    finds(&heard, &[]);
+    heard.status.nodes[1].hints_oldest_ms += 1;
+    let findings = finds(&heard, &["hints-waiting"]);
+    assert!(findings[0].what.starts_with("n2 has not handed off") && findings[0].run.ends_with("node show n2"));
 }
 
 #[test]
