@@ -173,7 +173,9 @@ impl Fault {
             Rejection::ViewExpired(ended) => Self::ended(Code::NotFound, R::ViewExpired, message, ended),
             Rejection::ViewUnknown(view) => Self::view_unknown(view.as_str()),
             Rejection::ViewIdInUse(_) => Self::new(Code::AlreadyExists, R::ViewIdTaken, message),
-            Rejection::NamedViewUnknown(_) => Self::new(Code::NotFound, R::NamedViewUnknown, message),
+            Rejection::NamedViewUnknown(_) => {
+                Self::new(Code::NotFound, R::NamedViewUnknown, format!("end_view_id: {message}"))
+            }
             Rejection::TooManyViews { .. } | Rejection::TooManyProfiles { .. } => {
                 Self::new(Code::ResourceExhausted, R::BoundReached, message)
             }

@@ -85,6 +85,8 @@ async fn every_rejection_by_the_rules_has_its_code_and_reason() {
         served.fake.outcomes.lock().push_back(Ok(Answer::Rejected(rejection.clone())));
         let status = client.start_view(good_start()).await.unwrap_err();
         assert_eq!(told(&status), (code, reason.to_string(), false), "{rejection:?}");
+        let names_field = status.message().starts_with("end_view_id: ");
+        assert_eq!(names_field, reason == "NAMED_VIEW_UNKNOWN", "{status:?}");
     }
 }
 

@@ -45,6 +45,18 @@ fn the_oldest_or_a_named_view_makes_room_and_learns_it_at_its_next_report() {
 }
 
 #[test]
+fn a_named_view_that_is_active_and_holds_no_stream_leaves_the_limit_reached() {
+    let mut shard = two_streams();
+    shard.start(at(2000), StartView { kind: ViewKind::Preview, ..start("v3", "tv3", film("ikiru")) });
+    let named = StartView { on_limit: OnLimit::EndNamed(view("v3")), ..start("v4", "tv4", film("ikiru")) };
+    match shard.reject(at(3000), AccountCommand::StartView(named)) {
+        Rejection::StreamLimit { limit: 2, views } => assert_eq!(ids(&views), ["v1", "v2"]),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(ids(&shard.active(at(3000))), ["v1", "v2", "v3"]);
+}
+
+#[test]
 fn a_device_replaces_its_own_view_without_a_conflict() {
     let mut shard = two_streams();
     assert_eq!(shard.start(at(2000), start("v3", "tv1", film("ikiru"))).ended, [view("v1")]);
