@@ -1,8 +1,9 @@
 //! Many runs, each in a process of its own.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
 
 use anyhow::Context as _;
 use clap::ValueEnum as _;
@@ -89,20 +90,49 @@ impl Run {
     }
 }
 
-/// Runs all seeds; fails if one of them did. For one that is rejected the next one after them is run, for a tenth of them at most.
+/// What came of runs that end in any order, told in the order of their seeds.
+struct InOrder {
+    next: u64,
+    held: BTreeMap<u64, String>,
+}
+
+impl InOrder {
+    fn from(first: u64) -> Self {
+        Self { next: first, held: BTreeMap::new() }
+    }
+
+    /// Takes in what one said, and gives all that can be told now.
+    fn ended(&mut self, seed: u64, said: String) -> Vec<(u64, String)> {
+        self.held.insert(seed, said);
+        let mut told = Vec::new();
+        while let Some(said) = self.held.remove(&self.next) {
+            told.push((self.next, said));
+            self.next += 1;
+        }
+        told
+    }
+}
+
+/// Runs all seeds, `jobs` at a time; fails if one of them did. For one that is rejected the next one after them is run, for a tenth of
+/// them at most.
 pub(crate) fn run(seeds: Range<u64>, jobs: usize, faults: &[Kind], bug: Option<Bug>) -> anyhow::Result<ExitCode> {
     let (began, count) = (system::real_ms(), seeds.end.saturating_sub(seeds.start));
     let (mut passed, mut violated, mut rejected) = (0, Vec::new(), Vec::new());
     let (mut next, mut left, mut spare) = (seeds.start, count, count / 10 + 1);
-    let mut under_way = VecDeque::new();
+    let (ended, ends) = mpsc::channel();
+    let (mut under_way, mut in_order) = (0, InOrder::from(seeds.start));
     loop {
-        while left > 0 && under_way.len() < jobs.max(1) {
-            under_way.push_back(Run::start(next, faults, bug)?);
-            (next, left) = (next + 1, left - 1);
+        while left > 0 && under_way < jobs.max(1) {
+            let (run, ended) = (Run::start(next, faults, bug)?, ended.clone());
+            // Nobody listens any more when starting another has failed.
+            std::thread::spawn(move || drop(ended.send(run.end())));
+            (next, left, under_way) = (next + 1, left - 1, under_way + 1);
         }
-        let Some(run) = under_way.pop_front() else { break };
-        let came = run.end()?;
-        println!("seed {}: {}", came.seed, came.said.replace('\n', "\n    "));
+        if under_way == 0 {
+            break;
+        }
+        let came: Came = ends.recv().context("waiting for a run")??;
+        under_way -= 1;
         match came.code {
             Some(0) => passed += 1,
             Some(code) if code == i32::from(EXIT_WITHOUT_EFFECT) => {
@@ -112,7 +142,12 @@ pub(crate) fn run(seeds: Range<u64>, jobs: usize, faults: &[Kind], bug: Option<B
             }
             _ => violated.push(came.seed),
         }
+        for (seed, said) in in_order.ended(came.seed, came.said) {
+            println!("seed {seed}: {}", said.replace('\n', "\n    "));
+        }
     }
+    violated.sort_unstable();
+    rejected.sort_unstable();
     let seconds = (system::real_ms() - began) / 1000;
     println!("{passed} of {count} seeds passed in {seconds} s; violated by {violated:?}; rejected {rejected:?}");
     Ok(if passed == count { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -154,4 +189,19 @@ pub(crate) fn plant(bug: Option<Bug>, seeds_max: u64) -> anyhow::Result<ExitCode
         }
     }
     Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_that_end_in_any_order_are_told_in_the_order_of_their_seeds() {
+        let mut in_order = InOrder::from(3);
+        let mut ended = |seed: u64| in_order.ended(seed, format!("said {seed}"));
+        let seeds = |told: Vec<(u64, String)>| told.into_iter().map(|(seed, _)| seed).collect::<Vec<_>>();
+        assert!(ended(5).is_empty() && ended(4).is_empty());
+        assert_eq!(seeds(ended(3)), [3, 4, 5]);
+        assert_eq!(ended(6), [(6, "said 6".to_string())]);
+    }
 }
