@@ -89,7 +89,8 @@ pub(crate) async fn run_all() -> Result<Vec<Row>> {
     for round in 1..=setting("PLAYHEAD_FAULT_ROUNDS", 1) {
         for (at, (name, fault)) in wanted().into_iter().enumerate() {
             let began = cluster.clock.monotonic();
-            let case = Case { stage: &stage, cluster: &mut cluster, fault, round, number: at };
+            let lost = BTreeSet::new();
+            let case = Case { stage: &stage, cluster: &mut cluster, fault, round, number: at, lost };
             let row = match case.run().await {
                 Ok(row) => Row { fault: name.into(), times: 1, ..row },
                 // The next one may do nevertheless.
@@ -122,6 +123,9 @@ struct Case<'a> {
     fault: Fault,
     round: u64,
     number: usize,
+    /// Replicas that the fault has taken the data of: all is well only when they are replaced. Whoever is asked first may still
+    /// know of the process before it only, of which all was well.
+    lost: BTreeSet<u64>,
 }
 
 impl Case<'_> {
@@ -143,6 +147,9 @@ impl Case<'_> {
 
         let from_ms = self.now();
         let mut notes = self.disturb(&victim, &mut bad).await?;
+        if matches!(self.fault, Fault::Damage(Damage::NoLog)) {
+            self.lost = before.clone();
+        }
         let until_ms = self.now();
         self.well(&mut notes).await?;
         let healed_ms = self.now();
@@ -151,6 +158,9 @@ impl Case<'_> {
         let came = load.end(self.cluster, tasks, &shards, (from_ms, until_ms, healed_ms)).await?;
         let after = self.replicas_on(&victim).await?;
         let replaced = before.difference(&after).count();
+        if !self.lost.is_empty() && (replaced < self.lost.len() || after.len() != before.len()) {
+            bad.push(format!("of {} replicas that lost their log {replaced} were replaced", self.lost.len()));
+        }
         if replaced > 0 {
             notes.push(format!("{replaced} replicas replaced"));
         }
@@ -341,6 +351,10 @@ impl Case<'_> {
         };
         if let Some(shard) = shards.values().find(|shard| !is_whole(shard) || !agree(shard)) {
             return Ok(Some(format!("{shard:?}")));
+        }
+        let mut replicas = shards.values().flat_map(|shard| &shard.replicas).map(|replica| replica.replica_id);
+        if let Some(replica) = replicas.find(|replica| self.lost.contains(replica)) {
+            return Ok(Some(format!("replica {replica} has lost its log and is not replaced")));
         }
         logs.behind(self.cluster, &shards).await
     }
