@@ -118,6 +118,11 @@ async fn gives_what_was_written(cluster: &Cluster, version: u32) -> Result<()> {
     assert_eq!(versions(cluster).await?.cluster_version, version);
     assert_eq!(content::read(cluster).await?, expected["content"], "{}", cluster.logs());
     assert_eq!(json!(content::digests(cluster).await?), expected["digests"]);
+    if let Some(wanted) = expected.get("of_version_4") {
+        let told = content::read_of_version_4(cluster).await?;
+        assert_eq!(told, *wanted, "{}", cluster.logs());
+        content::assert_of_version_4(&told);
+    }
     Ok(())
 }
 
@@ -262,14 +267,25 @@ async fn write_data_folders() -> Result<()> {
         Some(path) => (PathBuf::from(path), FLAGS.to_vec()),
         None => (binary(), [FLAGS, &["--compat-version-max", version.to_string().leak()]].concat()),
     };
+    let accepting = ["--hints-start-wait-ms", "600"];
+    let flags = if version >= 4 { [&flags[..], &accepting].concat() } else { flags };
     let mut cluster = Cluster::start_build(build, NODES, SHARDS, &flags).await?;
     content::settings(&cluster).await?;
     content::write(&cluster, 0).await?;
+    if version >= 4 {
+        content::write_of_version_4(&mut cluster).await.map_err(|e| format!("{e}\n{}", cluster.logs()))?;
+    }
     checkpointed(&cluster).await?;
     content::write(&cluster, 1).await?;
     let status = cluster.settled().await?;
     assert_eq!(status.cluster_version, version, "the cluster that was made has another version");
-    let told = json!({ "content": content::read(&cluster).await?, "digests": content::digests(&cluster).await? });
+    let mut told = json!({ "content": content::read(&cluster).await? });
+    if version >= 4 {
+        // Asks by writes, which leave something in the states.
+        told["of_version_4"] = content::read_of_version_4(&cluster).await?;
+        content::assert_of_version_4(&told["of_version_4"]);
+    }
+    told["digests"] = json!(content::digests_at_rest(&cluster).await?);
     cluster.local.kill_all().await?;
     std::fs::create_dir_all(data(""))?;
     std::fs::write(data(&format!("v{version}.json")), serde_json::to_vec(&told)?)?;

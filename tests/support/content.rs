@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use playhead::client::Client;
+use playhead::ids::AccountId;
 use playhead::proto::v1;
+use playhead::ring::{ShardCount, Token};
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 
-use crate::support::{Cluster, Result};
+use crate::support::{Cluster, Result, film};
 
 const ACCOUNTS: usize = 12;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -229,6 +231,142 @@ fn title(point: &v1::ResumePoint) -> Value {
         "title": point.title_id, "position_ms": point.position_ms, "last_position_ms": point.last_position_ms,
         "watched": point.watched, "play_count": point.play_count,
     })
+}
+
+/// An account with a view that was let in while its shard had no leader.
+const LET_IN: &str = "let-in";
+/// An account whose starts are refused while its shard has no leader.
+const CLOSED: &str = "closed";
+/// An account with a view whose device was told a longer interval.
+const STRETCHED: &str = "stretched";
+
+/// What there is from version 4 on. Nodes are killed, paused, and there again when it is done.
+pub async fn write_of_version_4(cluster: &mut Cluster) -> Result<()> {
+    let client = cluster.client(PATIENCE)?;
+    let policy = Some(v1::StreamPolicy { max_streams: 4, fail_closed: true });
+    let (account_id, request_id) = (CLOSED.to_string(), "policy-closed".to_string());
+    client.update_stream_policy(v1::UpdateStreamPolicyRequest { account_id, request_id, policy }).await?;
+    for account in [LET_IN, CLOSED, STRETCHED] {
+        client.start_view(film(account, "own")).await?;
+    }
+    let_in(cluster).await?;
+    stretch(cluster, &client).await
+}
+
+/// A start and a report that a node takes alone, and hands off when the others are back.
+async fn let_in(cluster: &mut Cluster) -> Result<()> {
+    let alone = cluster.client_of("n1", PATIENCE)?;
+    for other in ["n2", "n3"] {
+        cluster.local.kill(other).await?;
+    }
+    let start = v1::StartViewRequest { device_id: "pad".into(), ..film(LET_IN, "degraded") };
+    let answer = alone.start_view(start).await?;
+    if !answer.started.and_then(|started| started.view).is_some_and(|view| view.degraded) {
+        return Err("the view was not let in degraded".into());
+    }
+    for other in ["n2", "n3"] {
+        cluster.local.start_node(other).await?;
+    }
+    cluster.settled().await?;
+    let admin = cluster.admin_of("n1", PATIENCE)?;
+    for _ in 0..600 {
+        let nodes = admin.get_cluster_status(v1::GetClusterStatusRequest {}).await?.nodes;
+        if nodes.iter().any(|node| node.node == "n1" && node.hints_waiting == 0) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err("the view is not handed off".into())
+}
+
+/// The leader's queue waits for followers that stand still, until the device is told a longer interval.
+async fn stretch(cluster: &mut Cluster, client: &Client) -> Result<()> {
+    let told = |sequence| v1::ProgressReport {
+        account_id: STRETCHED.into(),
+        view_id: "own".into(),
+        sequence,
+        position_ms: Some(1_000),
+        ..Default::default()
+    };
+    let count = ShardCount::new(cluster.shards)?;
+    let shard = count.shard_of(Token::of(&AccountId::new(STRETCHED)?)).0;
+    for round in 1..60 {
+        let led = cluster.leaders().await?;
+        let leader = led.into_iter().find(|(_, shards)| shards.contains(&shard)).map(|(node, _)| node);
+        let others =
+            cluster.local.names().into_iter().filter(|name| leader.as_ref().is_some_and(|leader| leader != name));
+        let others: Vec<String> = others.collect();
+        for other in &others {
+            cluster.local.pause(other, true)?;
+        }
+        // The same again and again: only the waiting counts.
+        let reports = futures::future::join_all((0..8).map(|_| client.report(told(2 * round - 1))));
+        let paused = async {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            others.iter().try_for_each(|other| cluster.local.pause(other, false))
+        };
+        let (_, resumed) = futures::future::join(reports, paused).await;
+        resumed?;
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        let answer = client.report(told(2 * round)).await?;
+        if answer.progress_interval_ms > INTERVAL_MS_MAX {
+            return Ok(());
+        }
+    }
+    Err("no device was told a longer interval".into())
+}
+
+/// The longest interval that a device is told where nothing presses: a tenth more than it is on average.
+const INTERVAL_MS_MAX: i64 = 66_000;
+
+/// What members see of what there is from version 4 on. The last of it is asked by starts, which change nothing that members
+/// see, but the states: so it comes after whatever compares those.
+pub async fn read_of_version_4(cluster: &Cluster) -> Result<Value> {
+    let client = cluster.client(PATIENCE)?;
+    let mut active = serde_json::Map::new();
+    for account in [LET_IN, CLOSED, STRETCHED] {
+        let request = v1::ListActiveViewsRequest { account_id: account.into(), ..Default::default() };
+        let views = client.list_active_views(request).await?.views;
+        let mut views: Vec<Value> = views
+            .iter()
+            .map(|v| json!([v.view_id, v.degraded, v.sequence, v.position_ms, ms(v.start_time.as_ref())]))
+            .collect();
+        views.sort_by_key(ToString::to_string);
+        active.insert(account.into(), json!(views));
+    }
+    let request = v1::GetStreamPolicyRequest { account_id: CLOSED.into(), ..Default::default() };
+    let policy = client.get_stream_policy(request).await?.policy.unwrap_or_default();
+    let mut intervals = serde_json::Map::new();
+    for account in [CLOSED, STRETCHED] {
+        let again = client.start_view(film(account, "own")).await?.started.ok_or("nothing started")?;
+        intervals.insert(account.into(), json!([again.already_active, again.progress_interval_ms]));
+    }
+    Ok(json!({ "active": active, "fail_closed": policy.fail_closed, "intervals": intervals }))
+}
+
+/// That all of it is there: a view that was let in, a policy that fails closed, a longer interval.
+pub fn assert_of_version_4(told: &Value) {
+    let views = |account: &str| told["active"][account].as_array().cloned().unwrap_or_default();
+    let degraded: Vec<Value> = views(LET_IN).into_iter().filter(|view| view[1] == true).collect();
+    assert!(degraded.len() == 1 && degraded[0][0] == "degraded", "{told}");
+    assert_eq!(told["fail_closed"], true, "{told}");
+    let interval_ms = |account: &str| told["intervals"][account][1].as_i64().unwrap_or_default();
+    assert!(interval_ms(CLOSED) <= INTERVAL_MS_MAX && interval_ms(STRETCHED) > INTERVAL_MS_MAX, "{told}");
+}
+
+/// The digests of all states once they stay the same: a stretch goes back by itself, step by step, each time after ten seconds
+/// at ease.
+pub async fn digests_at_rest(cluster: &Cluster) -> Result<Vec<String>> {
+    let mut before = digests(cluster).await?;
+    for _ in 0..30 {
+        tokio::time::sleep(Duration::from_secs(16)).await;
+        let now = digests(cluster).await?;
+        if now == before {
+            return Ok(now);
+        }
+        before = now;
+    }
+    Err("the states do not come to rest".into())
 }
 
 /// The digest of every shard's state, when all its replicas have told the same one.
