@@ -148,7 +148,8 @@ fn a_node_that_is_cut_off_says_so_and_names_another_instead_of_calling_shards_de
     }
     heard.status.meta_leader = String::new();
     heard.shards.iter_mut().for_each(|shard| shard.leader = None);
-    let findings = finds(&heard, &["no-majority-heard", "node-unheard", "node-unheard"]);
+    let kinds = ["no-majority-heard", "node-unheard", "node-unheard", "node-deaf", "node-deaf"];
+    let findings = finds(&heard, &kinds);
     assert_eq!(findings[0].severity, Severity::Critical);
     assert!(findings[0].what.starts_with("n1, which was asked, hears no majority"), "{:?}", findings[0]);
     assert_eq!(findings[0].run, "clusterctl doctor --endpoints ';admin=127.0.0.1:7401'");
