@@ -29,6 +29,12 @@
 //! A voter that an operator wants replaced ([`Recorded::replace`]) goes on voting until its successor on the same node, given out
 //! with the wish, has caught up and takes its vote; if it leads, it hands the lead over before.
 //!
+//! # From one placement to another
+//!
+//! When nodes come and go, the meta group holds a *target* beside the placement. [`rollout`] says which shards may go over to it
+//! next; each is then brought there by [`next()`] like any other. What it does is held in bounds, stops after any stage, and keeps
+//! zones at every stage.
+//!
 //! # Invariants
 //!
 //! - A group's first replica set is written once, and initialized on its founder only.
@@ -43,10 +49,12 @@
 //! A group whose founder is lost for good before it was initialized stays as it is: nobody can know that it never was.
 //! A group that has lost its quorum for good waits too; giving up its data is an operator's decision, never a plan's.
 
+pub mod balance;
 mod membership;
 mod next;
 mod observed;
 mod recorded;
+pub mod rollout;
 mod step;
 #[cfg(test)]
 mod tests;

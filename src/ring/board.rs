@@ -16,7 +16,7 @@ pub(super) struct Move {
 /// How many of a shard's replicas each zone has, when they are spread as evenly as the zones' sizes allow: first every zone
 /// gets the same number or all it has nodes for, then some of those with nodes left get one more.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Spread {
+pub(super) struct Spread {
     /// What each zone gets in any case.
     least: Vec<u32>,
     /// Whether the zone has nodes left for one more.
@@ -26,7 +26,7 @@ struct Spread {
 }
 
 impl Spread {
-    fn of(replicas: u32, sizes: &[u32]) -> Self {
+    pub(super) fn of(replicas: u32, sizes: &[u32]) -> Self {
         let fits = |level: u32| sizes.iter().map(|&n| n.min(level)).sum::<u32>();
         let mut level = 0;
         while fits(level + 1) <= replicas && fits(level + 1) > fits(level) {
@@ -39,6 +39,12 @@ impl Spread {
 
     fn most(&self, zone: usize) -> u32 {
         self.least[zone] + u32::from(self.more[zone])
+    }
+
+    /// Whether a replica may go from one zone, that has so many of the shard, to another.
+    pub(super) fn lets(&self, (from, gives): (usize, u32), (to, takes): (usize, u32)) -> bool {
+        // From one zone to another only an extra replica may go, and only to where it is extra again.
+        from == to || (gives > self.least[from] && takes < self.most(to))
     }
 }
 
@@ -151,9 +157,7 @@ impl Board {
             return false;
         }
         let (from, to) = (self.zone_of[m.from as usize], self.zone_of[m.to as usize]);
-        // From one zone to another only an extra replica may go, and only to where it is extra again.
-        from == to
-            || (self.in_zone(set, from) > self.spread.least[from] && self.in_zone(set, to) < self.spread.most(to))
+        self.spread.lets((from, self.in_zone(set, from)), (to, self.in_zone(set, to)))
     }
 
     pub(super) fn add(&mut self, shard: u32, member: u32) {
@@ -305,7 +309,7 @@ impl Search {
     }
 }
 
-fn replica_bounds(
+pub(super) fn replica_bounds(
     members: &[Member],
     zone_of: &[usize],
     spread: &Spread,

@@ -39,6 +39,7 @@ mod place;
 mod placement;
 #[cfg(test)]
 mod properties;
+mod room;
 mod share;
 mod token;
 
@@ -46,4 +47,5 @@ pub use member::{InvalidRule, InvalidZone, Member, Replication, Rules, Slack, We
 pub use order::{Ring, VNODES_PER_WEIGHT};
 pub use place::{MEMBERS_MAX, PlaceError, place};
 pub use placement::{Placement, Replicas};
+pub use room::Room;
 pub use token::{InvalidShardCount, ShardCount, Token, shard_of};

@@ -165,7 +165,7 @@ impl Ring {
 }
 
 /// The number of each member's zone, and how many members each zone has.
-fn zones(members: &[Member]) -> (Vec<usize>, Vec<u32>) {
+pub(super) fn zones(members: &[Member]) -> (Vec<usize>, Vec<u32>) {
     let names: BTreeSet<_> = members.iter().map(|m| &m.zone).collect();
     let numbers: BTreeMap<_, usize> = names.into_iter().zip(0..).collect();
     let zone_of: Vec<usize> = members.iter().map(|m| numbers[&m.zone]).collect();

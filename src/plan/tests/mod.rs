@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+mod balance;
+mod clusters;
+mod rollout;
 mod stories;
 
 use super::*;

@@ -1,0 +1,384 @@
+//! Balance by measured heat: which leads go to another replica, and where that is not enough, which replica goes elsewhere.
+//!
+//! Placement gives every node its share of the shards, but shards are not used alike. Whoever leads a shard does nearly all
+//! of its work, so a node is as hot as the shards that it leads, by its weight. [`look()`] compares the nodes and answers with
+//! the few moves that relieve the hottest.
+//!
+//! # The algorithm
+//!
+//! Local search, as for makespan scheduling on related machines: jobs (leads) of given cost on machines (nodes) of given
+//! speed (weight), where each job may run on its replicas' nodes only. Its neighbourhood is *jump* and *swap*, after Schuurman and
+//! Vredeveld, "Performance guarantees of local search for multiprocessor scheduling" (2007), with a swap widened to two jumps in
+//! a row (from the hottest to a second node, and another lead from that one onwards, which may be back). A move counts as one
+//! only if the hotter of all nodes that it touches comes out cooler than the hottest was, by a least gain. So the loads, sorted
+//! downwards, shrink with every move, no state comes twice under one load, and the search ends.
+//!
+//! Against noise there are four things: what is measured is to be averaged ([`averaged`]); nothing begins below one bound and
+//! nothing goes on below a lower one; a move must gain something; and a shard that moved lately rests. The caller keeps the memory for
+//! it (`acting`, `resting`) and hands it in: this is a function of its arguments.
+//!
+//! Replicas follow only where leads alone leave a node above [`Tuning::copy_permille`], one at a time, and only where
+//! [`Room`] says that placing wouldn't want them back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ids::{NodeId, ShardId};
+use crate::ring::{Member, Placement, Replicas, Room, Rules, ShardCount};
+
+/// So many bytes in and out cost a leader as much as one request more.
+pub const BYTES_OF_A_REQUEST: u64 = 16 * 1024;
+/// So many active views cost a leader as much as one request a second: their reports are requests of their own, what is
+/// left is to hold them and to look when they expire.
+pub const VIEWS_OF_A_REQUEST: u64 = 100;
+
+/// What was measured of a shard at its leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heat {
+    /// Commands and queries a second.
+    pub requests_per_s: u64,
+    /// Bytes of them and their answers a second.
+    pub bytes_per_s: u64,
+    /// Active views.
+    pub active_views: u64,
+}
+
+impl Heat {
+    /// All of it as one number: thousandths of a plain request a second.
+    pub fn cost(&self) -> u64 {
+        let bytes = self.bytes_per_s.saturating_mul(1000) / BYTES_OF_A_REQUEST;
+        let views = self.active_views.saturating_mul(1000) / VIEWS_OF_A_REQUEST;
+        self.requests_per_s.saturating_mul(1000).saturating_add(bytes).saturating_add(views)
+    }
+}
+
+/// Longer times count as this: 49 days.
+const MS_MAX: u64 = u32::MAX as u64;
+
+/// The average of a cost that was `before` and is `measured` now, `elapsed_ms` later: what is `over_ms` old weighs half of what
+/// is new.
+pub fn averaged(before: u64, measured: u64, elapsed_ms: u64, over_ms: u64) -> u64 {
+    let (old, new) = (u128::from(over_ms.clamp(1, MS_MAX)), u128::from(elapsed_ms.min(MS_MAX)));
+    let sum = u128::from(before) * old + u128::from(measured) * new;
+    u64::try_from(sum / (old + new)).unwrap_or(u64::MAX)
+}
+
+/// When to move what. Thousandths are of the mean load of a node of the same weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Nothing begins while no node is above this.
+    pub begin_permille: u64,
+    /// What has begun goes on until no node is above this.
+    pub goal_permille: u64,
+    /// A move of leads must relieve by this.
+    pub gain_permille: u64,
+    /// Replicas move only while a node is above this, and leads alone don't help.
+    pub copy_permille: u64,
+    /// A move of a replica must relieve by this.
+    pub copy_gain_permille: u64,
+    /// The most leads that move at one look; at least 2, since some help only in pairs.
+    pub leads_at_once: usize,
+    /// The most replicas that may be under way for balance.
+    pub copies_at_once: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            begin_permille: 1120,
+            goal_permille: 1060,
+            gain_permille: 15,
+            copy_permille: 1150,
+            copy_gain_permille: 50,
+            leads_at_once: 4,
+            copies_at_once: 1,
+        }
+    }
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    /// Who should hold and lead what.
+    pub placement: &'a Placement,
+    /// Who may.
+    pub members: &'a [Member],
+    /// How replicas are placed.
+    pub rules: Rules,
+    /// What each shard costs its leader ([`Heat::cost`], [`averaged`]). One that is not named costs nothing.
+    pub heat: &'a BTreeMap<ShardId, u64>,
+    /// Shards that moved lately, or are being moved.
+    pub resting: &'a BTreeSet<ShardId>,
+    /// Replicas that are under way for balance.
+    pub copying: usize,
+    /// What the look before said: whether it is in the middle of balancing.
+    pub acting: bool,
+}
+
+/// One thing that moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shift {
+    /// The lead goes to another replica.
+    Lead {
+        /// The shard.
+        shard: ShardId,
+        /// Who led it.
+        from: NodeId,
+        /// Who shall.
+        to: NodeId,
+    },
+    /// A replica goes to another node; with the lead, where that node is relieved by it.
+    Replica {
+        /// The shard.
+        shard: ShardId,
+        /// Who gives it up.
+        from: NodeId,
+        /// Who gets a copy.
+        to: NodeId,
+    },
+}
+
+/// What a look answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What moves.
+    pub shifts: Vec<Shift>,
+    /// The placement with that.
+    pub placement: Placement,
+    /// How hot the hottest node is before it, in thousandths of the mean. 0 where there is no heat at all.
+    pub worst_permille: u64,
+    /// To be handed in at the next look.
+    pub acting: bool,
+}
+
+/// Which moves relieve the hottest nodes now, if any should.
+pub fn look(scene: &Scene<'_>, tuning: &Tuning) -> Verdict {
+    let mut board = Board::of(scene);
+    let worst_permille = board.worst();
+    let bound = if scene.acting { tuning.goal_permille } else { tuning.begin_permille };
+    let acting = worst_permille > bound;
+    if acting {
+        while board.shifts.len() < tuning.leads_at_once.max(2) {
+            let left = tuning.leads_at_once.max(2) - board.shifts.len();
+            let Some(jumps) = board.relief(tuning, left) else { break };
+            jumps.into_iter().for_each(|jump| board.jump(jump));
+        }
+        let stuck = board.shifts.is_empty() && worst_permille > tuning.copy_permille;
+        if stuck && scene.copying < tuning.copies_at_once {
+            board.copy(scene, tuning);
+        }
+    }
+    let Board { shards, shifts, .. } = board;
+    Verdict { shifts, placement: Placement::of(shards), worst_permille, acting }
+}
+
+/// The target of a change with leads by heat: a shard is led by who leads it `now` where that one still holds it, and the
+/// hottest nodes are relieved from there. Placing by itself knows no heat, and would move back what heat has moved.
+pub fn leads_by_heat(
+    target: &Placement,
+    now: &Placement,
+    members: &[Member],
+    rules: Rules,
+    heat: &BTreeMap<ShardId, u64>,
+) -> Placement {
+    if heat.values().all(|&cost| cost == 0) {
+        return target.clone();
+    }
+    let kept = |(shard, wanted): (ShardId, &Replicas)| {
+        let leads = now.get(shard).and_then(|was| was.leader).filter(|&node| wanted.has(node));
+        Replicas { leader: leads.or(wanted.leader), nodes: wanted.nodes.clone() }
+    };
+    let placement = Placement::of(target.iter().map(kept).collect());
+    let tuning = Tuning { leads_at_once: usize::MAX, copies_at_once: 0, ..Tuning::default() };
+    let resting = BTreeSet::new();
+    let scene = Scene { placement: &placement, members, rules, heat, resting: &resting, copying: 0, acting: true };
+    look(&scene, &tuning).placement
+}
+
+/// A lead goes from a node to another.
+#[derive(Clone, Copy)]
+struct Jump {
+    shard: ShardId,
+    from: NodeId,
+    to: NodeId,
+}
+
+/// Who leads what at which cost.
+struct Board<'a> {
+    heat: &'a BTreeMap<ShardId, u64>,
+    resting: BTreeSet<ShardId>,
+    weights: BTreeMap<NodeId, u64>,
+    shards: Vec<Replicas>,
+    led: BTreeMap<NodeId, BTreeSet<ShardId>>,
+    loads: BTreeMap<NodeId, u64>,
+    total: u64,
+    shifts: Vec<Shift>,
+}
+
+impl<'a> Board<'a> {
+    fn of(scene: &Scene<'a>) -> Self {
+        let weights: BTreeMap<NodeId, u64> =
+            scene.members.iter().map(|m| (m.node, u64::from(m.weight.get()))).collect();
+        let mut board = Self {
+            heat: scene.heat,
+            resting: scene.resting.clone(),
+            led: weights.keys().map(|&node| (node, BTreeSet::new())).collect(),
+            loads: weights.keys().map(|&node| (node, 0)).collect(),
+            weights,
+            shards: scene.placement.iter().map(|(_, replicas)| replicas.clone()).collect(),
+            total: 0,
+            shifts: Vec::new(),
+        };
+        for (shard, replicas) in scene.placement.iter() {
+            let cost = board.cost(shard);
+            board.total += cost;
+            // Who may hold nothing any more is on its way out, and its leads with it.
+            if let Some(node) = replicas.leader.filter(|node| board.weights.contains_key(node)) {
+                board.led.entry(node).or_default().insert(shard);
+                *board.loads.entry(node).or_default() += cost;
+            }
+        }
+        board
+    }
+
+    fn cost(&self, shard: ShardId) -> u64 {
+        self.heat.get(&shard).copied().unwrap_or(0).min(u64::MAX / (1 << 16))
+    }
+
+    /// How hot a node is with this load, in thousandths of the mean.
+    fn permille(&self, node: NodeId, load: u64) -> u64 {
+        let weights: u64 = self.weights.values().sum();
+        let mean = u128::from(self.total.max(1)) * u128::from(self.weights.get(&node).copied().unwrap_or(1));
+        u64::try_from(u128::from(load) * 1000 * u128::from(weights) / mean).unwrap_or(u64::MAX)
+    }
+
+    fn heat_of(&self, node: NodeId) -> u64 {
+        self.permille(node, self.loads.get(&node).copied().unwrap_or(0))
+    }
+
+    fn worst(&self) -> u64 {
+        self.weights.keys().map(|&node| self.heat_of(node)).max().unwrap_or(0)
+    }
+
+    /// The nodes above `bound`, the hottest first.
+    fn hot(&self, bound: u64) -> Vec<(u64, NodeId)> {
+        let mut hot: Vec<(u64, NodeId)> = self.weights.keys().map(|&node| (self.heat_of(node), node)).collect();
+        hot.retain(|&(permille, _)| permille > bound);
+        hot.sort_by_key(|&(permille, node)| (std::cmp::Reverse(permille), node));
+        hot
+    }
+
+    /// The jumps, one or two, that relieve the hottest node that can be relieved.
+    fn relief(&self, tuning: &Tuning, most: usize) -> Option<Vec<Jump>> {
+        self.hot(tuning.goal_permille).into_iter().find_map(|(permille, hot)| {
+            let bound = permille.saturating_sub(tuning.gain_permille);
+            let single = self.jumps(hot).map(|jump| (self.after(&[jump]), vec![jump]));
+            let best = single.filter(|(after, _)| *after <= bound).min_by_key(|(after, _)| *after);
+            let pairs = || {
+                let pair = |first: Jump| self.jumps(first.to).map(move |second| [first, second]);
+                let pairs = self.jumps(hot).flat_map(pair).filter(|[first, second]| first.shard != second.shard);
+                let pairs = pairs.map(|pair| (self.after(&pair), pair.to_vec()));
+                pairs.filter(|(after, _)| *after <= bound).min_by_key(|(after, _)| *after)
+            };
+            best.or_else(|| (most >= 2).then(pairs).flatten()).map(|(_, jumps)| jumps)
+        })
+    }
+
+    /// All jumps of a lead away from a node.
+    fn jumps(&self, from: NodeId) -> impl Iterator<Item = Jump> + '_ {
+        let led = self.led.get(&from).into_iter().flatten().copied();
+        let free = led.filter(move |shard| !self.resting.contains(shard) && self.cost(*shard) > 0);
+        free.flat_map(move |shard| {
+            let others = self.shards[shard.0 as usize].nodes.iter().copied();
+            let able = others.filter(move |&to| to != from && self.weights.contains_key(&to));
+            able.map(move |to| Jump { shard, from, to })
+        })
+    }
+
+    /// How hot the hottest of the nodes that the jumps touch is after them.
+    fn after(&self, jumps: &[Jump]) -> u64 {
+        let touched = jumps.iter().flat_map(|jump| [jump.from, jump.to]);
+        let load = |node: NodeId| {
+            let part = |side: fn(&Jump) -> NodeId| {
+                jumps.iter().filter(|jump| side(jump) == node).map(|jump| self.cost(jump.shard)).sum::<u64>()
+            };
+            let load = self.loads.get(&node).copied().unwrap_or(0);
+            load.saturating_add(part(|jump| jump.to)).saturating_sub(part(|jump| jump.from))
+        };
+        touched.map(|node| self.permille(node, load(node))).max().unwrap_or(0)
+    }
+
+    fn lead(&mut self, Jump { shard, from, to }: Jump) {
+        let cost = self.cost(shard);
+        self.led.entry(from).or_default().remove(&shard);
+        self.led.entry(to).or_default().insert(shard);
+        *self.loads.entry(from).or_default() -= cost;
+        *self.loads.entry(to).or_default() += cost;
+        self.shards[shard.0 as usize].leader = Some(to);
+        // One move a shard and look: the next look sees what came of it.
+        self.resting.insert(shard);
+    }
+
+    fn jump(&mut self, jump: Jump) {
+        self.lead(jump);
+        self.shifts.push(Shift::Lead { shard: jump.shard, from: jump.from, to: jump.to });
+    }
+
+    /// Moves the replica that relieves the hottest nodes best, with the lead; where its new node is full, against another
+    /// replica of that node.
+    fn copy(&mut self, scene: &Scene<'_>, tuning: &Tuning) {
+        let Ok(count) = ShardCount::new(self.shards.len() as u32) else { return };
+        let room = Room::new(scene.members, count, scene.rules);
+        let mut held: BTreeMap<NodeId, u32> = BTreeMap::new();
+        self.shards.iter().flat_map(|r| &r.nodes).for_each(|&node| *held.entry(node).or_default() += 1);
+        let Some((permille, hot)) = self.hot(tuning.copy_permille).first().copied() else { return };
+        let bound = permille.saturating_sub(tuning.copy_gain_permille);
+        let led = self.led.get(&hot).into_iter().flatten().copied();
+        let mut jumps: Vec<(u64, Jump)> = led
+            .filter(|shard| !self.resting.contains(shard) && self.cost(*shard) > 0)
+            .flat_map(|shard| self.weights.keys().map(move |&to| Jump { shard, from: hot, to }))
+            .filter(|jump| !self.shards[jump.shard.0 as usize].has(jump.to))
+            .map(|jump| (self.after(&[jump]), jump))
+            .filter(|(after, _)| *after <= bound)
+            .collect();
+        jumps.sort_by_key(|(after, jump)| (*after, jump.shard, jump.to));
+        // Of many nodes the coolest few say enough.
+        for (_, jump) in jumps.into_iter().take(CANDIDATES) {
+            let set = self.shards[jump.shard.0 as usize].nodes.clone();
+            if let Some(&from) = set.iter().find(|&&from| room.allows(&set, &held, from, jump.to)) {
+                self.replace(jump.shard, from, jump.to);
+                self.lead(jump);
+                return;
+            }
+            let back = set.iter().filter(|&&from| room.zones_allow(&set, from, jump.to));
+            let swap = back.filter_map(|&from| Some((from, self.given_back(&room, jump.to, from)?))).next();
+            if let Some((from, other)) = swap {
+                self.replace(jump.shard, from, jump.to);
+                self.replace(other, jump.to, from);
+                self.lead(jump);
+                return;
+            }
+        }
+    }
+
+    /// A shard that the node holds, doesn't lead, and may give to the other.
+    fn given_back(&self, room: &Room, node: NodeId, to: NodeId) -> Option<ShardId> {
+        let shards = (0u32..).map(ShardId).zip(&self.shards);
+        let follows =
+            |(shard, r): &(ShardId, &Replicas)| r.has(node) && r.leader != Some(node) && !self.resting.contains(shard);
+        let mut follows = shards.filter(follows);
+        follows.find(|(_, r)| room.zones_allow(&r.nodes, node, to)).map(|(shard, _)| shard)
+    }
+
+    fn replace(&mut self, shard: ShardId, from: NodeId, to: NodeId) {
+        for node in &mut self.shards[shard.0 as usize].nodes {
+            if *node == from {
+                *node = to;
+            }
+        }
+        self.resting.insert(shard);
+        self.shifts.push(Shift::Replica { shard, from, to });
+    }
+}
+
+/// Moves of a replica that are tried at one look.
+const CANDIDATES: usize = 64;
