@@ -17,6 +17,7 @@ mod support;
 mod load;
 mod nodes;
 mod picture;
+mod svg;
 
 use std::path::PathBuf;
 use std::time::Duration;

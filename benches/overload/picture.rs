@@ -1,9 +1,8 @@
 //! The picture: offered load against goodput and against latency, as SVG of a few lines and words.
 
-use std::fmt::Write as _;
-
 use crate::Row;
 use crate::load::Kind;
+use crate::svg::{begin, curve, dots, line, text};
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 680.0;
@@ -33,10 +32,7 @@ pub fn draw(rows: &[Row], peak: f64) -> String {
     let times = |row: &Row| row.times;
     let (least, most) = (rows.iter().map(times).fold(f64::MAX, f64::min), rows.iter().map(times).fold(0.0, f64::max));
     let x = Log { from: least, to: most.max(least * 2.0), at: (LEFT, RIGHT) };
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"13\">\n\
-         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n"
-    );
+    let mut svg = begin(WIDTH, HEIGHT);
     text(&mut svg, (LEFT, 28.0), "start", 17, "Offered load against goodput and latency");
     goodput(&mut svg, rows, peak, &x);
     latency(&mut svg, rows, &x);
@@ -104,34 +100,4 @@ fn frame(svg: &mut String, (top, bottom): (f64, f64), rows: &[Row], x: &Log, wha
         line(svg, (at, bottom), (at, bottom + 5.0), "#000000", 1.0);
         text(svg, (at, bottom + 20.0), "middle", 12, &format!("{}x", row.times));
     }
-}
-
-fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, size: u32, what: &str) {
-    let _ =
-        writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\">{what}</text>");
-}
-
-fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), colour: &str, width: f64) {
-    let _ = writeln!(
-        svg,
-        "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\" stroke-width=\"{width}\"/>",
-        from.0, from.1, to.0, to.1
-    );
-}
-
-fn points(at: impl Iterator<Item = (f64, f64)>) -> String {
-    at.map(|(x, y)| format!("{x:.1},{y:.1}")).collect::<Vec<_>>().join(" ")
-}
-
-fn curve(svg: &mut String, at: impl Iterator<Item = (f64, f64)>, colour: &str) {
-    let at = points(at);
-    let _ = writeln!(svg, "<polyline points=\"{at}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>");
-}
-
-fn dots(svg: &mut String, at: Vec<(f64, f64)>, colour: &str) {
-    let at = points(at.into_iter());
-    let _ = writeln!(
-        svg,
-        "<polyline points=\"{at}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" stroke-dasharray=\"2 4\"/>"
-    );
 }
