@@ -78,6 +78,12 @@ pub const TABLE: &[Version] = &[
         what: "progress and starts are accepted while a shard has no leader, and handed off to it; policies may fail closed; devices of a pressed shard are told to report more seldom",
         formats: Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
     },
+    Version {
+        version: ClusterVersion(5),
+        since: "2026-11",
+        what: "nodes come and go while the cluster runs: joined, drained, replaced and removed; placements are reached shard by shard; dead nodes are given up after a while",
+        formats: Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
+    },
 ];
 
 /// What a version has switched on.
@@ -96,6 +102,8 @@ pub enum Feature {
     Hints,
     /// A shard whose leader is pressed tells its devices to report more seldom, and its views remember what their devices were told.
     Stretch,
+    /// The meta group takes commands for nodes that come and go and for changes of the placement, and keeps what they say.
+    NodeLife,
 }
 
 impl Feature {
@@ -105,6 +113,7 @@ impl Feature {
             Self::ShardVersions | Self::FolderVersions => ClusterVersion(2),
             Self::ReadModes | Self::ToldLeases => ClusterVersion(3),
             Self::Hints | Self::Stretch => ClusterVersion(4),
+            Self::NodeLife => ClusterVersion(5),
         }
     }
 }
@@ -225,15 +234,16 @@ mod tests {
         assert_eq!(formats(2), Formats { commands: 3, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
         assert_eq!(formats(3), Formats { commands: 3, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
         assert_eq!(formats(4), Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
+        assert_eq!(formats(5), Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
         assert_eq!(formats(99), TABLE[TABLE.len() - 1].formats);
         assert_eq!(formats(0), TABLE[0].formats);
     }
 
     #[test]
     fn a_feature_is_on_from_its_version_on() {
-        for feature in
-            [Feature::ShardVersions, Feature::FolderVersions, Feature::ReadModes, Feature::Hints, Feature::Stretch]
-        {
+        let features =
+            [Feature::ShardVersions, Feature::FolderVersions, Feature::ReadModes, Feature::Hints, Feature::Stretch];
+        for feature in features.into_iter().chain([Feature::NodeLife]) {
             let ClusterVersion(since) = feature.since();
             assert!(!ClusterVersion(since - 1).has(feature), "{feature:?}");
             assert!(ClusterVersion(since).has(feature) && ClusterVersion(since + 1).has(feature), "{feature:?}");

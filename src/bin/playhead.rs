@@ -67,10 +67,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the node ends");
-            ExitCode::FAILURE
+            if error.is::<Removed>() { ExitCode::from(REMOVED) } else { ExitCode::FAILURE }
         }
     }
 }
+
+/// The exit code of a node that was removed from its cluster: starting it again as it is helps nothing.
+const REMOVED: u8 = 78;
+
+/// The node was removed from its cluster.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Removed(String);
 
 fn run(config: Config) -> anyhow::Result<()> {
     telemetry::init(config.log_format == LogFormat::Json, &config.log_filter)?;
@@ -106,5 +114,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     node.announce().context("endpoints.json")?;
     supervisor.ready(&node).await;
     playhead::node::run_until_signal(&node, &supervisor, faces).await?;
-    node.why_halted().map_or(Ok(()), |why| Err(anyhow::anyhow!(why)))
+    match node.why_halted() {
+        None => Ok(()),
+        Some(why) if node.was_removed() => Err(Removed(why).into()),
+        Some(why) => Err(anyhow::anyhow!(why)),
+    }
 }

@@ -63,6 +63,34 @@ methods! {
     Read get_versions(GetVersionsRequest) -> GetVersionsResponse;
     /// Raises the cluster's version. Safe to repeat: a version never goes back.
     Write raise_cluster_version(RaiseClusterVersionRequest) -> RaiseClusterVersionResponse;
+    /// Lets a node in. Safe to repeat: it goes on where it was.
+    Write add_node(AddNodeRequest) -> AddNodeResponse;
+    /// Empties a node, or lets it carry its share again. Safe to repeat, as are all of these but [`Self::move_replica`].
+    Write drain_node(DrainNodeRequest) -> DrainNodeResponse;
+    /// Takes a node out for good.
+    Write remove_node(RemoveNodeRequest) -> RemoveNodeResponse;
+    /// Lets a node in for a dead one.
+    Write replace_node(ReplaceNodeRequest) -> ReplaceNodeResponse;
+    /// Forgets a removed node.
+    Write forget_node(ForgetNodeRequest) -> ForgetNodeResponse;
+    /// Gives a dead node up now.
+    Write give_up_node(GiveUpNodeRequest) -> GiveUpNodeResponse;
+    /// Changes a node's zone or weight, or holds it.
+    Write update_node(UpdateNodeRequest) -> UpdateNodeResponse;
+    /// Changes the rules of placement.
+    Write update_rules(UpdateRulesRequest) -> UpdateRulesResponse;
+    /// The change that the cluster is in.
+    Read get_plan(GetPlanRequest) -> GetPlanResponse;
+    /// Begins the change that is due.
+    Write apply_plan(ApplyPlanRequest) -> ApplyPlanResponse;
+    /// Begins no further move.
+    Write pause_plan(PausePlanRequest) -> PausePlanResponse;
+    /// Goes on.
+    Write resume_plan(ResumePlanRequest) -> ResumePlanResponse;
+    /// Drops the change.
+    Write cancel_plan(CancelPlanRequest) -> CancelPlanResponse;
+    /// Moves one replica.
+    Once move_replica(MoveReplicaRequest) -> MoveReplicaResponse;
 }
 
 impl AdminClient {

@@ -27,7 +27,7 @@ use super::folder::{Charter, DataFolder, FolderError, RecordError};
 use super::gossip::{Ear, Report};
 use super::hints::{self, Hints};
 use super::leaders::Leaders;
-use super::link::{Book, Dialling, Endpoints, Link, LinkConfig, Me, Runtimes};
+use super::link::{Book, Dialling, Endpoints, Link, LinkConfig, Me, Pace, Runtimes};
 use super::meta::MetaState;
 use super::router::{Router, RouterParts};
 use super::shards::{Parts, Shards};
@@ -208,6 +208,8 @@ impl Node {
             endpoints: bound.endpoints.clone(),
             cluster: Default::default(),
             versions: Versions::new(spoken, identity.cluster_version()),
+            removed: Default::default(),
+            removed_told: Default::default(),
         });
         if let Some(charter) = &identity.charter {
             let _ = me.cluster.set(charter.cluster.clone());
@@ -215,7 +217,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let book = Arc::new(Book::open(folder.fs().clone())?);
         if let Some(charter) = &identity.charter {
-            learn_founders(&book, charter);
+            super::belonging::learn_founders(&book, charter);
         }
         let link_config = LinkConfig {
             me: me.clone(),
@@ -230,12 +232,13 @@ impl Node {
             .map_err(|source| StartError::Io { what: "the pulses' thread", source })?;
         let runtimes =
             Runtimes { groups: thread.handle().clone(), pulses: pulses.handle().clone(), ..Runtimes::current() };
+        let pace = Arc::new(Pace::new(config.snapshots_bytes_per_second));
         let link = Link::new(link_config, book, metrics.clone(), runtimes);
         let shards = Arc::new(Shards::new(Parts {
             node: identity.node,
             config: Arc::new(groups),
             thread: thread.clone(),
-            switchboard: super::link::switchboard(&link),
+            switchboard: super::link::switchboard(&link, &pace),
             wal: storage.wal.clone(),
             store: storage.store.clone(),
             clock: clock.clone(),
@@ -310,13 +313,14 @@ impl Node {
         node.begin(bound.link, bound.metrics)?;
         let inner = &node.inner;
         inner.spawn(hints_writer.run(inner.threads.clone()));
+        inner.spawn(pace.run());
         inner.spawn(super::hints::handoff::run(inner.hints.clone(), inner.router.clone()));
         Ok(Started { node, client: bound.client, admin: bound.admin })
     }
 
     /// Starts every loop.
     fn begin(&self, link: Listener, metrics: Listener) -> Result<(), StartError> {
-        use super::{failover, host, log_budget, pulse, reconciler, reserve, server, stretch, versions};
+        use super::{failover, host, join, log_budget, pulse, reconciler, reserve, rollout, server, stretch, versions};
         let inner = &self.inner;
         server::serve_link(inner, link).map_err(|source| StartError::Io { what: "link.tls", source })?;
         server::serve_metrics(inner, metrics);
@@ -325,12 +329,15 @@ impl Node {
         inner.spawn(host::run(inner.clone()));
         inner.spawn(host::seek(inner.clone()));
         inner.spawn(versions::run(inner.clone()));
+        inner.spawn(join::run(inner.clone()));
+        inner.spawn(join::stop_when_removed(inner.clone()));
         inner.spawn(pulse::run(inner.clone()));
         inner.spawn(pulse::report(inner.clone()));
         inner.spawn_on(inner.pulses.handle(), failover::pulse(inner.clone()));
         inner.spawn_on(inner.thread.handle(), failover::watch(inner.clone()));
         inner.spawn_on(inner.thread.handle(), failover::notice_gone(inner.clone()));
         inner.spawn(reconciler::run(inner.clone()));
+        inner.spawn(rollout::run(inner.clone()));
         inner.spawn(log_budget::run(inner.clone()));
         inner.spawn(reserve::run(inner.clone()));
         inner.spawn(inner.router.clone().keep_ages());
@@ -526,52 +533,11 @@ impl Inner {
         // one that has new addresses must call the others, for they cannot find it.
         let charter = self.charter();
         let founders = charter.iter().flat_map(|charter| charter.founders.iter().map(|founder| founder.node));
-        let removed =
-            |node: &NodeId| meta.nodes.get(node).is_some_and(|record| record.intent == super::meta::Intent::Removed);
-        meta.nodes.keys().copied().chain(founders).filter(|node| !removed(node)).collect()
-    }
-
-    /// The founding record that it was offered, while its cluster is not known to have begun.
-    pub(super) fn offered(&self) -> Option<Charter> {
-        self.folder.lock().identity().offered.clone()
-    }
-
-    /// Changes the folder where that may block.
-    pub(super) async fn change_folder<T: Send + 'static>(
-        &self,
-        change: impl FnOnce(&mut DataFolder) -> Result<T, FolderError> + Send + 'static,
-    ) -> Result<T, String> {
-        let folder = self.folder.clone();
-        let changed = self.threads.blocking(move || change(&mut folder.lock())).await;
-        changed.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
-    }
-
-    /// Keeps an offered founding record if it holds none, and answers the one that it holds.
-    pub(super) async fn offer(self: Arc<Self>, charter: Charter) -> Result<Charter, String> {
-        if charter.meta_replica_of(self.me.node).is_none() {
-            return Err(format!("the founding record doesn't name this node, {}", self.me.node));
-        }
-        if !self.me.versions.spoken().speaks(charter.version()) {
-            let (version, spoken) = (charter.version(), self.me.versions.spoken());
-            return Err(format!("the cluster would begin with version {version}, and this node speaks {spoken}"));
-        }
-        self.change_folder(move |folder| folder.offer(charter)).await
-    }
-
-    /// Begins to be one of the cluster: every founder holds its record.
-    pub(super) async fn found(self: Arc<Self>, charter: Charter) -> Result<(), String> {
-        let begun = charter.clone();
-        self.change_folder(move |folder| folder.begin(&begun)).await?;
-        learn_founders(self.link.book(), &charter);
-        self.me.versions.hear(charter.version());
-        let _ = self.me.cluster.set(charter.cluster);
-        self.look.notify_one();
-        Ok(())
-    }
-
-    /// Lets go of an offered founding record whose cluster can never begin.
-    pub(super) async fn withdraw(&self, charter: Charter) -> Result<(), String> {
-        self.change_folder(move |folder| folder.withdraw(&charter)).await
+        // Whoever joined a cluster that had begun knows the others by what it was told, until it knows what the cluster is.
+        let joined = charter.as_ref().is_some_and(|charter| charter.meta_replica_of(self.me.node).is_none());
+        let told = if joined && meta.cluster.is_none() { self.link.book().nodes() } else { Vec::new() };
+        let all = meta.nodes.keys().copied().chain(founders).chain(told);
+        all.filter(|node| !meta.is_removed(*node)).collect()
     }
 
     /// Whether the node is about to stop.
@@ -582,15 +548,5 @@ impl Inner {
     /// Whether the meta group's leader runs here.
     pub(super) fn leads_meta(&self) -> bool {
         self.shards.get(GroupId::META).is_some_and(|hosted| hosted.leads())
-    }
-}
-
-/// The addresses of a charter are where the founders were when it was written; whatever was heard since is better.
-fn learn_founders(book: &Book, charter: &Charter) {
-    for founder in &charter.founders {
-        if book.get(founder.node).is_none() {
-            let endpoints = Endpoints { link: founder.link.clone(), ..Endpoints::default() };
-            book.learn(founder.node, Generation(0), &endpoints);
-        }
     }
 }

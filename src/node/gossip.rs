@@ -214,6 +214,10 @@ pub struct Report {
     /// What it has accepted and not yet handed off.
     #[cbor(n(10), default)]
     pub hints: HintsStatus,
+    /// Bytes of snapshots that it has received since it started; `None`: it doesn't tell, as under cluster versions that know no nodes
+    /// that come and go.
+    #[n(11)]
+    pub snapshot_bytes_received: Option<u64>,
 }
 
 /// What was heard of a node.
@@ -237,6 +241,8 @@ pub struct Heard {
 #[derive(Debug)]
 pub struct Ear {
     health: Mutex<Health>,
+    /// Nodes that are listened for, and don't count where a majority is asked for: they are given up.
+    given_up: RwLock<BTreeSet<NodeId>>,
     heard: RwLock<BTreeMap<NodeId, Heard>>,
     /// Counts changes of liveness.
     changes: watch::Sender<u64>,
@@ -254,7 +260,7 @@ impl Ear {
             tick_ms_max: 2 * LOOK_MS,
         };
         let (health, heard, changes) = (Mutex::new(Health::new(limits)), RwLock::default(), watch::Sender::new(0));
-        Self { health, heard, changes }
+        Self { health, given_up: RwLock::default(), heard, changes }
     }
 
     fn told(&self, changes: usize) {
@@ -300,9 +306,10 @@ impl Ear {
 
     /// Whether this node hears so few that they and it are no majority of all: nothing can be decided here.
     pub fn is_isolated(&self) -> bool {
-        let health = self.health.lock();
+        let (health, given_up) = (self.health.lock(), self.given_up.read());
         let (all, alive) = health
             .iter()
+            .filter(|(node, _)| !given_up.contains(node))
             .fold((1, 1), |(all, alive), (_, liveness)| (all + 1, alive + usize::from(liveness == Liveness::Alive)));
         2 * alive <= all
     }
@@ -311,6 +318,13 @@ impl Ear {
     pub async fn until_isolated(&self) {
         let mut changes = self.changes.subscribe();
         while !self.is_isolated() && changes.changed().await.is_ok() {}
+    }
+
+    /// These nodes are in no group any more: no majority needs them.
+    pub fn give_up(&self, nodes: BTreeSet<NodeId>) {
+        if *self.given_up.read() != nodes {
+            *self.given_up.write() = nodes;
+        }
     }
 
     /// Listens for these nodes only.

@@ -16,6 +16,7 @@ use crate::telemetry::OutcomeLabels;
 
 use super::core::{Inner, Node};
 use super::gossip::{Leads, ReplicaRole};
+use super::meta::Intent;
 use super::reconciler::TRANSFER_MAX;
 use super::shards::Hosted;
 
@@ -48,9 +49,14 @@ enum End {
 }
 
 impl Inner {
-    /// Whether an operator wants this node without leads, now.
+    /// Whether an operator wants this node without leads, now: for a while, or because it is to be empty.
     pub(super) fn is_held(&self) -> bool {
-        self.clock.monotonic().0 < self.held_until.load(Ordering::Acquire)
+        let meta = self.meta.now.load();
+        let goes = meta
+            .nodes
+            .get(&self.me.node)
+            .is_some_and(|record| matches!(record.intent, Intent::Draining | Intent::Removed) || record.is_given_up());
+        goes || self.clock.monotonic().0 < self.held_until.load(Ordering::Acquire)
     }
 
     /// Whether this node wants leads, as the others are told.

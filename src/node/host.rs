@@ -33,6 +33,17 @@ impl Inner {
             return;
         }
         let begun = state.cluster.is_some() && !self.is_leaving();
+        if state.is_removed(self.me.node) {
+            // Nothing of it is of use any more; it stops with the reason.
+            self.me.removed_told.send_replace(true);
+        }
+        let removed = state.removed();
+        self.me.removed.send_if_modified(|known| {
+            *known != removed && {
+                *known = removed;
+                true
+            }
+        });
         planted::tell_streams(state.settings.policy.max_streams);
         self.meta.now.store(state);
         self.meta.changes.send_replace(());
@@ -81,6 +92,8 @@ pub(super) async fn run(inner: Arc<Inner>) {
         let nodes = inner.nodes();
         inner.link.keep(&nodes);
         inner.ear.keep(nodes.iter().copied().filter(|node| *node != inner.me.node), inner.clock.monotonic());
+        let given_up = meta.nodes.iter().filter(|(_, record)| record.is_given_up()).map(|(node, _)| *node);
+        inner.ear.give_up(given_up.collect());
         keep_meta_replicas(&inner, &meta).await;
         let wanted = Wanted::of(&meta, inner.me.node, &inner.first_meta());
         losses.mark_unchanged();

@@ -14,6 +14,7 @@
 //! | `log_budget`, `reserve` | keep the log within its budget, and some of the disk free |
 //! | [`router`] | brings each call to where it can be answered |
 //! | [`bootstrap`] | makes a cluster of nodes that have none |
+//! | [`join`], [`rollout`] | lets nodes into a cluster that runs; brings it, shard by shard, to what its nodes ask for |
 //! | `core`, `server`, `signals` | puts it together, starts it and stops it |
 //!
 //! # Contract
@@ -27,10 +28,10 @@
 //!
 //! # Caveats
 //!
-//! Nodes are not yet let in after the founding: the meta state knows how (`AddNode`), no call does it. A link without TLS
-//! believes whoever knows the cluster's id.
+//! A link without TLS believes whoever knows the cluster's id.
 
 mod adoption;
+mod belonging;
 pub mod bootstrap;
 mod bound;
 pub mod config;
@@ -41,6 +42,7 @@ pub mod gossip;
 mod handover;
 pub mod hints;
 mod host;
+pub mod join;
 pub mod leaders;
 pub mod link;
 mod log_budget;
@@ -49,6 +51,7 @@ pub mod meta;
 mod pulse;
 mod reconciler;
 mod reserve;
+pub mod rollout;
 pub mod router;
 mod server;
 pub mod shards;

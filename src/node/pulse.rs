@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::ids::{GroupId, ReplicaId};
 use crate::raft::RoomLevel;
 use crate::telemetry::Times;
-use crate::versions::Spoken;
+use crate::versions::{Feature, Spoken};
 
 use super::core::Inner;
 use super::gossip::{Gossip, Pulse, Report};
@@ -85,6 +85,7 @@ async fn own_report(inner: &Inner) -> Report {
     let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
     inner.metrics.command_p50_seconds.set(seconds(p50_us));
     inner.metrics.command_p99_seconds.set(seconds(p99_us));
+    let told = inner.meta.now.load().has(Feature::NodeLife);
     let store_bytes = inner.store.usage().await.map_or(0, |usage| usage.live_bytes + usage.archive_bytes);
     Report {
         replicas: inner.shards.reports(),
@@ -98,6 +99,7 @@ async fn own_report(inner: &Inner) -> Report {
         p99_us,
         reports: inner.router.reports_acknowledged(),
         hints: inner.hints.status(),
+        snapshot_bytes_received: told.then(|| inner.metrics.snapshot_bytes_received.get()),
     }
 }
 

@@ -27,6 +27,7 @@ use crate::raft::{ChangeError, GroupStatus, Members};
 use crate::ring::{Placement, Replicas, place};
 use crate::telemetry::OutcomeLabels;
 use crate::time::MonotonicMs;
+use crate::versions::Feature;
 
 use super::core::Inner;
 use super::gossip::{Leads, ReplicaReport, ReplicaRole};
@@ -121,10 +122,14 @@ pub(super) async fn run(inner: Arc<Inner>) {
 /// Whether every node lives and every shard is led.
 fn is_calm(inner: &Inner) -> bool {
     let meta = inner.meta.now.load();
-    let others = meta.nodes.len().saturating_sub(1);
+    // Nobody waits for nodes that are given up or gone.
+    let counts = |record: &NodeRecord| record.intent != Intent::Removed && !record.is_given_up();
+    let mut others = meta.nodes.iter().filter(|(node, record)| **node != inner.me.node && counts(record));
     let shards = meta.shard_count.map_or(0, |count| count.get() as usize);
     let leads = inner.leaders.all();
-    inner.ear.alive().len() == others && leads.keys().filter(|group| group.shard().is_some()).count() == shards
+    let alive = inner.ear.alive();
+    others.all(|(node, _)| alive.contains(node))
+        && leads.keys().filter(|group| group.shard().is_some()).count() == shards
 }
 
 /// The first command of the meta group: the cluster itself.
@@ -179,7 +184,8 @@ fn decide(inner: &Inner, hosted: &Hosted) -> Option<Step> {
     let leadership = leadership(hosted.replica, &status)?;
     let observed = observe(inner, hosted.group, leadership);
     if hosted.group == GroupId::META {
-        return decide_meta(wanted, &record.recorded, &observed);
+        let nodes = if meta.has(Feature::NodeLife) { inner.nodes() } else { BTreeSet::new() };
+        return decide_meta(wanted, &record.recorded, &observed, &nodes);
     }
     match plan::next(wanted, &record.recorded, &observed, &Limits::default()) {
         Next::Step(step) => Some(step),
@@ -187,8 +193,9 @@ fn decide(inner: &Inner, hosted: &Hosted) -> Option<Step> {
     }
 }
 
-/// The meta group has voters where the placement wants them, and a learner on every other node.
-fn decide_meta(wanted: &Replicas, recorded: &Recorded, observed: &Observed) -> Option<Step> {
+/// The meta group has voters where the placement wants them, and a learner on every other node: on those that have replicas of it
+/// and, where nodes come and go, on all of `nodes`.
+fn decide_meta(wanted: &Replicas, recorded: &Recorded, observed: &Observed, nodes: &BTreeSet<NodeId>) -> Option<Step> {
     let leader = observed.leader.as_ref()?;
     let listens = |replica: &ReplicaId| recorded.replicas.get(replica).is_some_and(|a| !wanted.has(a.node));
     let mut of_voters = recorded.clone();
@@ -200,13 +207,50 @@ fn decide_meta(wanted: &Replicas, recorded: &Recorded, observed: &Observed) -> O
     if let Some(membership) = &mut of_voters.membership {
         membership.learners.retain(|replica| !listens(replica));
     }
+    let of_listeners = || {
+        let listeners = recorded.replicas.iter().filter(|(replica, _)| listens(replica));
+        let listeners = listeners.filter(|(_, a)| a.dismissed_by.is_none());
+        let present = listeners.clone().filter(|(_, a)| !observed.removed.contains(&a.node));
+        leave(listeners, recorded, observed, &leader.membership)
+            .or_else(|| keep_listener(present, recorded, observed, &leader.membership))
+            .or_else(|| welcome(recorded, observed, nodes))
+    };
     match plan::next(wanted, &of_voters, &seen, &Limits::default()) {
+        // Who listens is recorded too, where nodes come and go.
+        Next::Step(Step::RecordMembership { .. }) if !nodes.is_empty() => {
+            Some(Step::RecordMembership { membership: leader.membership.clone() })
+        }
+        // What is only for balance may wait for long.
+        Next::Step(step @ Step::TransferLeader { leaving: false, .. }) => of_listeners().or(Some(step)),
         Next::Step(step) => Some(step),
-        Next::Duty(_) | Next::Wait(_) | Next::Settled => {
-            let listeners = recorded.replicas.iter().filter(|(replica, _)| listens(replica));
-            keep_listener(listeners.filter(|(_, a)| a.dismissed_by.is_none()), recorded, observed, &leader.membership)
+        Next::Duty(_) | Next::Wait(_) | Next::Settled => of_listeners(),
+    }
+}
+
+/// A removed node listens no more.
+fn leave<'a>(
+    listeners: impl Iterator<Item = (&'a ReplicaId, &'a Allotted)>,
+    recorded: &Recorded,
+    observed: &Observed,
+    membership: &Membership,
+) -> Option<Step> {
+    let (after, missing_in) = (membership.id, membership.id);
+    for (&replica, _) in listeners.filter(|(_, a)| observed.removed.contains(&a.node)) {
+        if membership.learners.contains(&replica) {
+            return Some(Step::RemoveLearner { replica, after });
+        } else if !membership.has(replica) {
+            return Some(Step::Dismiss { replica, missing_in });
         }
     }
+    let gone = |a: &Allotted| a.dismissed_by.is_some() && observed.removed.contains(&a.node);
+    recorded.replicas.iter().find(|(_, a)| gone(a)).map(|(&replica, _)| Step::Forget { replica })
+}
+
+/// A node that has just been let in gets a replica to listen with, as soon as it is heard.
+fn welcome(recorded: &Recorded, observed: &Observed, nodes: &BTreeSet<NodeId>) -> Option<Step> {
+    let has_one = |node: &NodeId| recorded.replicas.values().any(|a| a.node == *node && a.dismissed_by.is_none());
+    let new = nodes.iter().find(|node| observed.alive.contains(node) && !has_one(node));
+    new.map(|node| Step::Allot { node: *node })
 }
 
 /// Every node without a voter listens; one whose replica is retired gets a fresh one first, and loses the old one then. None is
@@ -240,8 +284,7 @@ fn observe(inner: &Inner, group: GroupId, leader: Leadership) -> Observed {
     let mut alive: BTreeSet<NodeId> = inner.ear.alive().into_iter().collect();
     alive.insert(inner.me.node);
     let meta = inner.meta.now.load();
-    let is_removed = |record: &NodeRecord| record.intent == Intent::Removed;
-    let removed = meta.nodes.iter().filter(|(_, record)| is_removed(record)).map(|(node, _)| *node).collect();
+    let removed = meta.removed();
     let sighting = |role: ReplicaRole| match role {
         ReplicaRole::Retired => Sighting::Retired,
         ReplicaRole::Failed | ReplicaRole::Stopped => Sighting::Down,
@@ -442,7 +485,7 @@ mod tests {
             ..Observed::default()
         };
         let wanted = Replicas { nodes: (1..=3).map(NodeId).collect(), leader: None };
-        decide_meta(&wanted, &recorded, &observed)
+        decide_meta(&wanted, &recorded, &observed, &(1..=4).map(NodeId).collect())
     }
 
     #[test]

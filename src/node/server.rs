@@ -1,11 +1,13 @@
 //! The listeners that the node serves by itself: the link's and the metrics'.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use crate::ids::NodeId;
 use crate::net::Listener;
 
 use super::core::Inner;
@@ -18,6 +20,9 @@ struct Inbox(Arc<Inner>);
 
 impl Receive for Inbox {
     fn serve(&self, from: Peer, lane: Lane, frame: Bytes) -> BoxFuture<'static, Bytes> {
+        if lane == Lane::Snapshot {
+            self.0.metrics.snapshot_bytes_received.inc_by(frame.len() as u64);
+        }
         match lane {
             Lane::Forward => self.0.router.clone().serve(from, frame).boxed(),
             Lane::Control | Lane::Append | Lane::Snapshot => self.0.shards.switchboard().serve(frame),
@@ -44,8 +49,15 @@ impl Receive for Inbox {
         self.0.clone().offer(founding).boxed()
     }
 
-    fn found(&self, founding: Charter) -> BoxFuture<'static, Result<(), String>> {
-        self.0.clone().found(founding).boxed()
+    fn found(&self, founding: Charter, members: BTreeMap<NodeId, String>) -> BoxFuture<'static, Result<(), String>> {
+        match members.is_empty() {
+            true => self.0.clone().found(founding).boxed(),
+            false => self.0.clone().join(founding, members).boxed(),
+        }
+    }
+
+    fn join(&self, address: String) -> BoxFuture<'static, Result<(), String>> {
+        self.0.clone().asked_to_let_in(address).boxed()
     }
 }
 

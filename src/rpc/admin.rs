@@ -9,6 +9,7 @@ use super::convert;
 use super::fault::Fault;
 use super::fields::{Fields, Path};
 use super::page::List;
+use super::wanted;
 use crate::ids::{AccountId, GroupId, ShardId};
 use crate::proto::v1;
 use crate::proto::v1::admin_service_server::AdminService;
@@ -39,9 +40,17 @@ impl Admin {
     }
 }
 
-fn node_text(fields: &mut Fields, path: Path<'_>, text: &str) {
+pub(super) fn node_text(fields: &mut Fields, path: Path<'_>, text: &str) {
     if text.len() > NODE_TEXT_BYTES_MAX || text.chars().any(char::is_control) {
         fields.bad(path, format!("at most {NODE_TEXT_BYTES_MAX} bytes without control characters are accepted"));
+    }
+}
+
+pub(super) fn address(fields: &mut Fields, at: Path<'_>, endpoint: &str) {
+    node_text(fields, at, endpoint);
+    let port = endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    if port.and_then(|(_, port)| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
+        fields.bad(at, "is no address: host:port is accepted");
     }
 }
 
@@ -59,11 +68,7 @@ fn bootstrap(request: &v1::BootstrapRequest) -> Result<(), Fault> {
     if fields.count(path, request.node_endpoints.len(), 0, NODES_MAX) {
         for (i, endpoint) in request.node_endpoints.iter().enumerate() {
             let at = Path::At(&path, i);
-            node_text(&mut fields, at, endpoint);
-            let port = endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-            if port.and_then(|(_, port)| port.parse::<u16>().ok()).is_none_or(|port| port == 0) {
-                fields.bad(at, "is no address: host:port is accepted");
-            }
+            address(&mut fields, at, endpoint);
         }
     }
     fields.finish()
@@ -217,5 +222,104 @@ impl AdminService for Admin {
         request: Request<v1::RaiseClusterVersionRequest>,
     ) -> Result<Response<v1::RaiseClusterVersionResponse>, Status> {
         Ok(Response::new(self.0.raise_version(request.into_inner()).await?))
+    }
+
+    async fn add_node(&self, request: Request<v1::AddNodeRequest>) -> Result<Response<v1::AddNodeResponse>, Status> {
+        let request = request.into_inner();
+        wanted::add_node(&request)?;
+        Ok(Response::new(self.0.add_node(request).await?))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        let request = request.into_inner();
+        wanted::drain_node(&request)?;
+        Ok(Response::new(self.0.drain_node(request).await?))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        let request = request.into_inner();
+        wanted::remove_node(&request)?;
+        Ok(Response::new(self.0.remove_node(request).await?))
+    }
+
+    async fn replace_node(
+        &self,
+        request: Request<v1::ReplaceNodeRequest>,
+    ) -> Result<Response<v1::ReplaceNodeResponse>, Status> {
+        let request = request.into_inner();
+        wanted::replace_node(&request)?;
+        Ok(Response::new(self.0.replace_node(request).await?))
+    }
+
+    async fn forget_node(
+        &self,
+        request: Request<v1::ForgetNodeRequest>,
+    ) -> Result<Response<v1::ForgetNodeResponse>, Status> {
+        let request = request.into_inner();
+        wanted::forget_node(&request)?;
+        Ok(Response::new(self.0.forget_node(request).await?))
+    }
+
+    async fn give_up_node(
+        &self,
+        request: Request<v1::GiveUpNodeRequest>,
+    ) -> Result<Response<v1::GiveUpNodeResponse>, Status> {
+        let request = request.into_inner();
+        wanted::give_up_node(&request)?;
+        Ok(Response::new(self.0.give_up_node(request).await?))
+    }
+
+    async fn update_node(
+        &self,
+        request: Request<v1::UpdateNodeRequest>,
+    ) -> Result<Response<v1::UpdateNodeResponse>, Status> {
+        let request = request.into_inner();
+        wanted::update_node(&request)?;
+        Ok(Response::new(self.0.update_node(request).await?))
+    }
+
+    async fn update_rules(
+        &self,
+        request: Request<v1::UpdateRulesRequest>,
+    ) -> Result<Response<v1::UpdateRulesResponse>, Status> {
+        let request = request.into_inner();
+        wanted::update_rules(&request)?;
+        Ok(Response::new(self.0.update_rules(request).await?))
+    }
+
+    async fn get_plan(&self, _: Request<v1::GetPlanRequest>) -> Result<Response<v1::GetPlanResponse>, Status> {
+        Ok(Response::new(self.0.plan().await?))
+    }
+
+    async fn apply_plan(&self, _: Request<v1::ApplyPlanRequest>) -> Result<Response<v1::ApplyPlanResponse>, Status> {
+        Ok(Response::new(self.0.apply_plan().await?))
+    }
+
+    async fn pause_plan(&self, _: Request<v1::PausePlanRequest>) -> Result<Response<v1::PausePlanResponse>, Status> {
+        Ok(Response::new(self.0.pause_plan().await?))
+    }
+
+    async fn resume_plan(&self, _: Request<v1::ResumePlanRequest>) -> Result<Response<v1::ResumePlanResponse>, Status> {
+        Ok(Response::new(self.0.resume_plan().await?))
+    }
+
+    async fn cancel_plan(&self, _: Request<v1::CancelPlanRequest>) -> Result<Response<v1::CancelPlanResponse>, Status> {
+        Ok(Response::new(self.0.cancel_plan().await?))
+    }
+
+    async fn move_replica(
+        &self,
+        request: Request<v1::MoveReplicaRequest>,
+    ) -> Result<Response<v1::MoveReplicaResponse>, Status> {
+        let request = request.into_inner();
+        wanted::move_replica(&request)?;
+        self.known(request.shard)?;
+        Ok(Response::new(self.0.move_replica(request).await?))
     }
 }

@@ -158,6 +158,11 @@ pub trait Backend: Send + Sync + 'static {
     async fn query(&self, query: Query, reading: Reading, within: Within) -> Result<Read, Failure>;
 }
 
+/// What is answered for calls that something other than a node doesn't know.
+fn unserved(call: &str) -> Fault {
+    Fault::unsupported(format!("{call} is not served here"))
+}
+
 /// What operators can have done. Requests come checked.
 #[async_trait]
 pub trait Operations: Send + Sync + 'static {
@@ -190,6 +195,62 @@ pub trait Operations: Send + Sync + 'static {
         &self,
         request: v1::RaiseClusterVersionRequest,
     ) -> Result<v1::RaiseClusterVersionResponse, Fault>;
+    /// Lets a node in.
+    async fn add_node(&self, _request: v1::AddNodeRequest) -> Result<v1::AddNodeResponse, Fault> {
+        Err(unserved("AddNode"))
+    }
+    /// Empties a node.
+    async fn drain_node(&self, _request: v1::DrainNodeRequest) -> Result<v1::DrainNodeResponse, Fault> {
+        Err(unserved("DrainNode"))
+    }
+    /// Takes a node out for good.
+    async fn remove_node(&self, _request: v1::RemoveNodeRequest) -> Result<v1::RemoveNodeResponse, Fault> {
+        Err(unserved("RemoveNode"))
+    }
+    /// Lets a node in for a dead one.
+    async fn replace_node(&self, _request: v1::ReplaceNodeRequest) -> Result<v1::ReplaceNodeResponse, Fault> {
+        Err(unserved("ReplaceNode"))
+    }
+    /// Forgets a removed node.
+    async fn forget_node(&self, _request: v1::ForgetNodeRequest) -> Result<v1::ForgetNodeResponse, Fault> {
+        Err(unserved("ForgetNode"))
+    }
+    /// Gives a dead node up now.
+    async fn give_up_node(&self, _request: v1::GiveUpNodeRequest) -> Result<v1::GiveUpNodeResponse, Fault> {
+        Err(unserved("GiveUpNode"))
+    }
+    /// Changes what is known of a node.
+    async fn update_node(&self, _request: v1::UpdateNodeRequest) -> Result<v1::UpdateNodeResponse, Fault> {
+        Err(unserved("UpdateNode"))
+    }
+    /// Changes the rules of placement.
+    async fn update_rules(&self, _request: v1::UpdateRulesRequest) -> Result<v1::UpdateRulesResponse, Fault> {
+        Err(unserved("UpdateRules"))
+    }
+    /// The change that the cluster is in.
+    async fn plan(&self) -> Result<v1::GetPlanResponse, Fault> {
+        Err(unserved("GetPlan"))
+    }
+    /// Begins what is due.
+    async fn apply_plan(&self) -> Result<v1::ApplyPlanResponse, Fault> {
+        Err(unserved("ApplyPlan"))
+    }
+    /// Begins no further move.
+    async fn pause_plan(&self) -> Result<v1::PausePlanResponse, Fault> {
+        Err(unserved("PausePlan"))
+    }
+    /// Goes on.
+    async fn resume_plan(&self) -> Result<v1::ResumePlanResponse, Fault> {
+        Err(unserved("ResumePlan"))
+    }
+    /// Drops the change.
+    async fn cancel_plan(&self) -> Result<v1::CancelPlanResponse, Fault> {
+        Err(unserved("CancelPlan"))
+    }
+    /// Moves a replica.
+    async fn move_replica(&self, _request: v1::MoveReplicaRequest) -> Result<v1::MoveReplicaResponse, Fault> {
+        Err(unserved("MoveReplica"))
+    }
     /// The node that answers, by name.
     fn name(&self) -> String;
     /// How many shards there are; `None` before there is a cluster.

@@ -36,21 +36,25 @@ mod fault;
 mod fields;
 mod front;
 mod history;
+mod life;
 mod limits;
 mod node;
 mod operator;
 mod page;
+mod plans;
 mod progress;
 mod replacement;
 mod routed;
 mod serve;
 mod spread;
+mod status;
 mod stream;
 mod tally;
 #[cfg(test)]
 mod tests;
 mod upgrade;
 mod versions;
+mod wanted;
 mod wish;
 
 pub use backend::{Backend, Cluster, Failure, Hint, Operations, Read, Served, Within, Write};

@@ -8,12 +8,13 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::operator::{Bootstrap, Founded, GiveLeads, Operator, OperatorParts};
+use super::operator::{Bootstrap, Founded, GiveLeads, LetsIn, Operator, OperatorParts};
 use super::routed::Routed;
 use super::serve::{ServeError, Services, ServicesParts};
 use super::{Fault, Limits};
 use crate::net::Listener;
 use crate::node::bootstrap::{BootstrapError, Wishes};
+use crate::node::join::{JoinError, LetIn, Newcomer};
 use crate::node::router::Call;
 use crate::node::{Given, Node};
 use crate::ring::ShardCount;
@@ -57,6 +58,19 @@ impl GiveLeads for Giver {
 
     fn held(&self) -> bool {
         self.0.is_without_leads()
+    }
+}
+
+struct Host(Node);
+
+#[async_trait]
+impl LetsIn for Host {
+    async fn meet(&self, newcomer: &Newcomer) -> Result<LetIn, JoinError> {
+        self.0.meet(newcomer).await
+    }
+
+    async fn let_in(&self, who: &LetIn) -> Result<(), JoinError> {
+        self.0.let_in(who).await
     }
 }
 
@@ -127,6 +141,7 @@ pub async fn faces(node: Node, seed: u64) -> Result<Faces, ServeError> {
         generation: node.generation(),
         bootstrap: Arc::new(Founder { node: node.clone(), random: Mutex::new(StdRng::seed_from_u64(seed)) }),
         leads: Arc::new(Giver(node.clone())),
+        join: Arc::new(Host(node.clone())),
     });
     let services = Services::new(ServicesParts {
         backend: Arc::new(Routed::new(node.router().clone(), node.ready(), scheme)),

@@ -10,17 +10,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::backend::{Failure, Operations};
-use super::convert::{self, intent, replica_status, timestamp};
-use super::digests;
+use super::convert::{self, timestamp};
 use super::fault::Fault;
 use super::replacement::{How, Replacement, Seen};
 use crate::health::Liveness;
 use crate::ids::{GroupId, NodeId, ReplicaId, ShardId};
 use crate::node::Given;
-use crate::node::gossip::{Ear, Leads, ReplicaReport, ReplicaRole, Report};
+use crate::node::gossip::{Ear, ReplicaReport, ReplicaRole, Report};
+use crate::node::join::{JoinError, LetIn, Newcomer};
 use crate::node::leaders::Leaders;
 use crate::node::link::{Book, Endpoints};
-use crate::node::meta::{self, MetaState, NodeRecord};
+use crate::node::meta::{self, MetaState};
 use crate::node::router::{Call, NotTransferred, Router};
 use crate::node::shards::Shards;
 use crate::proto::v1;
@@ -69,6 +69,15 @@ pub trait GiveLeads: Send + Sync + 'static {
     fn held(&self) -> bool;
 }
 
+/// Lets nodes in; the node can do it.
+#[async_trait]
+pub trait LetsIn: Send + Sync + 'static {
+    /// Asks who is there, and whether that node may be let in.
+    async fn meet(&self, newcomer: &Newcomer) -> Result<LetIn, JoinError>;
+    /// Lets it in.
+    async fn let_in(&self, who: &LetIn) -> Result<(), JoinError>;
+}
+
 /// What an operator's view of the node is made of.
 pub struct OperatorParts {
     /// The way to leaders.
@@ -95,6 +104,8 @@ pub struct OperatorParts {
     pub bootstrap: Arc<dyn Bootstrap>,
     /// Gives leads away.
     pub leads: Arc<dyn GiveLeads>,
+    /// Lets nodes in.
+    pub join: Arc<dyn LetsIn>,
 }
 
 /// [`Operations`] of a node.
@@ -138,7 +149,7 @@ impl Operator {
     }
 
     /// Who leads a group, and in which term.
-    fn leader(&self, group: GroupId) -> Option<(NodeId, u64)> {
+    pub(super) fn leader(&self, group: GroupId) -> Option<(NodeId, u64)> {
         let here = self.parts.shards.get(group).filter(|hosted| hosted.leads() && !hosted.has_lost_quorum());
         let here = here.map(|hosted| (self.me(), hosted.leadership().1));
         here.or_else(|| self.parts.leaders.get(group).map(|lead| (lead.node, lead.term)))
@@ -201,112 +212,17 @@ impl Operator {
             alive: meta.nodes.keys().copied().filter(|node| self.liveness(*node) == Liveness::Alive).collect(),
             leader: self.leader(group).map(|(node, _)| node),
         };
+        if to.is_some() && meta.change.is_some() {
+            return Err(Fault::cluster_state(
+                "a change of the cluster is under way, which would take it back: wait for its end, or cancel it",
+            ));
+        }
         super::replacement::judge(&seen, shard, replica, to)
     }
 
     pub(super) fn meta(&self) -> Result<Arc<MetaState>, Fault> {
         let meta = self.parts.router.meta();
         if meta.cluster.is_some() { Ok(meta) } else { Err(Failure::NoCluster.into()) }
-    }
-
-    fn shard_status(&self, meta: &MetaState, shard: ShardId, told: &[Told]) -> v1::ShardStatus {
-        let group = GroupId::from(shard);
-        let leader = self.leader(group);
-        let of_leader =
-            told.iter().find(|(node, _, r)| Some(*node) == leader.map(|l| l.0) && r.role == ReplicaRole::Leader);
-        let ahead = told.iter().map(|(_, _, r)| r.applied).max().unwrap_or(0);
-        let recorded = meta.groups.get(&group).map(|g| &g.recorded.replicas);
-        let replicas = recorded.into_iter().flatten().filter(|(_, allotted)| allotted.dismissed_by.is_none());
-        let wanted = meta.wanted(group);
-        // The preferred leader first.
-        let mut placement: Vec<NodeId> = wanted.and_then(|w| w.leader).into_iter().collect();
-        placement.extend(
-            wanted.into_iter().flat_map(|w| &w.nodes).copied().filter(|n| Some(*n) != wanted.and_then(|w| w.leader)),
-        );
-        let marks: Vec<&[(u64, u64)]> = told.iter().map(|(_, _, r)| r.digests.as_slice()).collect();
-        let checked = digests::compare(&marks);
-        v1::ShardStatus {
-            shard: shard.0,
-            group: group.0,
-            leader: leader.map(|(node, _)| meta.name_of(node)).unwrap_or_default(),
-            term: leader.map_or(0, |(_, term)| term),
-            applied_index: of_leader.map_or(ahead, |(_, _, r)| r.applied),
-            revision: of_leader.map_or(0, |(_, _, r)| r.revision),
-            active_views: of_leader.map_or(0, |(_, _, r)| r.active_views),
-            replicas: replicas
-                .map(|(id, allotted)| {
-                    let said = told.iter().find(|(node, _, r)| *node == allotted.node && r.replica == *id);
-                    let status =
-                        replica_status(*id, meta.name_of(allotted.node), said.map(|(_, at, r)| (*at, r)), ahead);
-                    // What a dead node said last is no role that it has now.
-                    let dead = self.liveness(allotted.node) == Liveness::Dead;
-                    let role = if dead { v1::ReplicaRole::Unspecified.into() } else { status.role };
-                    v1::ReplicaStatus { leaving: allotted.unwanted, role, ..status }
-                })
-                .collect(),
-            placement: placement.into_iter().map(|node| meta.name_of(node)).collect(),
-            digest_check: checked.verdict.into(),
-            digest_index: checked.index,
-            digest_compared: count(checked.compared),
-        }
-    }
-
-    fn node_status(&self, meta: &MetaState, node: NodeId, record: &NodeRecord) -> v1::NodeStatus {
-        let report = self.report_of(node);
-        let heard = self.parts.ear.heard(node);
-        let known = self.parts.book.get(node);
-        let (endpoints, generation) = if node == self.me() {
-            (Some(self.parts.endpoints.clone()), Some(self.parts.generation))
-        } else {
-            known.map(|known| (known.endpoints, known.generation)).unzip()
-        };
-        let endpoints = endpoints.unwrap_or_default();
-        let url = |scheme: &str, address: &str| match address {
-            "" => String::new(),
-            address => format!("{scheme}://{address}"),
-        };
-        let of_shards = |r: &&ReplicaReport| r.group != GroupId::META;
-        let replicas = report.iter().flat_map(|(_, report)| &report.replicas).filter(of_shards);
-        let led = replicas.clone().filter(|r| r.role == ReplicaRole::Leader && !r.cut_off);
-        let wanted = meta.placement.as_ref().map_or(0, |p| p.held_by(node).count());
-        let pulse = if node == self.me() { Some(self.now()) } else { heard.map(|h| h.at) };
-        let about = report.as_ref().map(|(_, report)| report);
-        v1::NodeStatus {
-            node: record.name.clone(),
-            node_id: node.0,
-            intent: intent(record.intent).into(),
-            liveness: self.liveness_told(node).into(),
-            client_endpoint: url(self.parts.client_scheme, &endpoints.client),
-            admin_endpoint: url("http", &endpoints.admin),
-            node_endpoint: endpoints.link,
-            zone: record.zone.to_string(),
-            weight: record.weight.get(),
-            generation: generation.unwrap_or_default().0,
-            version: about.map(|r| r.version.clone()).unwrap_or_default(),
-            shards_led: count(led.clone().count()),
-            replicas: count(replicas.count()),
-            replicas_wanted: count(wanted),
-            active_views: led.map(|r| r.active_views).sum(),
-            log_bytes: about.map_or(0, |r| r.log_bytes),
-            store_bytes: about.map_or(0, |r| r.store_bytes),
-            pulse_time: pulse.map(timestamp),
-            start_time: about.map(|r| timestamp(r.started)),
-            reports_acknowledged: about.map_or(0, |r| r.reports),
-            commands_acknowledged: about.map_or(0, |r| r.acknowledged),
-            report_time: report.as_ref().map(|(at, _)| timestamp(*at)),
-            disk_full: about.is_some_and(|r| r.disk_full),
-            command_p50_us: about.map_or(0, |r| r.p50_us),
-            command_p99_us: about.map_or(0, |r| r.p99_us),
-            hints_waiting: about.map_or(0, |r| r.hints.waiting),
-            hints_oldest_ms: about.map_or(0, |r| i64::try_from(r.hints.oldest_ms).unwrap_or(i64::MAX)),
-            hints_damaged: about.map_or(0, |r| r.hints.damaged),
-            hints_dropped: about.map_or(0, |r| r.hints.dropped),
-            hints_broken: about.is_some_and(|r| r.hints.broken),
-            without_leads: match node == self.me() {
-                true => self.parts.leads.held(),
-                false => self.parts.ear.leads(node) != Leads::Takes,
-            },
-        }
     }
 
     pub(super) fn liveness_told(&self, node: NodeId) -> v1::NodeLiveness {
@@ -319,42 +235,9 @@ impl Operator {
             Liveness::Dead => v1::NodeLiveness::Dead,
         }
     }
-
-    fn cluster(&self, meta: &MetaState) -> v1::ClusterStatus {
-        let told = self.told(meta);
-        let shards: Vec<ShardId> = meta.shard_count.map(|c| c.shards().collect()).unwrap_or_default();
-        let led = |shard: &&ShardId| {
-            self.leader(GroupId::from(**shard)).is_some_and(|(node, _)| self.liveness(node) != Liveness::Dead)
-        };
-        let recorded = shards.iter().filter_map(|shard| meta.groups.get(&GroupId::from(*shard)));
-        let standing = recorded.flat_map(|g| g.recorded.replicas.values()).filter(|a| a.dismissed_by.is_none());
-        let follows = |(node, _, r): &&Told| {
-            let takes_part = matches!(r.role, ReplicaRole::Leader | ReplicaRole::Follower) && !r.cut_off;
-            let stays = *node == self.me() || self.parts.ear.leads(*node) != Leads::Leaving;
-            takes_part && stays && self.liveness(*node) == Liveness::Alive
-        };
-        let of_shards = || told.iter().filter(|(group, _)| **group != GroupId::META).flat_map(|(_, told)| told);
-        let views = of_shards().filter(|(_, _, r)| r.role == ReplicaRole::Leader).map(|(_, _, r)| r.active_views);
-        let wanted = meta.placement.as_ref().map_or(0, |p| p.iter().map(|(_, r)| r.nodes.len()).sum());
-        let lead = self.leader(GroupId::META);
-        v1::ClusterStatus {
-            cluster_id: meta.cluster.as_ref().map(|c| c.as_str().to_string()).unwrap_or_default(),
-            epoch: meta.epoch.0,
-            cluster_version: meta.cluster_version.0,
-            shards: count(shards.len()),
-            shards_led: count(shards.iter().filter(led).count()),
-            replicas: count(standing.count()),
-            replicas_wanted: count(wanted),
-            replicas_current: count(of_shards().filter(follows).count()),
-            replication_factor: meta.rules.replication.get(),
-            active_views: views.sum(),
-            meta_leader: lead.map(|(node, _)| meta.name_of(node)).unwrap_or_default(),
-            meta_term: lead.map_or(0, |(_, term)| term),
-        }
-    }
 }
 
-fn count(n: usize) -> u32 {
+pub(super) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
@@ -525,6 +408,62 @@ impl Operations for Operator {
         request: v1::RaiseClusterVersionRequest,
     ) -> Result<v1::RaiseClusterVersionResponse, Fault> {
         self.raise(request).await
+    }
+
+    async fn add_node(&self, request: v1::AddNodeRequest) -> Result<v1::AddNodeResponse, Fault> {
+        self.add(request).await
+    }
+
+    async fn drain_node(&self, request: v1::DrainNodeRequest) -> Result<v1::DrainNodeResponse, Fault> {
+        self.drain(request).await
+    }
+
+    async fn remove_node(&self, request: v1::RemoveNodeRequest) -> Result<v1::RemoveNodeResponse, Fault> {
+        self.remove(request).await
+    }
+
+    async fn replace_node(&self, request: v1::ReplaceNodeRequest) -> Result<v1::ReplaceNodeResponse, Fault> {
+        self.replace(request).await
+    }
+
+    async fn forget_node(&self, request: v1::ForgetNodeRequest) -> Result<v1::ForgetNodeResponse, Fault> {
+        self.forget(request).await
+    }
+
+    async fn give_up_node(&self, request: v1::GiveUpNodeRequest) -> Result<v1::GiveUpNodeResponse, Fault> {
+        self.give_up(request).await
+    }
+
+    async fn update_node(&self, request: v1::UpdateNodeRequest) -> Result<v1::UpdateNodeResponse, Fault> {
+        self.update(request).await
+    }
+
+    async fn update_rules(&self, request: v1::UpdateRulesRequest) -> Result<v1::UpdateRulesResponse, Fault> {
+        self.set_rules(request).await
+    }
+
+    async fn plan(&self) -> Result<v1::GetPlanResponse, Fault> {
+        self.told_now()
+    }
+
+    async fn apply_plan(&self) -> Result<v1::ApplyPlanResponse, Fault> {
+        Ok(v1::ApplyPlanResponse { plan: Some(self.turn(meta::Turn::Apply).await?) })
+    }
+
+    async fn pause_plan(&self) -> Result<v1::PausePlanResponse, Fault> {
+        Ok(v1::PausePlanResponse { plan: Some(self.turn(meta::Turn::Pause).await?) })
+    }
+
+    async fn resume_plan(&self) -> Result<v1::ResumePlanResponse, Fault> {
+        Ok(v1::ResumePlanResponse { plan: Some(self.turn(meta::Turn::Resume).await?) })
+    }
+
+    async fn cancel_plan(&self) -> Result<v1::CancelPlanResponse, Fault> {
+        Ok(v1::CancelPlanResponse { plan: Some(self.turn(meta::Turn::Cancel).await?) })
+    }
+
+    async fn move_replica(&self, request: v1::MoveReplicaRequest) -> Result<v1::MoveReplicaResponse, Fault> {
+        self.move_one(request).await
     }
 
     async fn settings(&self) -> Result<Settings, Fault> {

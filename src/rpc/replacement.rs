@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::backend::Failure;
 use super::fault::Fault;
 use crate::ids::{Epoch, GroupId, NodeId, ReplicaId, ShardId};
-use crate::node::meta::{Command, GroupRecord, MetaState};
+use crate::node::meta::{Command, GroupRecord, MetaState, NodeRecord};
 use crate::proto::v1;
 use crate::ring::{Placement, Replicas, place};
 
@@ -165,7 +165,7 @@ fn there(meta: &MetaState, record: &GroupRecord, shard: ShardId, from: NodeId, t
     if wanted.has(to) {
         return Err(Fault::cluster_state(format!("node {name} holds another replica of the shard already")));
     }
-    if !meta.nodes.get(&to).is_some_and(|record| record.intent.takes_replicas()) {
+    if !meta.nodes.get(&to).is_some_and(NodeRecord::takes_replicas) {
         return Err(Fault::cluster_state(format!("node {name} takes no replicas: only active nodes do")));
     }
     let swap = |node: NodeId| if node == from { to } else { node };

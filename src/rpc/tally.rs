@@ -37,7 +37,7 @@ const STREAM: &str = "ReportProgressStream";
 const BODY_MAX: Duration = Duration::from_secs(10);
 
 /// The methods that are counted by name; all else is `other`.
-const METHODS: [&str; 28] = [
+const METHODS: [&str; 42] = [
     "StartView",
     "ReportProgress",
     "ReportProgressStream",
@@ -66,6 +66,20 @@ const METHODS: [&str; 28] = [
     "UpdateSettings",
     "GetVersions",
     "RaiseClusterVersion",
+    "AddNode",
+    "DrainNode",
+    "RemoveNode",
+    "ReplaceNode",
+    "ForgetNode",
+    "GiveUpNode",
+    "UpdateNode",
+    "UpdateRules",
+    "GetPlan",
+    "ApplyPlan",
+    "PausePlan",
+    "ResumePlan",
+    "CancelPlan",
+    "MoveReplica",
 ];
 
 /// Puts [`Tally`] around a service.

@@ -138,6 +138,7 @@ pub struct Metrics {
     pub link_lanes_up: Gauge,
     pub pulses_sent: Counter,
     pub pulses_received: Counter,
+    pub snapshot_bytes_received: Counter,
     pub suspicions: Counters<OutcomeLabels>,
     pub elections: Counters<OutcomeLabels>,
     pub groups_hosted: Gauge,
@@ -264,12 +265,16 @@ impl Metrics {
                 "counter",
                 "link_handshakes",
                 outcome,
-                "Handshakes answered: welcome, wire_version, wrong_cluster, wrong_node, old_generation, bad_hello.",
+                "Handshakes answered: welcome, wire_version, wrong_cluster, wrong_node, old_generation, cluster_version, removed, bad_hello.",
             ),
             link_lanes_up: b
                 .gauge("link_lanes_up", "Lanes to other nodes that are connected; five for each other node."),
             pulses_sent: b.counter("pulses_sent", "Pulses sent to other nodes."),
             pulses_received: b.counter("pulses_received", "Pulses received from other nodes."),
+            snapshot_bytes_received: b.counter(
+                "snapshot_bytes_received",
+                "Bytes of snapshots received from other nodes, those that came to nothing included."
+            ),
             suspicions: b.add(
                 Family::default(),
                 "counter",

@@ -189,6 +189,8 @@ fn me(node: NodeId) -> Me {
         endpoints: Endpoints { link: address(node), ..Endpoints::default() },
         cluster: Default::default(),
         versions: Default::default(),
+        removed: Default::default(),
+        removed_told: Default::default(),
     }
 }
 

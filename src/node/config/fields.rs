@@ -71,7 +71,8 @@ pub(crate) const SEEDS_MAX: usize = 64;
 /// The most bytes of a node's name or zone.
 const LABEL_BYTES_MAX: usize = 64;
 
-fn label(text: &str) -> bool {
+/// Whether it may be a name or a zone of a node, if it isn't empty.
+pub(crate) fn label(text: &str) -> bool {
     text.len() <= LABEL_BYTES_MAX && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
@@ -198,6 +199,14 @@ pub const FIELDS: &[Field] = &[
         default: "",
         set: |config, text| list(&mut config.seeds, text),
         get: |config| config.seeds.iter().map(Address::to_string).collect::<Vec<_>>().join(","),
+    },
+    Field {
+        name: "cluster.join",
+        doc: "Link addresses of nodes of a cluster that this node asks to be let in, as long as it belongs to none; of no meaning once it does.",
+        accepted: "up to 64 of HOST:PORT, separated by commas",
+        default: "",
+        set: |config, text| list(&mut config.cluster_join, text),
+        get: |config| config.cluster_join.iter().map(Address::to_string).collect::<Vec<_>>().join(","),
     },
     number!(
         "raft.heartbeat_ms",
@@ -426,6 +435,14 @@ pub const FIELDS: &[Field] = &[
         512,
         "The most bytes of hints that wait here; the file may take four times as much, and at most 1 GiB."
     ),
+    number!(
+        "snapshots.bytes_per_second",
+        snapshots_bytes_per_second,
+        "67108864",
+        65536,
+        17179869184,
+        "The most bytes of snapshots that this node sends to others in a second, all together."
+    ),
     plain!(
         "leaders.balance",
         leaders_balance,
@@ -452,6 +469,7 @@ impl Default for Config {
             advertise_link: None,
             advertise_admin: None,
             seeds: Vec::new(),
+            cluster_join: Vec::new(),
             raft_heartbeat_ms: 0,
             raft_election_min_ms: 0,
             raft_election_max_ms: 0,
@@ -486,6 +504,7 @@ impl Default for Config {
             hints_start_wait_ms: 0,
             hints_views_max: 0,
             hints_max_mib: 0,
+            snapshots_bytes_per_second: 0,
             leaders_balance: false,
         };
         for field in FIELDS {

@@ -18,6 +18,7 @@ mod load;
 mod tests;
 mod values;
 
+pub(crate) use fields::label as is_label;
 pub use fields::{FIELDS, Field};
 pub use load::{ConfigErrors, Mistake, Source, Sources, load};
 pub use values::{Address, Config, LogFormat, ServerFiles, TlsFiles};

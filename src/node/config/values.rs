@@ -22,6 +22,8 @@ pub struct Config {
     pub advertise_link: Option<Address>,
     pub advertise_admin: Option<Address>,
     pub seeds: Vec<Address>,
+    /// `cluster.join`.
+    pub cluster_join: Vec<Address>,
     pub raft_heartbeat_ms: u64,
     pub raft_election_min_ms: u64,
     pub raft_election_max_ms: u64,
@@ -61,6 +63,8 @@ pub struct Config {
     pub hints_views_max: u32,
     /// `hints.max_mib`.
     pub hints_max_mib: u64,
+    /// `snapshots.bytes_per_second`.
+    pub snapshots_bytes_per_second: u64,
     pub leaders_balance: bool,
 }
 

@@ -119,6 +119,12 @@ pub(crate) const FOUNDERS_MAX: usize = 64;
 /// The most voters of the meta group.
 const META_VOTERS_MAX: usize = 5;
 
+/// How many of so many nodes vote in the meta group: an odd number, at most 5.
+pub(crate) fn meta_voters_of(nodes: usize) -> usize {
+    let odd = if nodes.is_multiple_of(2) { nodes.saturating_sub(1) } else { nodes };
+    odd.min(META_VOTERS_MAX)
+}
+
 impl Charter {
     /// A record of these nodes, in any order.
     pub fn new(
@@ -158,8 +164,7 @@ impl Charter {
 
     /// The replicas that vote in the meta group: an odd number, at most 5. The first of them initializes it.
     pub fn meta_voters(&self) -> Vec<(ReplicaId, NodeId)> {
-        let odd = if self.founders.len().is_multiple_of(2) { self.founders.len() - 1 } else { self.founders.len() };
-        self.meta_replicas().take(odd.min(META_VOTERS_MAX)).collect()
+        self.meta_replicas().take(meta_voters_of(self.founders.len())).collect()
     }
 
     /// The meta replica of a founder.

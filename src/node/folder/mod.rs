@@ -32,7 +32,7 @@ use crate::ids::{Generation, NodeId, ReplicaId};
 use crate::versions::{ClusterVersion, Spoken};
 
 use super::surroundings::{Disk, Lock, MachineDisk, Taken};
-pub(crate) use charter::FOUNDERS_MAX;
+pub(crate) use charter::{FOUNDERS_MAX, meta_voters_of};
 
 pub use charter::{Charter, CharterError, ClusterId, Founder};
 pub use record::{RecordError, read_record, write_record};
@@ -167,6 +167,20 @@ impl Identity {
         }
     }
 
+    /// The node was let into a cluster that has begun without it, and takes its record, if it holds none. Says whether that is news.
+    pub(crate) fn join(&mut self, charter: &Charter) -> Result<bool, FolderError> {
+        match (&self.charter, &self.offered) {
+            (Some(have), _) if have == charter => Ok(false),
+            (Some(have), _) | (None, Some(have)) => {
+                Err(FolderError::OtherCluster { have: have.cluster.clone(), new: charter.cluster.clone() })
+            }
+            (None, None) => {
+                self.charter = Some(charter.clone());
+                Ok(true)
+            }
+        }
+    }
+
     /// Lets go of an offered record whose cluster can never begin. Says whether it held it.
     pub(crate) fn withdraw(&mut self, charter: &Charter) -> bool {
         let held = self.offered.as_ref() == Some(charter);
@@ -269,6 +283,13 @@ impl DataFolder {
     pub fn begin(&mut self, charter: &Charter) -> Result<(), FolderError> {
         let mut identity = self.identity.clone();
         identity.begin(charter)?;
+        self.keep(identity)
+    }
+
+    /// Makes the node one of a cluster that has begun without it, durably, if it holds no founding record.
+    pub fn join(&mut self, charter: &Charter) -> Result<(), FolderError> {
+        let mut identity = self.identity.clone();
+        identity.join(charter)?;
         self.keep(identity)
     }
 

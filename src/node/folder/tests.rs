@@ -209,3 +209,21 @@ fn a_founding_record_of_a_later_version_makes_the_folder_one() {
     let folder = DataFolder::open(dir.path(), 1 << 32, Spoken::BUILD).unwrap();
     assert_eq!(folder.identity().offered.as_ref().map(Charter::version), Some(ClusterVersion(2)));
 }
+
+#[test]
+fn a_node_joins_a_cluster_that_has_begun_only_if_it_holds_no_founding_record() {
+    let place = tempfile::tempdir().unwrap();
+    let (ours, other) = (founding(1, &[1, 2, 3]), founding(2, &[1, 2, 3]));
+    {
+        let mut folder = DataFolder::open(place.path(), 7 << 32, Spoken::BUILD).unwrap();
+        folder.join(&ours).unwrap();
+        folder.join(&ours).unwrap();
+        assert!(matches!(folder.join(&other), Err(FolderError::OtherCluster { .. })));
+    }
+    let folder = DataFolder::open(place.path(), 8 << 32, Spoken::BUILD).unwrap();
+    assert_eq!(folder.identity().charter, Some(ours.clone()));
+    let place = tempfile::tempdir().unwrap();
+    let mut offered = DataFolder::open(place.path(), 7 << 32, Spoken::BUILD).unwrap();
+    offered.offer(other).unwrap();
+    assert!(matches!(offered.join(&ours), Err(FolderError::OtherCluster { .. })));
+}

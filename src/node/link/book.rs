@@ -57,6 +57,8 @@ pub struct Book {
     folder: Arc<dyn Fs>,
     known: RwLock<BTreeMap<NodeId, Known>>,
     changed: Notify,
+    /// One writes at a time.
+    saving: tokio::sync::Mutex<()>,
 }
 
 impl Book {
@@ -70,7 +72,7 @@ impl Book {
             }
             known => known?.unwrap_or_default(),
         };
-        Ok(Self { folder, known: RwLock::new(known), changed: Notify::new() })
+        Ok(Self { folder, known: RwLock::new(known), changed: Notify::new(), saving: Default::default() })
     }
 
     /// Takes in what a node says of itself; whatever an older process of it said is ignored. Answers whether it was news.
@@ -99,6 +101,11 @@ impl Book {
         self.known.read().get(&node).cloned()
     }
 
+    /// All nodes that something is known of.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        self.known.read().keys().copied().collect()
+    }
+
     /// Where a node's link listens.
     pub fn link_address(&self, node: NodeId) -> Option<String> {
         self.known.read().get(&node).map(|known| known.endpoints.link.clone())
@@ -114,13 +121,19 @@ impl Book {
     pub async fn save_changes(self: Arc<Self>, threads: Threads) {
         loop {
             self.changed.notified().await;
-            let known = self.known.read().clone();
-            let folder = self.folder.clone();
-            let written = threads.blocking(move || write_record(&*folder, FILE, MAGIC, &known)).await;
-            if let Ok(Err(error)) = written {
-                tracing::warn!(%error, "the addresses of other nodes can't be kept on disk");
+            if let Err(error) = self.save(&threads).await {
+                tracing::warn!(error, "the addresses of other nodes can't be kept on disk");
             }
         }
+    }
+
+    /// Writes what is known to disk now.
+    pub async fn save(&self, threads: &Threads) -> Result<(), String> {
+        let _one = self.saving.lock().await;
+        let known = self.known.read().clone();
+        let folder = self.folder.clone();
+        let written = threads.blocking(move || write_record(&*folder, FILE, MAGIC, &known)).await;
+        written.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }
 }
 

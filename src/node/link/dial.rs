@@ -177,6 +177,10 @@ impl Dialer {
                 // Who refuses has not shown who it is: this is enough to stop for, and not to be written down.
                 self.config.me.versions.be_told(ClusterVersion(refusal.cluster_version));
             }
+            if refusal.reason() == wire::refusal::Reason::Removed {
+                // The same holds for this.
+                self.config.me.removed_told.send_replace(true);
+            }
             return Err(format!("{address} refused: {}", refusal.detail.chars().take(300).collect::<String>()));
         }
         let welcome = first.welcome.ok_or_else(|| format!("{address} didn't answer the handshake"))?;

@@ -1,5 +1,7 @@
 //! Who may speak: pure decisions on a lane's first message.
 
+use std::collections::BTreeSet;
+
 use crate::ids::{Generation, NodeId};
 use crate::node::folder::ClusterId;
 use crate::node::versions::{Versions, build};
@@ -32,9 +34,20 @@ pub struct Me {
     pub cluster: std::sync::OnceLock<ClusterId>,
     /// The versions that it speaks, and its cluster's.
     pub versions: Versions,
+    /// Nodes that were removed from the cluster, as far as is known here.
+    pub removed: tokio::sync::watch::Sender<BTreeSet<NodeId>>,
+    /// Whether it is known, or was told, that this node was removed.
+    pub removed_told: tokio::sync::watch::Sender<bool>,
 }
 
 impl Me {
+    /// Waits until the node is known to be removed.
+    pub(super) async fn removes(&self, node: NodeId) {
+        if self.removed.subscribe().wait_for(|removed| removed.contains(&node)).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     fn cluster_text(&self) -> String {
         self.cluster.get().map(ToString::to_string).unwrap_or_default()
     }
@@ -154,6 +167,12 @@ pub enum Refused {
         /// The cluster's version.
         cluster: ClusterVersion,
     },
+    /// The caller was removed from the cluster.
+    #[error("node {node} was removed from the cluster for good: it is never obeyed again")]
+    Removed {
+        /// The caller.
+        node: NodeId,
+    },
     /// The first message makes no sense.
     #[error("the first message is not a sound hello: {what}")]
     BadHello {
@@ -171,6 +190,7 @@ impl Refused {
             Self::WrongNode { .. } => "wrong_node",
             Self::OldGeneration { .. } => "old_generation",
             Self::ClusterVersion { .. } => "cluster_version",
+            Self::Removed { .. } => "removed",
             Self::BadHello { .. } => "bad_hello",
         }
     }
@@ -183,6 +203,7 @@ impl Refused {
             Self::WrongNode { .. } => Reason::WrongNode,
             Self::OldGeneration { .. } => Reason::OldGeneration,
             Self::ClusterVersion { .. } => Reason::ClusterVersion,
+            Self::Removed { .. } => Reason::Removed,
             Self::BadHello { .. } => Reason::BadHello,
         };
         let cluster_version = match self {
@@ -223,6 +244,9 @@ pub fn judge(
     if peer.node == me.node {
         return Err(Refused::BadHello { what: "it carries this node's own id" });
     }
+    if me.removed.borrow().contains(&peer.node) {
+        return Err(Refused::Removed { node: peer.node });
+    }
     let (spoken, cluster) = (spoken(hello), me.versions.cluster());
     if !spoken.speaks(cluster) {
         return Err(Refused::ClusterVersion { spoken, cluster });
@@ -248,6 +272,8 @@ mod tests {
             endpoints: Endpoints { link: at("1"), client: at("2"), admin: at("3") },
             cluster: std::sync::OnceLock::new(),
             versions: Versions::default(),
+            removed: Default::default(),
+            removed_told: Default::default(),
         };
         if let Some(cluster) = cluster {
             me.cluster.set(ClusterId::from_random(cluster, 0)).unwrap();
@@ -275,6 +301,9 @@ mod tests {
             "wrong_cluster"
         );
         assert_eq!(refuse(&me(3, Some(9)), None, &hello), "wrong_node");
+        let after = me(1, Some(9));
+        after.removed.send_replace([NodeId(2)].into());
+        assert_eq!(refuse(&after, None, &hello), "removed");
         assert_eq!(refuse(&one, Some(Generation(4)), &hello), "old_generation");
         assert_eq!(refuse(&one, None, &wire::Hello::default()), "wire_version");
         assert_eq!(refuse(&one, None, &wire::Hello { lane: 0, ..hello.clone() }), "bad_hello");

@@ -11,22 +11,28 @@ use futures::future::BoxFuture;
 use crate::ids::NodeId;
 use crate::raft::{Lane as RaftLane, LinkError, Switchboard};
 
+use super::pace::Pace;
 use super::{Link, Lost};
 
 struct Local {
     link: Link,
     here: OnceLock<Weak<Switchboard>>,
+    pace: Arc<Pace>,
 }
 
-/// A switchboard for groups that send over `link`; what is for this node it serves itself.
-pub fn switchboard(link: &Link) -> Arc<Switchboard> {
-    let local = Arc::new(Local { link: link.clone(), here: OnceLock::new() });
+/// A switchboard for groups that send over `link`, snapshots at this `pace`; what is for this node it serves itself.
+pub(crate) fn switchboard(link: &Link, pace: &Arc<Pace>) -> Arc<Switchboard> {
+    let local = Arc::new(Local { link: link.clone(), here: OnceLock::new(), pace: pace.clone() });
     let switchboard = Switchboard::new(local.clone());
     let _ = local.here.set(Arc::downgrade(&switchboard));
     switchboard
 }
 
 impl crate::raft::Link for Local {
+    fn pace(&self, bytes: usize) -> BoxFuture<'_, ()> {
+        self.pace.take(bytes).boxed()
+    }
+
     fn call(&self, to: NodeId, lane: RaftLane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
         if to != self.link.me().node {
             return self.link.call(to, lane.into(), frame).map(|answer| answer.map_err(Lost::into_error)).boxed();

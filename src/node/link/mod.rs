@@ -33,6 +33,7 @@ mod dial;
 pub mod handshake;
 mod listen;
 mod local;
+mod pace;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -60,9 +61,10 @@ use super::folder::Charter;
 pub use book::{Book, Endpoints, Known};
 pub use handshake::{Me, Refused, WIRE_VERSION};
 pub(crate) use listen::listen;
-pub use local::switchboard;
+pub(crate) use local::switchboard;
+pub(crate) use pace::Pace;
 pub use serve::service;
-pub use transport::{Introduction, introduce, offer, tell_to_begin};
+pub use transport::{Introduction, ask_to_join, introduce, offer, tell_to_begin, tell_to_join};
 
 use dial::Outgoing;
 
@@ -135,8 +137,12 @@ pub trait Receive: Send + Sync + 'static {
     /// Keeps an offered founding record if the node holds none, and answers the one that it holds; an error says why not.
     fn offer(&self, founding: Charter) -> BoxFuture<'static, Result<Charter, String>>;
 
-    /// Begins to be one of the cluster, as all founders hold its record; an error says why not.
-    fn found(&self, founding: Charter) -> BoxFuture<'static, Result<(), String>>;
+    /// Begins to be one of the cluster, as all founders hold its record, or as it was let into one that has begun and has these nodes;
+    /// an error says why not.
+    fn found(&self, founding: Charter, members: BTreeMap<NodeId, String>) -> BoxFuture<'static, Result<(), String>>;
+
+    /// Lets in the node that serves other nodes at this address; an error says why not.
+    fn join(&self, address: String) -> BoxFuture<'static, Result<(), String>>;
 }
 
 /// Why a request has no answer.

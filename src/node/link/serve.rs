@@ -12,12 +12,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::ids::NodeId;
 use crate::node::folder::Charter;
+use crate::node::join::MEMBERS_TOLD_MAX;
 use crate::proto::link::v1 as wire;
 use crate::proto::link::v1::link_service_server::{LinkService, LinkServiceServer};
 use crate::telemetry::{Metrics, OutcomeLabels};
 
-use super::handshake::{WIRE_VERSION, judge, spoken};
+use super::handshake::{WIRE_VERSION, endpoints, judge, spoken};
 use super::transport::MESSAGE_BYTES_MAX;
 use super::{Book, Lane, Me, Peer, Receive, Runtimes};
 
@@ -89,10 +91,27 @@ impl<R: Receive> LinkService for Service<R> {
     }
 
     async fn found(&self, request: Request<wire::FoundRequest>) -> Result<Response<wire::FoundResponse>, Status> {
-        let wire::FoundRequest { wire_version, node_id, founding } = request.into_inner();
+        let wire::FoundRequest { wire_version, node_id, founding, members } = request.into_inner();
         let founding = self.founding_of(wire_version, node_id, &founding)?;
-        self.receive.found(founding).await.map_err(Status::failed_precondition)?;
+        if members.len() > MEMBERS_TOLD_MAX {
+            return Err(Status::invalid_argument(format!("members: at most {MEMBERS_TOLD_MAX} are accepted")));
+        }
+        let members = members.into_iter().map(|member| (NodeId(member.node_id), member.link)).collect();
+        self.receive.found(founding, members).await.map_err(Status::failed_precondition)?;
         Ok(Response::new(wire::FoundResponse {}))
+    }
+
+    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+        let wire::JoinRequest { wire_version, node } = request.into_inner();
+        if wire_version != WIRE_VERSION {
+            return Err(Status::failed_precondition(format!("this node speaks wire version {WIRE_VERSION}")));
+        }
+        let endpoints = endpoints(node.unwrap_or_default().addresses);
+        if !endpoints.is_sound() {
+            return Err(Status::invalid_argument("node.addresses: no sound addresses"));
+        }
+        self.receive.join(endpoints.link).await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(wire::JoinResponse {}))
     }
 
     type LaneStream = Pin<Box<dyn Stream<Item = Result<wire::LaneMessage, Status>> + Send>>;
@@ -132,6 +151,7 @@ impl<R: Receive> LinkService for Service<R> {
                         () = stop.cancelled() => {}
                         // Its next call is refused, and told why.
                         () = me.versions.outgrows(spoken) => {}
+                        () = me.removes(peer.node) => {}
                         () = serving.run(requests, sender) => {}
                     }
                 });

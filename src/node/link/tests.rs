@@ -45,7 +45,11 @@ impl Receive for Echo {
         async { Err("not here".to_string()) }.boxed()
     }
 
-    fn found(&self, _: Charter) -> BoxFuture<'static, Result<(), String>> {
+    fn found(&self, _: Charter, _: BTreeMap<NodeId, String>) -> BoxFuture<'static, Result<(), String>> {
+        async { Err("not here".to_string()) }.boxed()
+    }
+
+    fn join(&self, _: String) -> BoxFuture<'static, Result<(), String>> {
         async { Err("not here".to_string()) }.boxed()
     }
 }
@@ -72,6 +76,8 @@ async fn end_speaking(versions: Versions, node: u64, generation: u64, cluster: u
         endpoints: Endpoints { link: address, ..Endpoints::default() },
         cluster: Default::default(),
         versions,
+        removed: Default::default(),
+        removed_told: Default::default(),
     });
     me.cluster.set(ClusterId::from_random(cluster, 0)).unwrap();
     let book = Arc::new(Book::open(Arc::new(crate::fs::LyingFs::new(1))).unwrap());

@@ -1,5 +1,6 @@
 //! Connections, and the two calls that need no membership.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, ServerTlsConfig};
@@ -17,6 +18,8 @@ use super::{Dialling, Endpoints, WIRE_VERSION};
 
 /// How long connecting may take, TLS included.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long being let in may take: the other node asks back, has it taken down, and tells.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a silent connection is believed.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The name that every node's certificate carries.
@@ -146,12 +149,40 @@ pub async fn offer(to: &Introduction, founding: &Charter, dialling: &Dialling) -
     minicbor::decode(&answer.founding).map_err(|e| format!("{address}: its founding record: {e}"))
 }
 
+/// Tells the node that was met that it is let into a cluster that has begun, and where its nodes are. An error says what is wrong,
+/// for people.
+pub async fn tell_to_join(
+    to: &Introduction,
+    founding: &Charter,
+    members: BTreeMap<NodeId, String>,
+    dialling: &Dialling,
+) -> Result<(), String> {
+    let founding = minicbor::to_vec(founding).expect("writing to a vector doesn't fail").into();
+    let members = members.into_iter().map(|(node, link)| wire::Member { node_id: node.0, link }).collect();
+    let (wire_version, node_id) = (WIRE_VERSION, to.node.0);
+    tell_found(to, wire::FoundRequest { wire_version, node_id, founding, members }, dialling).await
+}
+
+/// Asks a member to let this node in, and waits until it has.
+pub async fn ask_to_join(address: &str, card: wire::NodeCard, dialling: &Dialling) -> Result<(), String> {
+    let mut client = connect(address, dialling).await?;
+    let call = client.join(wire::JoinRequest { wire_version: WIRE_VERSION, node: Some(card) });
+    let answer = tokio::time::timeout(JOIN_TIMEOUT, call).await;
+    let answer = answer.map_err(|_| format!("{address} didn't answer in time"))?;
+    answer.map(|_| ()).map_err(|status| format!("{address}: {}", status.message()))
+}
+
 /// Tells the node that was met that every founder holds the record. An error says what is wrong, for people.
 pub async fn tell_to_begin(to: &Introduction, founding: &Charter, dialling: &Dialling) -> Result<(), String> {
+    let founding = minicbor::to_vec(founding).expect("writing to a vector doesn't fail").into();
+    let (wire_version, node_id, members) = (WIRE_VERSION, to.node.0, Vec::new());
+    tell_found(to, wire::FoundRequest { wire_version, node_id, founding, members }, dialling).await
+}
+
+async fn tell_found(to: &Introduction, request: wire::FoundRequest, dialling: &Dialling) -> Result<(), String> {
     let address = &to.endpoints.link;
     let mut client = connect(address, dialling).await?;
-    let founding = minicbor::to_vec(founding).expect("writing to a vector doesn't fail").into();
-    let call = client.found(wire::FoundRequest { wire_version: WIRE_VERSION, node_id: to.node.0, founding });
+    let call = client.found(request);
     let answer = tokio::time::timeout(2 * CONNECT_TIMEOUT, call).await;
     let answer = answer.map_err(|_| format!("{address} didn't answer in time"))?;
     answer.map(|_| ()).map_err(|status| format!("{address}: {}", status.message()))

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
+use crate::ids::{Epoch, GroupId, NodeId, ReplicaId, ShardId};
 use crate::node::folder::Charter;
 use crate::plan::{Allotted, Founding, Membership, MembershipId, NotReplaced, Recorded};
 use crate::ring::{Placement, Replicas, ShardCount};
-use crate::versions::ClusterVersion;
+use crate::versions::{ClusterVersion, Feature};
 
 use super::{Answer, Command, GroupRecord, Intent, MetaState, NodeRecord, Refusal};
 
 /// What a command changed: an id, something, or nothing.
-enum Change {
+pub(super) enum Change {
     Gave(ReplicaId),
     Something,
     Nothing,
@@ -22,6 +22,7 @@ impl MetaState {
     pub fn apply(&mut self, command: Command) -> Answer {
         self.revision += 1;
         let changed = match command {
+            command if command.needs().is_some_and(|feature| !self.has(feature)) => Err(Refusal::TooEarly),
             Command::Found { charter, placement } => self.found(charter, placement),
             Command::RecordMembership { group, membership } => self.record_membership(group, membership),
             Command::Allot { group, version, node } => self.allot(group, version, node),
@@ -32,7 +33,7 @@ impl MetaState {
             Command::Replace { group, version, replica } => self.replace(group, version, replica),
             Command::Place { from, placement } => self.place(from, placement),
             Command::AddNode { node, name, zone, weight } => {
-                self.add_node(node, NodeRecord { name, zone, weight, intent: Intent::Joining })
+                self.add_node(node, NodeRecord::joining(name, zone, weight))
             }
             Command::SetIntent { node, intent } => self.set_intent(node, intent),
             Command::RaiseVersion { version } => Ok(self.raise_version(version)),
@@ -44,6 +45,7 @@ impl MetaState {
                     Ok(Change::Something)
                 }
             }
+            life => self.apply_life(life),
         };
         let epoch = self.epoch;
         match changed {
@@ -54,7 +56,7 @@ impl MetaState {
         }
     }
 
-    fn next_epoch(&mut self) {
+    pub(super) fn next_epoch(&mut self) {
         self.epoch.0 += 1;
     }
 
@@ -80,7 +82,7 @@ impl MetaState {
             None => {}
         }
         let founders: BTreeSet<NodeId> = charter.founders.iter().map(|founder| founder.node).collect();
-        if !fits(&placement, charter.shards, |node| founders.contains(&node)) {
+        if !fits(&placement, charter.shards, |_, node| founders.contains(&node)) {
             return Err(Refusal::UnfitPlacement);
         }
         for founder in &charter.founders {
@@ -89,6 +91,7 @@ impl MetaState {
                 zone: founder.zone.clone(),
                 weight: founder.weight,
                 intent: Intent::Active,
+                life: None,
             };
             self.nodes.insert(founder.node, record);
         }
@@ -129,7 +132,7 @@ impl MetaState {
     }
 
     fn allot(&mut self, group: GroupId, version: u64, node: NodeId) -> Result<Change, Refusal> {
-        if !self.nodes.contains_key(&node) {
+        if !self.nodes.contains_key(&node) || (self.has(Feature::NodeLife) && self.is_removed(node)) {
             return Err(Refusal::UnknownNode);
         }
         self.seen(group, version)?;
@@ -185,7 +188,7 @@ impl MetaState {
         let fresh = self.next_replica;
         let record = self.seen(group, version)?;
         let node = record.recorded.replicas.get(&replica).ok_or(Refusal::UnknownReplica)?.node;
-        if !self.nodes.get(&node).is_some_and(|known| known.intent.takes_replicas()) {
+        if !self.nodes.get(&node).is_some_and(NodeRecord::takes_replicas) {
             return Err(Refusal::UnknownNode);
         }
         let successor = self.seen(group, version)?.recorded.replace(replica, fresh).map_err(|why| match why {
@@ -209,8 +212,13 @@ impl MetaState {
         if self.placement.as_ref() == Some(&placement) {
             return Ok(Change::Nothing);
         }
-        let usable = |node: NodeId| self.nodes.get(&node).is_some_and(|record| record.intent.takes_replicas());
-        if !fits(&placement, shards, usable) {
+        let usable = |node: NodeId| self.nodes.get(&node).is_some_and(NodeRecord::takes_replicas);
+        // On the way to another placement the shards that have not begun stay where they are, whatever became of their nodes.
+        let stays = |shard, node| {
+            self.has(Feature::NodeLife)
+                && self.placement.as_ref().and_then(|now| now.get(shard)).is_some_and(|r| r.has(node))
+        };
+        if !fits(&placement, shards, |shard, node| usable(node) || stays(shard, node)) {
             return Err(Refusal::UnfitPlacement);
         }
         self.placement = Some(placement);
@@ -218,7 +226,7 @@ impl MetaState {
         Ok(Change::Something)
     }
 
-    fn add_node(&mut self, node: NodeId, new: NodeRecord) -> Result<Change, Refusal> {
+    pub(super) fn add_node(&mut self, node: NodeId, new: NodeRecord) -> Result<Change, Refusal> {
         if self.cluster.is_none() {
             return Err(Refusal::NoCluster);
         }
@@ -229,7 +237,9 @@ impl MetaState {
             Some(_) => return Err(Refusal::Outdated),
             None => {}
         }
-        if self.nodes.values().any(|known| known.name == new.name) {
+        // The names of removed nodes are free again, since there is a way to get rid of nodes.
+        let has_name = |known: &NodeRecord| !self.has(Feature::NodeLife) || known.intent != Intent::Removed;
+        if self.nodes.values().any(|known| known.name == new.name && has_name(known)) {
             return Err(Refusal::NameTaken);
         }
         self.nodes.insert(node, new);
@@ -237,6 +247,7 @@ impl MetaState {
     }
 
     fn set_intent(&mut self, node: NodeId, intent: Intent) -> Result<Change, Refusal> {
+        let life = self.has(Feature::NodeLife);
         let record = self.nodes.get_mut(&node).ok_or(Refusal::UnknownNode)?;
         if record.intent == intent {
             return Ok(Change::Nothing);
@@ -244,7 +255,13 @@ impl MetaState {
         if !record.intent.may_become(intent) {
             return Err(Refusal::IllegalIntent);
         }
+        if life && intent == Intent::Removed {
+            return Err(Refusal::HoldsSomething);
+        }
         record.intent = intent;
+        if life {
+            self.intent_has_changed(node);
+        }
         Ok(Change::Something)
     }
 
@@ -258,13 +275,13 @@ impl MetaState {
 }
 
 /// Whether every shard has nodes, all of them usable, none twice, and a leader among them.
-fn fits(placement: &Placement, shards: ShardCount, usable: impl Fn(NodeId) -> bool) -> bool {
+pub(super) fn fits(placement: &Placement, shards: ShardCount, usable: impl Fn(ShardId, NodeId) -> bool) -> bool {
     placement.shard_count() == shards.get() as usize
-        && placement.iter().all(|(_, replicas)| {
+        && placement.iter().all(|(shard, replicas)| {
             let distinct: BTreeSet<NodeId> = replicas.nodes.iter().copied().collect();
             !distinct.is_empty()
                 && distinct.len() == replicas.nodes.len()
-                && distinct.iter().all(|node| usable(*node))
+                && distinct.iter().all(|node| usable(shard, *node))
                 && replicas.leader.is_some_and(|leader| distinct.contains(&leader))
         })
 }

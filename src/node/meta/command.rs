@@ -3,11 +3,11 @@
 use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
 use crate::node::folder::Charter;
 use crate::plan::{Membership, MembershipId};
-use crate::ring::{Placement, Weight, Zone};
-use crate::versions::ClusterVersion;
+use crate::ring::{Placement, Replicas, Replication, Slack, Weight, Zone};
+use crate::versions::{ClusterVersion, Feature};
 use crate::view::Settings;
 
-use super::Intent;
+use super::{Change, Intent, Turn};
 
 /// A command. Tags are for ever; a node that meets one it doesn't know stops its meta replica.
 #[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -134,6 +134,144 @@ pub enum Command {
         #[n(2)]
         replica: ReplicaId,
     },
+    /// A node is let in, for another one or by itself. From version 5 on, as all from here on.
+    #[n(11)]
+    Admit {
+        /// The node.
+        #[n(0)]
+        node: NodeId,
+        /// What people call it.
+        #[n(1)]
+        name: String,
+        /// What it fails together with.
+        #[n(2)]
+        zone: Zone,
+        /// Its share.
+        #[n(3)]
+        weight: Weight,
+        /// The dead node whose place it takes as soon as it carries its share.
+        #[n(4)]
+        replaces: Option<NodeId>,
+    },
+    /// Another placement is to be gone to.
+    #[n(12)]
+    Begin {
+        /// The epoch that it was computed from.
+        #[n(0)]
+        from: Epoch,
+        /// The change.
+        #[n(1)]
+        change: Change,
+    },
+    /// Something else is wanted of the change under way.
+    #[n(13)]
+    Turn {
+        /// What.
+        #[n(0)]
+        turn: Turn,
+    },
+    /// A node's zone, weight, or whether it is held.
+    #[n(14)]
+    SetNode {
+        /// The node.
+        #[n(0)]
+        node: NodeId,
+        /// `None`, here and below: it stays.
+        #[n(1)]
+        zone: Option<Zone>,
+        /// Its share.
+        #[n(2)]
+        weight: Option<Weight>,
+        /// Whether it is never given up.
+        #[n(3)]
+        held: Option<bool>,
+    },
+    /// The rules of placement.
+    #[n(15)]
+    SetRules {
+        /// `None`, here and below: it stays.
+        #[n(0)]
+        replication: Option<Replication>,
+        /// See [`crate::ring::Rules`].
+        #[n(1)]
+        slack: Option<Slack>,
+        /// How long a node may be dead before it is given up.
+        #[n(2)]
+        grace_ms: Option<u64>,
+        /// Whether changes begin by themselves.
+        #[n(3)]
+        automatic: Option<bool>,
+    },
+    /// A dead node is given up.
+    #[n(16)]
+    GiveUp {
+        /// The node.
+        #[n(0)]
+        node: NodeId,
+    },
+    /// A node that was given up lives.
+    #[n(17)]
+    TakeBack {
+        /// The node.
+        #[n(0)]
+        node: NodeId,
+    },
+    /// A node is gone for good.
+    #[n(18)]
+    Remove {
+        /// The node.
+        #[n(0)]
+        node: NodeId,
+        /// It is dead, and what it holds counts as lost; decided at this epoch. `None`: it holds nothing.
+        #[n(1)]
+        lost: Option<Epoch>,
+    },
+    /// A removed node of which nothing is left is listed no more.
+    #[n(19)]
+    ForgetNode {
+        /// The node.
+        #[n(0)]
+        node: NodeId,
+    },
+    /// Other voters of the meta group.
+    #[n(20)]
+    SetMetaWanted {
+        /// The epoch that it was decided on.
+        #[n(0)]
+        from: Epoch,
+        /// The nodes, and which should lead.
+        #[n(1)]
+        wanted: Replicas,
+    },
+}
+
+impl Command {
+    /// What the cluster must have switched on before the command may be proposed; `None`: nothing.
+    pub fn needs(&self) -> Option<Feature> {
+        match self {
+            Self::Found { .. }
+            | Self::RecordMembership { .. }
+            | Self::Allot { .. }
+            | Self::Dismiss { .. }
+            | Self::Forget { .. }
+            | Self::Place { .. }
+            | Self::AddNode { .. }
+            | Self::SetIntent { .. }
+            | Self::RaiseVersion { .. }
+            | Self::SetSettings { .. }
+            | Self::Replace { .. } => None,
+            Self::Admit { .. }
+            | Self::Begin { .. }
+            | Self::Turn { .. }
+            | Self::SetNode { .. }
+            | Self::SetRules { .. }
+            | Self::GiveUp { .. }
+            | Self::TakeBack { .. }
+            | Self::Remove { .. }
+            | Self::ForgetNode { .. }
+            | Self::SetMetaWanted { .. } => Some(Feature::NodeLife),
+        }
+    }
 }
 
 /// What a command gave.
@@ -220,4 +358,36 @@ pub enum Refusal {
     #[error("too many replicas of the group are on their way in or out")]
     #[n(11)]
     TooManyReplicas,
+    /// The cluster's version hasn't got that command.
+    #[error("the cluster's version is too old for it")]
+    #[n(12)]
+    TooEarly,
+    /// The node was removed.
+    #[error("the node was removed from the cluster: wipe its data folder, and it can join as a new node")]
+    #[n(13)]
+    WasRemoved,
+    /// The node still holds something, or is to.
+    #[error("the node still holds replicas, is to hold some, or votes in the meta group")]
+    #[n(14)]
+    HoldsSomething,
+    /// Too few nodes would be left.
+    #[error("fewer nodes would be left than a shard has copies")]
+    #[n(15)]
+    TooFewNodes,
+    /// No change is under way.
+    #[error("no change of the cluster is under way")]
+    #[n(16)]
+    NoChange,
+    /// A change is under way.
+    #[error("a change of the cluster is under way")]
+    #[n(17)]
+    ChangeUnderWay,
+    /// A figure is out of range.
+    #[error("a figure is out of range")]
+    #[n(18)]
+    OutOfRange,
+    /// There are as many nodes as there can be.
+    #[error("there are as many nodes as there can be")]
+    #[n(19)]
+    TooManyNodes,
 }

@@ -18,6 +18,9 @@
 //! - A replica is dismissed only when a recorded membership is without it, and forgotten only when dismissed.
 //! - The epoch grows with every change of placement or of a group's replicas.
 //! - What a planner decides is fenced by the version of the group's record that it saw.
+//! - What came with a version (changes of the placement, given-up nodes and the like) is neither done nor written under
+//!   earlier ones.
+//! - A removed node never comes back under its id, not even after it was forgotten.
 //!
 //! # Caveats
 //!
@@ -25,21 +28,24 @@
 
 mod apply;
 mod command;
+mod life;
+mod lifecycle;
 mod machine;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Epoch, GroupId, NodeId, ReplicaId, ShardId};
 use crate::plan::Recorded;
 use crate::ring::{Member, Placement, Replicas, Rules, ShardCount, Weight, Zone};
-use crate::versions::ClusterVersion;
+use crate::versions::{ClusterVersion, Feature};
 use crate::view::Settings;
 
 use super::folder::ClusterId;
 
 pub use command::{Answer, Command, Refusal};
+pub use life::{Change, GONE_MAX, GRACE_MS_DEFAULT, GRACE_MS_MAX, GRACE_MS_MIN, Life, Rebalance, Turn, WHY_BYTES_MAX};
 pub use machine::Replicated;
 
 /// What an operator wants of a node.
@@ -92,6 +98,31 @@ pub struct NodeRecord {
     /// What an operator wants of it.
     #[n(3)]
     pub intent: Intent,
+    /// What has become of it beside; `None`: nothing, and always so under versions without [`Feature::NodeLife`].
+    #[n(4)]
+    pub life: Option<Life>,
+}
+
+impl NodeRecord {
+    /// One that was let in.
+    pub fn joining(name: String, zone: Zone, weight: Weight) -> Self {
+        Self { name, zone, weight, intent: Intent::Joining, life: None }
+    }
+
+    /// What has become of it.
+    pub fn life(&self) -> Life {
+        self.life.clone().unwrap_or_default()
+    }
+
+    /// Whether it is given up for dead.
+    pub fn is_given_up(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.given_up)
+    }
+
+    /// Whether it may hold replicas.
+    pub fn takes_replicas(&self) -> bool {
+        self.intent.takes_replicas() && !self.is_given_up()
+    }
 }
 
 /// A group, as the cluster knows it.
@@ -144,6 +175,16 @@ pub struct MetaState {
     /// The number of shards; written once.
     #[n(11)]
     pub shard_count: Option<ShardCount>,
+    /// The placement that is gone to, shard by shard; `None`: none, and always so under versions without [`Feature::NodeLife`], as for
+    /// all from here on.
+    #[n(12)]
+    pub change: Option<Change>,
+    /// The rules by which changes come about, where they aren't the usual ones.
+    #[n(13)]
+    pub rebalance: Option<Rebalance>,
+    /// Removed nodes that were forgotten: the newest of them.
+    #[n(14)]
+    pub gone: Option<BTreeSet<NodeId>>,
 }
 
 impl Default for MetaState {
@@ -161,6 +202,9 @@ impl Default for MetaState {
             settings: Settings::default(),
             revision: 0,
             shard_count: None,
+            change: None,
+            rebalance: None,
+            gone: None,
         }
     }
 }
@@ -168,7 +212,7 @@ impl Default for MetaState {
 impl MetaState {
     /// The nodes that the placement may use, as members of the ring.
     pub fn members(&self) -> Vec<Member> {
-        let usable = self.nodes.iter().filter(|(_, record)| record.intent.takes_replicas());
+        let usable = self.nodes.iter().filter(|(_, record)| record.takes_replicas());
         usable.map(|(node, r)| Member { node: *node, zone: r.zone.clone(), weight: r.weight }).collect()
     }
 
@@ -185,9 +229,33 @@ impl MetaState {
         self.nodes.get(&node).map_or_else(|| format!("node-{node}"), |record| record.name.clone())
     }
 
-    /// The node with this name.
+    /// The node with this name; one that is not removed before one that is.
     pub fn node_named(&self, name: &str) -> Option<NodeId> {
-        self.nodes.iter().find(|(_, record)| record.name == name).map(|(node, _)| *node)
+        let named = || self.nodes.iter().filter(|(_, record)| record.name == name);
+        let there = named().find(|(_, record)| record.intent != Intent::Removed);
+        there.or_else(|| named().next()).map(|(node, _)| *node)
+    }
+
+    /// Whether the cluster has `feature` switched on.
+    pub fn has(&self, feature: Feature) -> bool {
+        self.cluster_version.has(feature)
+    }
+
+    /// Whether the node was removed, forgotten since or not.
+    pub fn is_removed(&self, node: NodeId) -> bool {
+        let listed = self.nodes.get(&node).is_some_and(|record| record.intent == Intent::Removed);
+        listed || self.gone.as_ref().is_some_and(|gone| gone.contains(&node))
+    }
+
+    /// The nodes that were removed, forgotten since or not.
+    pub fn removed(&self) -> BTreeSet<NodeId> {
+        let listed = self.nodes.iter().filter(|(_, record)| record.intent == Intent::Removed).map(|(node, _)| *node);
+        listed.chain(self.gone.iter().flatten().copied()).collect()
+    }
+
+    /// The rules by which changes come about.
+    pub fn rebalance(&self) -> Rebalance {
+        self.rebalance.clone().unwrap_or_default()
     }
 
     /// The replicas that were given out to a node and are not dismissed: what it should run, and in which group.

@@ -4,7 +4,7 @@ use super::*;
 use crate::ids::{GroupId, NodeId, ReplicaId, ShardId};
 use crate::node::StartError;
 use crate::node::folder::FolderError;
-use crate::node::meta::{self, Answer, Intent};
+use crate::node::meta::{self, Answer};
 use crate::node::shards::Wanted;
 use crate::ring::{Weight, Zone};
 use crate::versions::{ClusterVersion, Spoken};
@@ -58,7 +58,7 @@ async fn a_dismissed_replica_of_a_removed_node_is_forgotten_by_the_leader() {
         meta().groups[&group].recorded.replicas.get(&fresh).is_some_and(|allotted| allotted.dismissed_by.is_some())
     })
     .await;
-    tell_meta(&node, meta::Command::SetIntent { node: gone, intent: Intent::Removed }).await;
+    tell_meta(&node, meta::Command::Remove { node: gone, lost: None }).await;
     until("its end", || !meta().groups[&group].recorded.replicas.contains_key(&fresh)).await;
     node.stop().await;
 }

@@ -1,6 +1,7 @@
 //! What carries frames between nodes: the seam to the node's link.
 
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::ids::NodeId;
@@ -49,4 +50,9 @@ pub enum LinkError {
 pub trait Link: Send + Sync + 'static {
     /// Sends `frame` to `to` and gives the answer. At most [`super::FRAME_BYTES_MAX`] bytes.
     fn call(&self, to: NodeId, lane: Lane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>>;
+
+    /// Waits until so many bytes of snapshots may be sent: what this node sends in a second is bounded, for the sake of all else.
+    fn pace(&self, _bytes: usize) -> BoxFuture<'_, ()> {
+        futures::future::ready(()).boxed()
+    }
 }

@@ -236,6 +236,10 @@ impl Peer {
                 Exported::Images(images) => (RequestRepr::pairs(images), Vec::new()),
                 Exported::Rows(rows) => (Vec::new(), RequestRepr::pairs(rows)),
             };
+            let pairs = match &piece {
+                Exported::Images(pairs) | Exported::Rows(pairs) => pairs,
+            };
+            self.link.pace(pairs.iter().map(|(key, value)| key.len() + value.len()).sum()).await;
             in_flight.push_back(send(RequestRepr::SnapshotPiece { transfer, number, images, rows }, piece_deadline));
             number += 1;
             // Memory is bounded by the pieces in flight: no more is read before the oldest is taken.

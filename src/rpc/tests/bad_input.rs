@@ -265,6 +265,32 @@ async fn accounts_and_admin_name_every_bad_field() {
 }
 
 #[tokio::test]
+async fn calls_for_nodes_that_come_and_go_name_every_bad_field() {
+    let served = serve(Limits::default()).await;
+    let mut admin = AdminServiceClient::new(served.admin.clone());
+    let zone = || "a b".to_string();
+    refuse! { admin;
+        add_node(v1::AddNodeRequest { node_endpoint: "nowhere".into(), zone: zone(), weight: 101, validate_only: true })
+            => ["node_endpoint", "zone", "weight"];
+        replace_node(v1::ReplaceNodeRequest { zone: zone(), ..Default::default() }) => ["node", "node_endpoint", "zone"];
+        drain_node(v1::DrainNodeRequest::default()) => ["node"];
+        remove_node(v1::RemoveNodeRequest { node: control(), ..Default::default() }) => ["node"];
+        forget_node(v1::ForgetNodeRequest { node: long() }) => ["node"];
+        give_up_node(v1::GiveUpNodeRequest::default()) => ["node"];
+        update_node(v1::UpdateNodeRequest { zone: Some(zone()), weight: Some(0), ..Default::default() })
+            => ["node", "zone", "weight"];
+        update_rules(v1::UpdateRulesRequest {
+            replication_factor: Some(2),
+            slack_permille: Some(1_001),
+            grace_ms: Some(999),
+            ..Default::default()
+        }) => ["replication_factor", "slack_permille", "grace_ms"];
+        move_replica(v1::MoveReplicaRequest { shard: 0, from_node: long(), ..Default::default() })
+            => ["from_node", "to_node"];
+    }
+}
+
+#[tokio::test]
 async fn a_message_over_the_limit_is_refused_and_the_server_lives_on() {
     let served = serve(Limits::default()).await;
     let mut client = CollectionServiceClient::new(served.clients.clone());

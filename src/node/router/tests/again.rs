@@ -1,6 +1,6 @@
 //! What becomes of a command that is forwarded to a leader which does as the test says.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +65,11 @@ impl Receive for Scripted {
         async { Err("not here".to_string()) }.boxed()
     }
 
-    fn found(&self, _: Charter) -> BoxFuture<'static, Result<(), String>> {
+    fn found(&self, _: Charter, _: BTreeMap<NodeId, String>) -> BoxFuture<'static, Result<(), String>> {
+        async { Err("not here".to_string()) }.boxed()
+    }
+
+    fn join(&self, _: String) -> BoxFuture<'static, Result<(), String>> {
         async { Err("not here".to_string()) }.boxed()
     }
 }
@@ -106,6 +110,8 @@ where
         endpoints: Endpoints { link: link.clone(), ..Endpoints::default() },
         cluster: cluster.clone().into(),
         versions: Default::default(),
+        removed: Default::default(),
+        removed_told: Default::default(),
     });
     let book = Arc::new(Book::open(Arc::new(crate::fs::LyingFs::new(1))).unwrap());
     let service = service(me, book, Arc::new(Metrics::new()), leader, Runtimes::current(), stop.clone());

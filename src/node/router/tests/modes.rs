@@ -1,5 +1,6 @@
 //! How each mode of reading is asked of a node that may not know it, and what is made of its answers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 use super::super::wire::{Ask, Told, WireMode};
 use super::super::{RouteError, Served};
 use super::again::linked_to;
-use crate::ids::{AccountId, ReplicaId, Revision};
+use crate::ids::{AccountId, NodeId, ReplicaId, Revision};
 use crate::node::Node;
 use crate::node::folder::Charter;
 use crate::node::link::{Lane, Peer, Receive};
@@ -82,7 +83,11 @@ impl Receive for Answering {
         async { Err("not here".to_string()) }.boxed()
     }
 
-    fn found(&self, _: Charter) -> BoxFuture<'static, Result<(), String>> {
+    fn found(&self, _: Charter, _: BTreeMap<NodeId, String>) -> BoxFuture<'static, Result<(), String>> {
+        async { Err("not here".to_string()) }.boxed()
+    }
+
+    fn join(&self, _: String) -> BoxFuture<'static, Result<(), String>> {
         async { Err("not here".to_string()) }.boxed()
     }
 }

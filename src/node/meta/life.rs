@@ -1,0 +1,104 @@
+//! What the meta state knows of nodes that come and go, and of the way from one placement to the next.
+
+use crate::ids::NodeId;
+use crate::ring::Placement;
+use crate::time::WallMs;
+
+/// How long a node may be dead before it is given up, when nobody says otherwise.
+pub const GRACE_MS_DEFAULT: u64 = 300_000;
+/// The least of it.
+pub const GRACE_MS_MIN: u64 = 1_000;
+/// The most of it.
+pub const GRACE_MS_MAX: u64 = 7 * 24 * 3_600_000;
+/// The most bytes of why a change came about.
+pub const WHY_BYTES_MAX: usize = 300;
+/// How many forgotten nodes are still known as removed.
+pub const GONE_MAX: usize = 4_096;
+
+/// What has become of a node, beside what an operator wants of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Life {
+    /// It was dead for too long: it is no member of anything until it is taken back.
+    #[n(0)]
+    pub given_up: bool,
+    /// It is never given up.
+    #[n(1)]
+    pub held: bool,
+    /// The dead node whose place it takes when it becomes active.
+    #[n(2)]
+    pub replaces: Option<NodeId>,
+    /// Another node has taken its place: it is removed as soon as it holds nothing.
+    #[n(3)]
+    pub replaced: bool,
+}
+
+/// The way from the placement to another one.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Change {
+    /// The placement that is gone to.
+    #[n(0)]
+    pub target: Placement,
+    /// Why, for people.
+    #[n(1)]
+    pub why: String,
+    /// Since when, by the calendar of who proposed it.
+    #[n(2)]
+    pub since: WallMs,
+    /// No further shard begins.
+    #[n(3)]
+    pub paused: bool,
+    /// How many copies had to be made when it began.
+    #[n(4)]
+    pub copies: u32,
+}
+
+/// What an operator, or the node that carries it out, wants of the change under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
+pub enum Turn {
+    /// No further shard begins.
+    #[n(0)]
+    Pause,
+    /// It goes on.
+    #[n(1)]
+    Resume,
+    /// The target is dropped, and none is made by itself before nodes or rules change.
+    #[n(2)]
+    Cancel,
+    /// The placement is the target.
+    #[n(3)]
+    End,
+    /// A target may be made again, once, though changes don't begin by themselves.
+    #[n(4)]
+    Apply,
+}
+
+/// The rules by which changes come about.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Rebalance {
+    /// How long a node may be dead before it is given up.
+    #[n(0)]
+    pub grace_ms: u64,
+    /// Changes begin by themselves.
+    #[n(1)]
+    pub automatic: bool,
+    /// The last change was cancelled, and nodes and rules are as they were then.
+    #[n(2)]
+    pub cancelled: bool,
+    /// An operator has said that the change which is due shall begin.
+    #[n(3)]
+    pub applied: bool,
+}
+
+impl Default for Rebalance {
+    fn default() -> Self {
+        Self { grace_ms: GRACE_MS_DEFAULT, automatic: true, cancelled: false, applied: false }
+    }
+}
+
+impl Rebalance {
+    /// Whether a change that is due may begin now.
+    pub fn may_begin(&self) -> bool {
+        self.applied || (self.automatic && !self.cancelled)
+    }
+}

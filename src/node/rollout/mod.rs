@@ -1,0 +1,247 @@
+//! Nodes come and go: what the node of the meta group's leader proposes for that, one command after the other.
+//!
+//! - A *joining* node that lives and listens to the meta group becomes *active*.
+//! - A node that was dead for longer than the grace period is *given up*; one that is heard again for a while is taken back.
+//! - The meta group's voters follow the active nodes.
+//! - Where the placement isn't what nodes and rules ask for, another one becomes the *target* of a change.
+//! - A change goes on, a few shards at a time ([`rollout`]), and ends when the placement is the target.
+//! - A node for which another has come is removed when nothing is left on it.
+//!
+//! What to propose is a pure function of the meta state and of what this node hears ([`decide()`]); each command is fenced by what it
+//! was decided on. So it does no harm where two nodes believe to lead, and whoever leads next goes on.
+//!
+//! # Invariants
+//!
+//! - Nobody is given up on the word of a node that hears no majority, nor so many that a shard's copies could not be placed (node/36).
+//! - Every placement on the way is of the target or of the placement before, shard by shard (plan's `rollout`).
+//!
+//! # Caveats
+//!
+//! How long a node has been dead is counted from when this node began to lead the meta group: another leader counts anew.
+
+mod due;
+mod voters;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::health::Liveness;
+use crate::ids::{GroupId, NodeId, ShardId};
+use crate::plan::rollout::{self, Bounds, Move};
+use crate::time::{MonotonicMs, WallMs};
+use crate::versions::Feature;
+
+use super::core::Inner;
+use super::meta::{Answer, Change, Command, Intent, MetaState, NodeRecord, Turn};
+
+pub use due::{due, reason, way};
+
+/// How often it is looked.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a command for the meta group may take.
+const META_MS_MAX: u64 = 2_000;
+/// How long a node that was given up must be heard before it is taken back, if the grace period isn't shorter.
+const TAKE_BACK_MS: u64 = 10_000;
+
+/// What is heard of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Nodes that live, this one among them.
+    pub alive: BTreeSet<NodeId>,
+    /// For how long nodes have been dead, and heard again, milliseconds.
+    pub dead_ms: BTreeMap<NodeId, u64>,
+    /// See `dead_ms`.
+    pub alive_ms: BTreeMap<NodeId, u64>,
+    /// Whether a majority of all nodes is heard.
+    pub majority: bool,
+    /// Who leads the shards.
+    pub leading: BTreeMap<ShardId, NodeId>,
+    /// The calendar.
+    pub now: WallMs,
+}
+
+/// Nodes that are to be rid of what they hold, soon: draining, given up or removed.
+pub fn urgent(meta: &MetaState) -> BTreeSet<NodeId> {
+    let goes =
+        |record: &NodeRecord| matches!(record.intent, Intent::Draining | Intent::Removed) || record.is_given_up();
+    meta.nodes.iter().filter(|(_, record)| goes(record)).map(|(node, _)| *node).collect()
+}
+
+/// The shards that are under way: whose members aren't yet what the placement wants.
+pub fn under_way(
+    meta: &MetaState,
+    leading: &BTreeMap<ShardId, NodeId>,
+    alive: &BTreeSet<NodeId>,
+) -> BTreeMap<ShardId, Move> {
+    let Some(now) = &meta.placement else { return BTreeMap::new() };
+    let gone = urgent(meta).into_iter().filter(|node| !alive.contains(node)).collect();
+    let recorded = |shard| meta.groups.get(&GroupId::from(shard)).map(|record| &record.recorded);
+    rollout::under_way(now, recorded, leading, &gone)
+}
+
+/// What is to be proposed next; `None`: nothing, for now.
+pub fn decide(meta: &MetaState, seen: &Seen) -> Option<Command> {
+    if meta.cluster.is_none() || !meta.has(Feature::NodeLife) {
+        return None;
+    }
+    lives(meta, seen).or_else(|| meta_voters(meta)).or_else(|| begin(meta, seen)).or_else(|| go_on(meta, seen))
+}
+
+/// What becomes of single nodes.
+fn lives(meta: &MetaState, seen: &Seen) -> Option<Command> {
+    let rebalance = meta.rebalance();
+    for (&node, record) in &meta.nodes {
+        let life = record.life();
+        let alive = seen.alive.contains(&node);
+        let lasts = |times: &BTreeMap<NodeId, u64>, ms| times.get(&node).is_some_and(|since| *since >= ms);
+        match record.intent {
+            Intent::Joining if alive && voters::listens(meta, node) => {
+                return Some(Command::SetIntent { node, intent: Intent::Active });
+            }
+            Intent::Draining if life.replaced && !meta.rests_on(node) => {
+                return Some(Command::Remove { node, lost: None });
+            }
+            Intent::Active if life.given_up && lasts(&seen.alive_ms, TAKE_BACK_MS.min(rebalance.grace_ms)) => {
+                return Some(Command::TakeBack { node });
+            }
+            Intent::Active if !life.given_up && !life.held && lasts(&seen.dead_ms, rebalance.grace_ms) => {
+                let able = meta.members().iter().filter(|member| seen.alive.contains(&member.node)).count();
+                // On nodes that are silent themselves nothing could be made anew.
+                if seen.majority && able >= meta.nodes_needed() && meta.members().len() > meta.nodes_needed() {
+                    return Some(Command::GiveUp { node });
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn meta_voters(meta: &MetaState) -> Option<Command> {
+    let wanted = voters::wanted(meta)?;
+    (wanted != meta.meta_wanted).then_some(Command::SetMetaWanted { from: meta.epoch, wanted })
+}
+
+fn begin(meta: &MetaState, seen: &Seen) -> Option<Command> {
+    if !meta.rebalance().may_begin() {
+        return None;
+    }
+    let target = due(meta)?;
+    let copies = target.replicas_moved_since(meta.placement.as_ref()?);
+    let why = reason(meta, &target);
+    let change =
+        Change { target, why, since: seen.now, paused: false, copies: u32::try_from(copies).unwrap_or(u32::MAX) };
+    Some(Command::Begin { from: meta.epoch, change })
+}
+
+/// The next shards on the way to the target.
+fn go_on(meta: &MetaState, seen: &Seen) -> Option<Command> {
+    let (change, now) = (meta.change.as_ref()?, meta.placement.as_ref()?);
+    let busy = under_way(meta, &seen.leading, &seen.alive);
+    if *now == change.target && busy.is_empty() {
+        return Some(Command::Turn { turn: Turn::End });
+    }
+    if change.paused {
+        return None;
+    }
+    let zones = meta.nodes.iter().map(|(node, record)| (*node, record.zone.clone())).collect();
+    let next = rollout::advance(now, &change.target, &busy, &urgent(meta), &zones, &Bounds::default())?;
+    Some(Command::Place { from: meta.epoch, placement: next })
+}
+
+/// Since when this node knows the others dead or alive.
+#[derive(Debug, Default)]
+struct Since(BTreeMap<NodeId, (Liveness, MonotonicMs)>);
+
+impl Since {
+    /// Takes in how the nodes are, and forgets those that aren't there any more.
+    fn look(&mut self, nodes: impl Iterator<Item = (NodeId, Liveness)>, now: MonotonicMs) {
+        let before = std::mem::take(&mut self.0);
+        self.0 = nodes
+            .map(|(node, liveness)| match before.get(&node) {
+                Some(known) if known.0 == liveness => (node, *known),
+                // Suspicion comes and goes.
+                Some((Liveness::Alive, since)) if liveness == Liveness::Suspect => (node, (Liveness::Alive, *since)),
+                _ => (node, (liveness, now)),
+            })
+            .collect();
+    }
+
+    fn ms(&self, of: Liveness, now: MonotonicMs) -> BTreeMap<NodeId, u64> {
+        let is_so = self.0.iter().filter(|(_, (liveness, _))| *liveness == of);
+        is_so.map(|(node, (_, since))| (*node, now.since(*since))).collect()
+    }
+}
+
+fn see(inner: &Inner, meta: &MetaState, since: &mut Since) -> Seen {
+    let now = inner.clock.monotonic();
+    let me = inner.me.node;
+    let others = meta.nodes.keys().filter(|node| **node != me);
+    let liveness = others.filter_map(|node| Some((*node, inner.ear.liveness(*node)?)));
+    since.look(liveness.chain([(me, Liveness::Alive)]), now);
+    let mut alive: BTreeSet<NodeId> = inner.ear.alive().into_iter().collect();
+    alive.insert(me);
+    let shard = |(group, lead): (GroupId, super::leaders::Lead)| Some((group.shard()?, lead.node));
+    Seen {
+        alive,
+        dead_ms: since.ms(Liveness::Dead, now),
+        alive_ms: since.ms(Liveness::Alive, now),
+        majority: !inner.ear.is_isolated(),
+        leading: inner.leaders.all().into_iter().filter_map(shard).collect(),
+        now: inner.clock.wall(),
+    }
+}
+
+/// Looks while the meta group is led here, until the node stops.
+pub(super) async fn run(inner: Arc<Inner>) {
+    let mut since = Since::default();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if inner.is_leaving() || !inner.leads_meta() {
+            since = Since::default();
+            continue;
+        }
+        let meta = inner.meta.now.load_full();
+        let seen = see(&inner, &meta, &mut since);
+        let Some(command) = decide(&meta, &seen) else { continue };
+        propose(&inner, &meta, command).await;
+    }
+}
+
+async fn propose(inner: &Inner, meta: &MetaState, command: Command) {
+    let what = told(meta, &command);
+    let mut changes = inner.meta.changes.subscribe();
+    match inner.router.propose_meta(&command, &inner.own_call(META_MS_MAX)).await {
+        Ok(Answer::Done { .. }) => tracing::info!(what, "the cluster changes"),
+        Ok(Answer::Unchanged { .. }) => {}
+        // It was decided on something that has changed, or another node was sooner: it is looked again.
+        Ok(Answer::Refused { why, .. }) => tracing::debug!(what, %why, "a change of the cluster was refused"),
+        Err(error) => tracing::debug!(what, %error, "a change of the cluster was not made yet"),
+    }
+    // What is decided next is decided on that.
+    let back = async { while inner.meta.now.load().revision <= meta.revision && changes.changed().await.is_ok() {} };
+    let _ = tokio::time::timeout(Duration::from_secs(1), back).await;
+}
+
+/// A command in words.
+fn told(meta: &MetaState, command: &Command) -> String {
+    let name = |node: &NodeId| meta.name_of(*node);
+    match command {
+        Command::SetIntent { node, .. } => format!("{} carries its share from now on", name(node)),
+        Command::Remove { node, .. } => format!("{} is removed: another node has come for it", name(node)),
+        Command::GiveUp { node } => format!("{} is given up: it was dead for too long", name(node)),
+        Command::TakeBack { node } => format!("{} is heard again and taken back", name(node)),
+        Command::SetMetaWanted { wanted, .. } => {
+            let nodes = wanted.nodes.iter().map(name).collect::<Vec<_>>().join(", ");
+            format!("the meta group's voters shall be {nodes}")
+        }
+        Command::Begin { change, .. } => format!("a change begins: {} ({} copies)", change.why, change.copies),
+        Command::Place { .. } => "the next shards begin".to_string(),
+        Command::Turn { .. } => "the change is done".to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
