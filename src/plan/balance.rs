@@ -10,7 +10,7 @@
 //! speed (weight), where each job may run on its replicas' nodes only. Its neighbourhood is *jump* and *swap*, after Schuurman and
 //! Vredeveld, "Performance guarantees of local search for multiprocessor scheduling" (2007), with a swap widened to two jumps in
 //! a row (from the hottest to a second node, and another lead from that one onwards, which may be back). A move counts as one
-//! only if the hotter of all nodes that it touches comes out cooler than the hottest was, by a least gain. So the loads, sorted
+//! only if the hottest of the nodes that it touches comes out cooler than the hottest was, by a least gain. So the loads, sorted
 //! downwards, shrink with every move, no state comes twice under one load, and the search ends.
 //!
 //! Against noise there are four things: what is measured is to be averaged ([`averaged`]); nothing begins below one bound and
@@ -19,6 +19,12 @@
 //!
 //! Replicas follow only where leads alone leave a node above [`Tuning::copy_permille`], one at a time, and only where
 //! [`Room`] says that placing wouldn't want them back.
+//!
+//! # Caveats
+//!
+//! Placing chooses leads by number and knows no heat. Whoever compares the placement with what placing would make of it must
+//! compare the replicas, not the leads and not their order, and give a new target its leads by [`leads_by_heat()`]. Else the
+//! two move the same leads to and fro.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,7 +75,7 @@ pub struct Tuning {
     pub begin_permille: u64,
     /// What has begun goes on until no node is above this.
     pub goal_permille: u64,
-    /// A move of leads must relieve by this.
+    /// A move of leads must relieve by this; where none does, by all that one lead costs.
     pub gain_permille: u64,
     /// Replicas move only while a node is above this, and leads alone don't help.
     pub copy_permille: u64,
@@ -153,9 +159,9 @@ pub struct Verdict {
 /// Which moves relieve the hottest nodes now, if any should.
 pub fn look(scene: &Scene<'_>, tuning: &Tuning) -> Verdict {
     let mut board = Board::of(scene);
-    let worst_permille = board.worst();
+    let worst_permille = board.worst() / PPM;
     let bound = if scene.acting { tuning.goal_permille } else { tuning.begin_permille };
-    let acting = worst_permille > bound;
+    let acting = board.worst() > bound * PPM;
     if acting {
         while board.shifts.len() < tuning.leads_at_once.max(2) {
             let left = tuning.leads_at_once.max(2) - board.shifts.len();
@@ -207,6 +213,8 @@ struct Board<'a> {
     heat: &'a BTreeMap<ShardId, u64>,
     resting: BTreeSet<ShardId>,
     weights: BTreeMap<NodeId, u64>,
+    /// All of them together.
+    weight: u64,
     shards: Vec<Replicas>,
     led: BTreeMap<NodeId, BTreeSet<ShardId>>,
     loads: BTreeMap<NodeId, u64>,
@@ -223,6 +231,7 @@ impl<'a> Board<'a> {
             resting: scene.resting.clone(),
             led: weights.keys().map(|&node| (node, BTreeSet::new())).collect(),
             loads: weights.keys().map(|&node| (node, 0)).collect(),
+            weight: weights.values().sum(),
             weights,
             shards: scene.placement.iter().map(|(_, replicas)| replicas.clone()).collect(),
             total: 0,
@@ -244,50 +253,66 @@ impl<'a> Board<'a> {
         self.heat.get(&shard).copied().unwrap_or(0).min(u64::MAX / (1 << 16))
     }
 
-    /// How hot a node is with this load, in thousandths of the mean.
-    fn permille(&self, node: NodeId, load: u64) -> u64 {
-        let weights: u64 = self.weights.values().sum();
+    /// How hot a node is with this load, in millionths of the mean.
+    fn ppm(&self, node: NodeId, load: u64) -> u64 {
         let mean = u128::from(self.total.max(1)) * u128::from(self.weights.get(&node).copied().unwrap_or(1));
-        u64::try_from(u128::from(load) * 1000 * u128::from(weights) / mean).unwrap_or(u64::MAX)
+        u64::try_from(u128::from(load) * 1_000_000 * u128::from(self.weight) / mean).unwrap_or(u64::MAX)
     }
 
     fn heat_of(&self, node: NodeId) -> u64 {
-        self.permille(node, self.loads.get(&node).copied().unwrap_or(0))
+        self.ppm(node, self.loads.get(&node).copied().unwrap_or(0))
     }
 
     fn worst(&self) -> u64 {
         self.weights.keys().map(|&node| self.heat_of(node)).max().unwrap_or(0)
     }
 
-    /// The nodes above `bound`, the hottest first.
-    fn hot(&self, bound: u64) -> Vec<(u64, NodeId)> {
+    /// The nodes above `permille`, the hottest first.
+    fn hot(&self, permille: u64) -> Vec<(u64, NodeId)> {
         let mut hot: Vec<(u64, NodeId)> = self.weights.keys().map(|&node| (self.heat_of(node), node)).collect();
-        hot.retain(|&(permille, _)| permille > bound);
-        hot.sort_by_key(|&(permille, node)| (std::cmp::Reverse(permille), node));
+        hot.retain(|&(ppm, _)| ppm > permille * PPM);
+        hot.sort_by_key(|&(ppm, node)| (std::cmp::Reverse(ppm), node));
         hot
     }
 
     /// The jumps, one or two, that relieve the hottest node that can be relieved.
     fn relief(&self, tuning: &Tuning, most: usize) -> Option<Vec<Jump>> {
-        self.hot(tuning.goal_permille).into_iter().find_map(|(permille, hot)| {
-            let bound = permille.saturating_sub(tuning.gain_permille);
-            let single = self.jumps(hot).map(|jump| (self.after(&[jump]), vec![jump]));
-            let best = single.filter(|(after, _)| *after <= bound).min_by_key(|(after, _)| *after);
+        self.hot(tuning.goal_permille).into_iter().find_map(|(ppm, hot)| {
+            let gain = (tuning.gain_permille * PPM).max(1);
+            let cost = |jump: &Jump| self.ppm(hot, self.cost(jump.shard));
+            // Of many that relieve the hottest alike, the one to the coolest.
+            let cool = |(after, jumps): &(u64, Vec<Jump>)| (*after, jumps.last().map(|jump| self.heat_of(jump.to)));
+            let singles = || self.jumps(hot).map(|jump| (self.after(&[jump]), vec![jump]));
             let pairs = || {
-                let pair = |first: Jump| self.jumps(first.to).map(move |second| [first, second]);
-                let pairs = self.jumps(hot).flat_map(pair).filter(|[first, second]| first.shard != second.shard);
-                let pairs = pairs.map(|pair| (self.after(&pair), pair.to_vec()));
-                pairs.filter(|(after, _)| *after <= bound).min_by_key(|(after, _)| *after)
+                // Who costs less than the gain brings no such gain, in a pair or not.
+                let firsts = self.jumps(hot).filter(|jump| cost(jump) >= gain);
+                let pairs = firsts.flat_map(|first| self.jumps(first.to).map(move |second| [first, second]));
+                let pairs = pairs.filter(|[first, second]| first.shard != second.shard);
+                pairs.map(|pair| (self.after(&pair), pair.to_vec()))
             };
-            best.or_else(|| (most >= 2).then(pairs).flatten()).map(|(_, jumps)| jumps)
+            let helps = |(after, _): &(u64, Vec<Jump>)| after.saturating_add(gain) <= ppm;
+            // All of its cost, or a little below: what is divided is rounded.
+            let little = |(after, jumps): &(u64, Vec<Jump>)| {
+                let all: u64 = jumps.iter().map(cost).sum();
+                after.saturating_add(all.saturating_sub(2).max(1)) <= ppm
+            };
+            let best = singles().filter(helps).min_by_key(cool);
+            let best = best.or_else(|| (most >= 2).then(|| pairs().filter(helps).min_by_key(cool)).flatten());
+            best.or_else(|| singles().filter(little).min_by_key(cool)).map(|(_, jumps)| jumps)
         })
     }
 
-    /// All jumps of a lead away from a node.
+    /// The jumps of leads away from a node: of all that may move, or of enough of every cost.
     fn jumps(&self, from: NodeId) -> impl Iterator<Item = Jump> + '_ {
         let led = self.led.get(&from).into_iter().flatten().copied();
-        let free = led.filter(move |shard| !self.resting.contains(shard) && self.cost(*shard) > 0);
-        free.flat_map(move |shard| {
+        let mut free: Vec<ShardId> =
+            led.filter(|shard| !self.resting.contains(shard) && self.cost(*shard) > 0).collect();
+        if free.len() > TRIED {
+            free.sort_by_key(|&shard| (std::cmp::Reverse(self.cost(shard)), shard));
+            let every = free.len().div_ceil(TRIED);
+            free = free.into_iter().step_by(every).collect();
+        }
+        free.into_iter().flat_map(move |shard| {
             let others = self.shards[shard.0 as usize].nodes.iter().copied();
             let able = others.filter(move |&to| to != from && self.weights.contains_key(&to));
             able.map(move |to| Jump { shard, from, to })
@@ -304,7 +329,7 @@ impl<'a> Board<'a> {
             let load = self.loads.get(&node).copied().unwrap_or(0);
             load.saturating_add(part(|jump| jump.to)).saturating_sub(part(|jump| jump.from))
         };
-        touched.map(|node| self.permille(node, load(node))).max().unwrap_or(0)
+        touched.map(|node| self.ppm(node, load(node))).max().unwrap_or(0)
     }
 
     fn lead(&mut self, Jump { shard, from, to }: Jump) {
@@ -330,8 +355,8 @@ impl<'a> Board<'a> {
         let room = Room::new(scene.members, count, scene.rules);
         let mut held: BTreeMap<NodeId, u32> = BTreeMap::new();
         self.shards.iter().flat_map(|r| &r.nodes).for_each(|&node| *held.entry(node).or_default() += 1);
-        let Some((permille, hot)) = self.hot(tuning.copy_permille).first().copied() else { return };
-        let bound = permille.saturating_sub(tuning.copy_gain_permille);
+        let Some((ppm, hot)) = self.hot(tuning.copy_permille).first().copied() else { return };
+        let bound = ppm.saturating_sub(tuning.copy_gain_permille * PPM);
         let led = self.led.get(&hot).into_iter().flatten().copied();
         let mut jumps: Vec<(u64, Jump)> = led
             .filter(|shard| !self.resting.contains(shard) && self.cost(*shard) > 0)
@@ -380,5 +405,9 @@ impl<'a> Board<'a> {
     }
 }
 
+/// Millionths in a thousandth.
+const PPM: u64 = 1000;
+/// Leads of a node that are tried: all, but where shards are many more than nodes.
+const TRIED: usize = 48;
 /// Moves of a replica that are tried at one look.
 const CANDIDATES: usize = 64;

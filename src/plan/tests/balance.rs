@@ -118,6 +118,18 @@ fn a_change_of_the_cluster_keeps_the_leads_that_heat_has_moved() {
     assert!(moved(&by_heat) <= moved(&target) + 6, "{} of {}", moved(&by_heat), moved(&target));
 }
 
+#[test]
+fn many_shards_whose_single_cost_is_little_are_balanced_too() {
+    let (count, rules, members) = (ShardCount::new(512).unwrap(), Rules::default(), members(&[0, 1, 2]));
+    let heat: BTreeMap<ShardId, u64> =
+        count.shards().map(|s| (s, 1000 + u64::from(s.0.reverse_bits() >> 22))).collect();
+    let placement = Placement::of(vec![replicas(&[0, 1, 2]); 512]);
+    assert_eq!(worst(&placement, &members, &heat), 3000);
+    let after = leads_by_heat(&placement, &placement, &members, rules, &heat);
+    let worst = worst(&after, &members, &heat);
+    assert!(worst <= Tuning::default().goal_permille, "{worst}");
+}
+
 fn worst(placement: &Placement, members: &[Member], heat: &BTreeMap<ShardId, u64>) -> u64 {
     let (rules, resting) = (Rules::default(), BTreeSet::new());
     let scene = Scene { placement, members, rules, heat, resting: &resting, copying: 0, acting: false };
