@@ -37,6 +37,7 @@ mod local;
 mod manual;
 mod node;
 mod output;
+mod plan;
 mod policy;
 mod raft;
 mod ring;
@@ -125,6 +126,9 @@ enum Command {
     /// Nodes
     #[command(subcommand)]
     Node(node::Command),
+    /// What is being moved as nodes come and go
+    #[command(subcommand)]
+    Plan(plan::Command),
     /// Shards
     #[command(subcommand)]
     Shard(shard::Command),
@@ -207,6 +211,7 @@ async fn run(cli: Cli, clock: Arc<dyn Clock>, seed: u64) -> Result<(), Failure> 
         Command::Status(options) => status::run(&context, options).await,
         Command::Top(options) => top::run(&context, options).await,
         Command::Node(command) => node::run(&context, command).await,
+        Command::Plan(command) => plan::run(&context, command).await,
         Command::Shard(command) => shard::run(&context, command).await,
         Command::Ring(command) => ring::run(&context, command).await,
         Command::Account(command) => account::run(&context, command).await,
@@ -246,6 +251,17 @@ mod tests {
             &["clusterctl", "node", "hand-over", "n1", "--for", "30m"],
             &["clusterctl", "node", "restart-safe", "n1"],
             &["clusterctl", "node", "restart-safe", "--all", "--exec", "ssh {host} restart {node}", "--wait", "10m"],
+            &["clusterctl", "node", "add", "10.0.0.4:7401", "--zone", "b", "--weight", "2", "--wait"],
+            &["clusterctl", "node", "drain", "n4", "--dry-run"],
+            &["clusterctl", "node", "remove", "n4", "--force", "--yes"],
+            &["clusterctl", "node", "replace", "n1", "--by", "10.0.0.5:7401"],
+            &["clusterctl", "node", "give-up", "n1"],
+            &["clusterctl", "node", "update", "n1", "--weight", "3", "--hold"],
+            &["clusterctl", "node", "forget", "n1"],
+            &["clusterctl", "plan", "show", "--watch"],
+            &["clusterctl", "plan", "pause", "--wait"],
+            &["clusterctl", "shard", "move", "3", "--from", "n1", "--to", "n4", "--dry-run"],
+            &["clusterctl", "ring", "rules", "--replication-factor", "5", "--grace", "10m", "--automatic", "no"],
             &["clusterctl", "shard", "list", "--troubled", "--watch"],
             &["clusterctl", "shard", "transfer-leader", "3", "--to", "n2", "--yes"],
             &["clusterctl", "shard", "check", "--all"],
@@ -291,6 +307,16 @@ mod tests {
             &["clusterctl", "node", "restart-safe"],
             &["clusterctl", "node", "restart-safe", "n1", "--all"],
             &["clusterctl", "node", "restart-safe", "--all", "--exec", "x", "--root", "y"],
+            &["clusterctl", "node", "add"],
+            &["clusterctl", "node", "drain", "n4", "--undo", "--force"],
+            &["clusterctl", "node", "drain", "n4", "--dry-run", "--wait"],
+            &["clusterctl", "node", "replace", "n1"],
+            &["clusterctl", "node", "update", "n1"],
+            &["clusterctl", "node", "update", "n1", "--weight", "0"],
+            &["clusterctl", "node", "update", "n1", "--hold", "--release"],
+            &["clusterctl", "ring", "rules"],
+            &["clusterctl", "ring", "rules", "--automatic", "perhaps"],
+            &["clusterctl", "shard", "move", "3", "--to", "n4"],
             &["clusterctl", "shard", "transfer-leader", "one"],
             &["clusterctl", "shard", "check"],
             &["clusterctl", "shard", "check", "3", "--all"],

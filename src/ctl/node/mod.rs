@@ -1,9 +1,16 @@
 //! `clusterctl node`.
 
+mod add;
+mod drain;
+mod forget;
+mod give_up;
 mod hand_over;
 mod list;
+mod remove;
+mod replace;
 mod restart;
 mod show;
+mod update;
 
 use clap::{Args, Subcommand};
 use comfy_table::Table;
@@ -24,6 +31,20 @@ pub(super) enum Command {
     List(watch::Repeat),
     /// One node: where it is, what it leads and holds
     Show(ShowOptions),
+    /// Let a node into the cluster: it gets its share of the shards
+    Add(add::Options),
+    /// Empty a node, so that it can be switched off and removed
+    Drain(drain::Options),
+    /// Take a node out for good: one that holds nothing, or a dead one
+    Remove(remove::Options),
+    /// Let a node in for one that is dead for good
+    Replace(replace::Options),
+    /// Give a dead node up now: its replicas are made anew elsewhere
+    GiveUp(give_up::Options),
+    /// Change a node's zone or weight, or hold it when it is dead
+    Update(update::Options),
+    /// List a removed node no more
+    Forget(forget::Options),
     /// Give a node's leads to others and keep it without for a while: for work on its machine
     HandOver(hand_over::Options),
     /// Restart nodes, one after the other, each only when all is well before, and waiting until it is again
@@ -47,6 +68,13 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
     match command {
         Command::List(repeat) => list::run(context, &repeat).await,
         Command::Show(options) => show::run(context, options).await,
+        Command::Add(options) => add::run(context, options).await,
+        Command::Drain(options) => drain::run(context, options).await,
+        Command::Remove(options) => remove::run(context, options).await,
+        Command::Replace(options) => replace::run(context, options).await,
+        Command::GiveUp(options) => give_up::run(context, options).await,
+        Command::Update(options) => update::run(context, options).await,
+        Command::Forget(options) => forget::run(context, options).await,
         Command::HandOver(options) => hand_over::run(context, options).await,
         Command::RestartSafe(options) => restart::run(context, options).await,
     }

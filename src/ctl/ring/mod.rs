@@ -3,6 +3,7 @@
 mod draw;
 mod moves;
 mod plan;
+mod rules;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -16,6 +17,8 @@ pub(super) enum Command {
     Show(ShowOptions),
     /// What would move if nodes came or went; nothing is changed
     Plan(plan::Options),
+    /// Change how replicas are placed and rebuilt; `plan show` tells the rules
+    Rules(rules::Options),
 }
 
 #[derive(Debug, Args)]
@@ -29,5 +32,6 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
     match command {
         Command::Show(options) => show::run(context, options).await,
         Command::Plan(options) => plan::run(context, options).await,
+        Command::Rules(options) => rules::run(context, options).await,
     }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod list;
+mod move_to;
 mod replace;
 mod show;
 mod transfer;
@@ -29,6 +30,8 @@ pub(super) enum Command {
     List(ListOptions),
     /// One shard and each of its replicas
     Show(ShowOptions),
+    /// Move one replica to another node
+    Move(move_to::Options),
     /// Replace one replica by a fresh one
     Replace(replace::Options),
     /// Make another replica the leader, once it has caught up
@@ -60,6 +63,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
     match command {
         Command::List(options) => list::run(context, options).await,
         Command::Show(options) => show::run(context, options).await,
+        Command::Move(options) => move_to::run(context, options).await,
         Command::Replace(options) => replace::run(context, options).await,
         Command::TransferLeader(options) => transfer::run(context, options).await,
         Command::Check(options) => check::run(context, options).await,

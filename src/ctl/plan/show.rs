@@ -1,0 +1,53 @@
+//! `clusterctl plan show`.
+
+use serde::Serialize;
+
+use super::super::context::{Context, Screen};
+use super::super::exit::Failure;
+use super::super::output::span;
+use super::super::text::plain;
+use super::super::watch;
+use super::Plan;
+use crate::proto::v1;
+
+/// The change, and the rules that it follows.
+#[derive(Debug, Serialize)]
+struct Shown {
+    plan: Plan,
+    replication_factor: u32,
+    slack_permille: u32,
+    grace_ms: u64,
+    automatic: bool,
+    answered_by: String,
+}
+
+impl Shown {
+    fn new(answer: v1::GetPlanResponse) -> Self {
+        let rules = answer.rules.unwrap_or_default();
+        Self {
+            plan: Plan::from(answer.plan.unwrap_or_default()),
+            replication_factor: rules.replication_factor,
+            slack_permille: rules.slack_permille,
+            grace_ms: rules.grace_ms,
+            automatic: rules.automatic,
+            answered_by: plain(&answer.answered_by),
+        }
+    }
+
+    fn text(&self) -> String {
+        let begin = if self.automatic { "changes begin by themselves" } else { "changes wait for `plan apply`" };
+        let grace = span(self.grace_ms);
+        let rules =
+            format!("{} copies of each shard; {begin}; dead nodes are given up after {grace}", self.replication_factor);
+        format!("{}\n\n{rules}", self.plan.text().trim_end())
+    }
+}
+
+pub(super) async fn run(context: &Context, repeat: &watch::Repeat) -> Result<(), Failure> {
+    watch::run(context, repeat, look).await
+}
+
+async fn look(context: &Context) -> Result<Screen, Failure> {
+    let shown = Shown::new(context.read(context.admin()?.get_plan(v1::GetPlanRequest {})).await?);
+    context.screen(&shown, || shown.text(), Ok(()))
+}
