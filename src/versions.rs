@@ -81,7 +81,7 @@ pub const TABLE: &[Version] = &[
     Version {
         version: ClusterVersion(5),
         since: "2026-11",
-        what: "nodes come and go while the cluster runs: joined, drained, replaced and removed; placements are reached shard by shard; dead nodes are given up after a while",
+        what: "nodes come and go while the cluster runs: joined, drained, replaced and removed; placements are reached shard by shard; dead nodes are given up after a while; what is handed off late takes its place by the shard's time",
         formats: Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
     },
 ];
@@ -102,6 +102,8 @@ pub enum Feature {
     Hints,
     /// A shard whose leader is pressed tells its devices to report more seldom, and its views remember what their devices were told.
     Stretch,
+    /// What is handed off of a view that has ended takes its place by the shard's time, which no wrong calendar can turn.
+    HandedOffInOrder,
     /// The meta group takes commands for nodes that come and go and for changes of the placement, and keeps what they say.
     NodeLife,
 }
@@ -113,7 +115,7 @@ impl Feature {
             Self::ShardVersions | Self::FolderVersions => ClusterVersion(2),
             Self::ReadModes | Self::ToldLeases => ClusterVersion(3),
             Self::Hints | Self::Stretch => ClusterVersion(4),
-            Self::NodeLife => ClusterVersion(5),
+            Self::HandedOffInOrder | Self::NodeLife => ClusterVersion(5),
         }
     }
 }
@@ -243,7 +245,7 @@ mod tests {
     fn a_feature_is_on_from_its_version_on() {
         let features =
             [Feature::ShardVersions, Feature::FolderVersions, Feature::ReadModes, Feature::Hints, Feature::Stretch];
-        for feature in features.into_iter().chain([Feature::NodeLife]) {
+        for feature in features.into_iter().chain([Feature::HandedOffInOrder, Feature::NodeLife]) {
             let ClusterVersion(since) = feature.since();
             assert!(!ClusterVersion(since - 1).has(feature), "{feature:?}");
             assert!(ClusterVersion(since).has(feature) && ClusterVersion(since + 1).has(feature), "{feature:?}");

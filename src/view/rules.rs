@@ -167,13 +167,15 @@ pub(super) fn take_in(row: &mut TitleRow, play: &Play, last: Option<Last>) {
 }
 
 /// The further play of a view that has ended: from where it was known to have been at `trace.end`, up to `position_ms`. It applies where
-/// nothing else has happened to the title since; otherwise the later event wins.
+/// nothing else has happened to the title since; otherwise the later event wins: by the shard's time where `when` tells it, else by
+/// the calendar.
 pub(super) fn handed_off(
     settings: &Settings,
     row: &mut TitleRow,
     trace: &Trace,
     (elapsed_ms, position_ms): (u64, Option<u64>),
     played: &ViewRanges,
+    when: Option<LogicalMs>,
 ) -> Play {
     let mut play = Play {
         start: trace.end,
@@ -205,13 +207,11 @@ pub(super) fn handed_off(
         row.play_count = row.play_count.saturating_add(1);
         row.watched_at = row.watched_at.max(Some(play.end()));
     }
-    let last = last(&play, &trace.device, position_ms, resumable);
-    let known = |l: &Last| (l.start, l.end) == (trace.start, trace.end) && l.device == trace.device;
-    match row.last.as_ref().is_some_and(known) {
-        true => row.last = Some(last),
-        false => {
-            row.play_ended(last);
-        }
+    let last = Last { logical: when, ..last(&play, &trace.device, position_ms, resumable) };
+    let known = |l: &&mut Last| (l.start, l.end) == (trace.start, trace.end) && l.device == trace.device;
+    match row.last.as_mut().filter(known) {
+        Some(own) => *own = Last { logical: when.map(|when| own.logical.map_or(when, |own| own.max(when))), ..last },
+        None => drop(row.play_ended(last)),
     }
     play
 }

@@ -10,6 +10,7 @@ use super::progress::{Told, check_told, media_ms, playable_ms, report};
 use super::{Decided, accept, start, stop};
 use crate::ids::{AccountId, ViewId};
 use crate::time::{LogicalMs, Stamp, WallMs};
+use crate::versions::Feature;
 use crate::view::account::{ACCOUNT_VIEWS_MAX, Known};
 use crate::view::record::{LiveView, Progress, ViewRanges};
 use crate::view::txn::{Bail, TitleRef, Txn};
@@ -285,9 +286,11 @@ fn tell_ended(txn: &mut Txn<'_>, account: &AccountId, view: &ViewId, told: &Park
     let failed = told.stop.as_ref().is_some_and(|stop| stop.failed);
     if trace.kind != ViewKind::Preview && !failed {
         let at = TitleRef::new(account, &trace.profile, &trace.media.title);
-        let elapsed_ms = ago(stamp, told.age_ms).wall.since(trace.end).min(OUTAGE_MS_MAX);
+        let event = ago(stamp, told.age_ms);
+        let when = txn.version.has(Feature::HandedOffInOrder).then_some(event.logical);
+        let elapsed_ms = event.wall.since(trace.end).min(OUTAGE_MS_MAX);
         let (position_ms, played) = played_since(settings, trace.position_ms, elapsed_ms, told);
-        let play = rules::handed_off(settings, txn.title(&at)?, &trace, (elapsed_ms, position_ms), &played);
+        let play = rules::handed_off(settings, txn.title(&at)?, &trace, (elapsed_ms, position_ms), &played, when);
         let (start, end) = (play.start, play.end());
         let (Placed::Added | Placed::Unchanged | Placed::Full) = place(txn, &at, &trace.device, play, true)?;
         if let Some(trace) = txn.account(account)?.trace(view) {

@@ -3,9 +3,13 @@
 use super::*;
 
 fn shard(streams: u16) -> Shard {
+    shard_of(ClusterVersion(5), streams)
+}
+
+fn shard_of(version: ClusterVersion, streams: u16) -> Shard {
     let settings = Settings { policy: StreamPolicy::streams(streams), ..Settings::default() };
     let mut shard = Shard::new(settings);
-    shard.apply(at(0), &Envelope::plain(Command::Adopt(ClusterVersion(4))));
+    shard.apply(at(0), &Envelope::plain(Command::Adopt(version)));
     shard
 }
 
@@ -254,6 +258,23 @@ fn a_view_that_was_let_in_replaces_what_its_device_watched_before_whatever_the_c
     let now = after_outage(10 * MINUTE, MINUTE);
     assert_eq!(hand_off(&mut shard, now, vec![let_in("d1", "tv", MINUTE)]), [Handed::Taken]);
     assert_eq!(active(&mut shard, now).iter().map(|v| v.view.clone()).collect::<Vec<_>>(), [view("d1")]);
+}
+
+#[test]
+fn what_a_view_said_before_it_ended_does_not_stand_before_what_came_after_it_whatever_the_calendars_say() {
+    for (version, resumes_at) in [(4, 20 * MINUTE), (5, 30 * MINUTE)] {
+        let mut shard = shard_of(ClusterVersion(version), 2);
+        shard.start(off(0, 3), start("v1", "tv", film("heat")));
+        shard.progress(off(MINUTE, 3), report("v1", 1, 10 * MINUTE));
+        // The next leader's calendar is three hours behind.
+        shard.start(at(2 * MINUTE), start("v2", "tv", film("heat")));
+        let late = of("v1", told(Some(2), 20 * MINUTE, 30_000));
+        assert_eq!(hand_off(&mut shard, off(2 * MINUTE + 10_000, 3), vec![late]), [Handed::Taken]);
+        shard.progress(at(3 * MINUTE), report("v2", 1, 30 * MINUTE));
+        assert_eq!(resume(&mut shard, at(3 * MINUTE), "heat"), Some(resumes_at), "version {version}");
+        shard.stop(at(4 * MINUTE), "v2", 30 * MINUTE);
+        assert_eq!(resume(&mut shard, at(4 * MINUTE), "heat"), Some(resumes_at), "version {version}");
+    }
 }
 
 #[test]

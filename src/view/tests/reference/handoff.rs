@@ -29,6 +29,7 @@ pub(super) struct Upload {
     pub(super) after: (WallMs, WallMs),
     pub(super) elapsed_ms: u64,
     pub(super) seconds: BTreeSet<u64>,
+    pub(super) when: Option<LogicalMs>,
 }
 
 fn back(stamp: Stamp, age: u64) -> Stamp {
@@ -237,20 +238,22 @@ impl Account {
         let past = self.past[at].clone();
         let failed = told.stop.as_ref().is_some_and(|stop| stop.failed);
         if past.view.kind != ViewKind::Preview && !failed {
-            let elapsed_ms = back(stamp, told.age_ms).wall.since(past.end).min(24 * 60 * MINUTE);
+            let event = back(stamp, told.age_ms);
+            let when = (self.version >= ClusterVersion(5)).then_some(event.logical);
+            let elapsed_ms = event.wall.since(past.end).min(24 * 60 * MINUTE);
             let zero = LogicalMs(0);
             let mut view = past.view.clone();
             (view.started.logical, view.reported.logical, view.state) = (zero, zero, PlayState::Playing);
             (view.sequence, view.seconds) = (0, BTreeSet::new());
             let mut r = as_report(&view, told, PlayState::Playing);
             r.sequence = 1;
-            let when = (Stamp { logical: LogicalMs(elapsed_ms), wall: stamp.wall }, view.stretch);
-            Self::take_report(s, when, &mut view, &r, true);
+            let after_all = (Stamp { logical: LogicalMs(elapsed_ms), wall: stamp.wall }, view.stretch);
+            Self::take_report(s, after_all, &mut view, &r, true);
             let (who, title) = (view.profile.clone(), view.media.title.clone());
             let (after, seconds) = ((past.start, past.end), view.seconds.clone());
             self.past[at].view.position = view.position;
             (self.past[at].start, self.past[at].end) = (past.end, past.end.plus(elapsed_ms));
-            self.happenings.push((who, title, Happening::Uploaded(Upload { view, after, elapsed_ms, seconds })));
+            self.happenings.push((who, title, Happening::Uploaded(Upload { view, after, elapsed_ms, seconds, when })));
         }
         let e = self.ended.iter_mut().find(|e| e.view == p.view).unwrap();
         e.sequence = told.sequence.unwrap_or(e.sequence + 1);

@@ -98,7 +98,7 @@ pub(super) struct Account {
     exists: bool,
     ended: Vec<EndedView>,
     past: Vec<Past>,
-    keeps_past: bool,
+    version: ClusterVersion,
     views: Vec<View>,
     happenings: Vec<(ProfileId, TitleId, Happening)>,
     stretch: Stretch,
@@ -130,7 +130,7 @@ impl Account {
             exists: false,
             ended: Vec::new(),
             past: Vec::new(),
-            keeps_past: false,
+            version: ClusterVersion::FIRST,
             views: Vec::new(),
             happenings: Vec::new(),
             stretch: Stretch::NONE,
@@ -193,7 +193,7 @@ impl Account {
         let at = self.views.iter().position(|v| v.id == *id).unwrap();
         let view = self.views.remove(at);
         self.past.retain(|past| past.view.id != view.id);
-        if self.keeps_past {
+        if self.version.has(Feature::Hints) {
             self.past.push(Past::of(&view));
         }
         let mut outcome = Outcome::Nothing;
@@ -252,7 +252,7 @@ impl Account {
         }
         let (mut sequence, mut brought_back, mut again) = (0, false, false);
         if let Some(former) = self.ended(s, stamp.logical, &c.view) {
-            again = self.keeps_past;
+            again = self.version.has(Feature::Hints);
             if !matches!(former.why, EndReason::Expired | EndReason::PausedTooLong) {
                 return Err(Rejection::ViewEnded(former));
             }
@@ -570,11 +570,9 @@ impl Reference {
             }
             Command::Account(..) if envelope.command.needs() > self.version => Answer::Rejected(invalid("command")),
             Command::Account(id, command) => {
-                let keeps_past = self.version >= ClusterVersion(4);
-                let stretch = self.stretch;
+                let (version, stretch) = (self.version, self.stretch);
                 let account = self.account(id);
-                account.stretch = stretch;
-                account.keeps_past = keeps_past;
+                (account.version, account.stretch) = (version, stretch);
                 account.run_once(&s, stamp, envelope, command)
             }
         }
@@ -583,9 +581,9 @@ impl Reference {
     fn tick(&mut self, stamp: Stamp) -> Answer {
         let s = self.settings.clone();
         let mut expired = 0;
-        let keeps_past = self.version >= ClusterVersion(4);
+        let version = self.version;
         for account in &mut self.accounts {
-            account.keeps_past = keeps_past;
+            account.version = version;
             let mut due: Vec<View> = account.views.iter().filter(|v| v.due(&s) <= stamp.logical).cloned().collect();
             due.sort_by_key(|v| (v.due(&s), v.id.clone()));
             for view in due {

@@ -106,7 +106,7 @@ pub(super) fn tell<'a>(
                     run.extend(u.seconds.iter().copied());
                 }
                 (by_view, after) = (true, Some(u.after));
-                (u.view.media.clone(), u.view.device.clone(), play, None, LogicalMs(0))
+                (u.view.media.clone(), u.view.device.clone(), play, u.when, LogicalMs(0))
             }
             Happening::Imported(p) => {
                 let media = Media {
@@ -146,7 +146,7 @@ pub(super) fn tell<'a>(
         }
         let at = play.start.plus(play.elapsed_ms);
         let point = ResumePoint { position_ms: position, duration_ms: play.duration_ms, device: device.clone(), at };
-        let new = Latest {
+        let mut new = Latest {
             logical,
             point: point.clone(),
             start: play.start,
@@ -156,7 +156,10 @@ pub(super) fn tell<'a>(
         };
         let later = match &latest {
             None => true,
-            Some(old) if after == Some((old.start, old.point.at)) && old.point.device == device => true,
+            Some(old) if after == Some((old.start, old.point.at)) && old.point.device == device => {
+                new.logical = new.logical.map(|n| old.logical.map_or(n, |o| n.max(o)));
+                true
+            }
             Some(old) => match (new.logical, old.logical) {
                 (Some(n), Some(o)) => n >= o,
                 _ => {
@@ -169,7 +172,7 @@ pub(super) fn tell<'a>(
             },
         };
         let old_point = latest.as_ref().filter(|l| l.resumable).map(|l| l.point.clone());
-        if logical.is_some() {
+        if matches!(happening, Happening::Ended(..)) {
             let until = when.plus(s.alternate_ms);
             let loser = match (&old_point, later) {
                 (Some(old), true) if old.device != device => Some(old.clone()),
