@@ -3,7 +3,7 @@
 use crate::ids::NodeId;
 use crate::node::meta::{Intent, MetaState};
 use crate::plan::rollout::{Move, moves};
-use crate::ring::{Placement, place};
+use crate::ring::{Member, Placement, Rules, place};
 
 /// How often a placement is made from what came out, until that stays as it is.
 const ROUNDS_MAX: usize = 4;
@@ -30,6 +30,41 @@ pub fn due(meta: &MetaState) -> Option<Placement> {
         Some(change) if settled(meta, &change.target).as_ref() == Some(&change.target) => None,
         Some(change) => settled(meta, now).filter(|target| *target != change.target),
         None => settled(meta, now).filter(|target| target != now),
+    }
+}
+
+/// For what it was last found that no placement is due: that is costly to find out, and asked several times a second.
+#[derive(Debug, Default)]
+pub struct Settled(Option<Asked>);
+
+/// All that it depends on whether a placement is due.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    members: Vec<Member>,
+    rules: Rules,
+    /// The target of the change that is under way, else the placement.
+    base: Option<Placement>,
+    under_way: bool,
+}
+
+impl Settled {
+    /// As [`due()`], without asking again what was answered.
+    pub fn due(&mut self, meta: &MetaState) -> Option<Placement> {
+        let under_way = meta.change.as_ref().map(|change| &change.target);
+        let base = under_way.or(meta.placement.as_ref());
+        let is_known = self.0.as_ref().is_some_and(|known| {
+            known.under_way == under_way.is_some()
+                && known.base.as_ref() == base
+                && known.rules == meta.rules
+                && known.members == meta.members()
+        });
+        if is_known {
+            return None;
+        }
+        let due = due(meta);
+        let (members, rules, base, under_way) = (meta.members(), meta.rules, base.cloned(), under_way.is_some());
+        self.0 = due.is_none().then_some(Asked { members, rules, base, under_way });
+        due
     }
 }
 

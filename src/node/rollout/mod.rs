@@ -35,7 +35,7 @@ use crate::versions::Feature;
 use super::core::Inner;
 use super::meta::{Answer, Change, Command, Intent, MetaState, NodeRecord, Turn};
 
-pub use due::{due, reason, way};
+pub use due::{Settled, due, reason, way};
 
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(200);
@@ -80,12 +80,12 @@ pub fn under_way(
     rollout::under_way(now, recorded, leading, &gone)
 }
 
-/// What is to be proposed next; `None`: nothing, for now.
-pub fn decide(meta: &MetaState, seen: &Seen) -> Option<Command> {
+/// What is to be proposed next; `None`: nothing, for now. `settled` remembers for the next time.
+pub fn decide(meta: &MetaState, seen: &Seen, settled: &mut Settled) -> Option<Command> {
     if meta.cluster.is_none() || !meta.has(Feature::NodeLife) {
         return None;
     }
-    lives(meta, seen).or_else(|| meta_voters(meta)).or_else(|| begin(meta, seen)).or_else(|| go_on(meta, seen))
+    lives(meta, seen).or_else(|| meta_voters(meta)).or_else(|| begin(meta, seen, settled)).or_else(|| go_on(meta, seen))
 }
 
 /// What becomes of single nodes.
@@ -123,11 +123,11 @@ fn meta_voters(meta: &MetaState) -> Option<Command> {
     (wanted != meta.meta_wanted).then_some(Command::SetMetaWanted { from: meta.epoch, wanted })
 }
 
-fn begin(meta: &MetaState, seen: &Seen) -> Option<Command> {
+fn begin(meta: &MetaState, seen: &Seen, settled: &mut Settled) -> Option<Command> {
     if !meta.rebalance().may_begin() {
         return None;
     }
-    let target = due(meta)?;
+    let target = settled.due(meta)?;
     let copies = target.replicas_moved_since(meta.placement.as_ref()?);
     let why = reason(meta, &target);
     let change =
@@ -195,16 +195,16 @@ fn see(inner: &Inner, meta: &MetaState, since: &mut Since) -> Seen {
 
 /// Looks while the meta group is led here, until the node stops.
 pub(super) async fn run(inner: Arc<Inner>) {
-    let mut since = Since::default();
+    let (mut since, mut settled) = (Since::default(), Settled::default());
     loop {
         tokio::time::sleep(LOOK).await;
         if inner.is_leaving() || !inner.leads_meta() {
-            since = Since::default();
+            (since, settled) = (Since::default(), Settled::default());
             continue;
         }
         let meta = inner.meta.now.load_full();
         let seen = see(&inner, &meta, &mut since);
-        let Some(command) = decide(&meta, &seen) else { continue };
+        let Some(command) = decide(&meta, &seen, &mut settled) else { continue };
         propose(&inner, &meta, command).await;
     }
 }

@@ -96,9 +96,10 @@ fn without(meta: &MetaState, dead: u64, ms: u64) -> Seen {
 
 /// Proposes and carries out until there is nothing to do; what was proposed, but for placements on the way.
 fn settle(meta: &mut MetaState, seen: impl Fn(&MetaState) -> Seen) -> Vec<Command> {
-    let mut proposed = Vec::new();
+    let (mut proposed, mut settled) = (Vec::new(), Settled::default());
     for _ in 0..1_000 {
-        let Some(command) = decide(meta, &seen(meta)) else {
+        let Some(command) = super::decide(meta, &seen(meta), &mut settled) else {
+            assert_eq!(decide(meta, &seen(meta)), None, "what is remembered hides nothing");
             assert!(meta.change.is_none() || meta.change.as_ref().is_some_and(|change| change.paused));
             return proposed;
         };
@@ -109,6 +110,11 @@ fn settle(meta: &mut MetaState, seen: impl Fn(&MetaState) -> Seen) -> Vec<Comman
         }
     }
     panic!("it never ends: {proposed:?}");
+}
+
+/// What is proposed by one that has just begun to lead the meta group.
+fn decide(meta: &MetaState, seen: &Seen) -> Option<Command> {
+    super::decide(meta, seen, &mut Settled::default())
 }
 
 fn admit(n: u64) -> Command {
