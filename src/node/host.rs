@@ -92,8 +92,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         let nodes = inner.nodes();
         inner.link.keep(&nodes);
         inner.ear.keep(nodes.iter().copied().filter(|node| *node != inner.me.node), inner.clock.monotonic());
-        let given_up = meta.nodes.iter().filter(|(_, record)| record.is_given_up()).map(|(node, _)| *node);
-        inner.ear.give_up(given_up.collect());
+        inner.ear.give_up(meta.without_part());
         keep_meta_replicas(&inner, &meta).await;
         let wanted = Wanted::of(&meta, inner.me.node, &inner.first_meta());
         losses.mark_unchanged();

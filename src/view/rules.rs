@@ -167,8 +167,8 @@ pub(super) fn take_in(row: &mut TitleRow, play: &Play, last: Option<Last>) {
 }
 
 /// The further play of a view that has ended: from where it was known to have been at `trace.end`, up to `position_ms`. It applies where
-/// nothing else has happened to the title since; otherwise the later event wins: by the shard's time where `when` tells it, else by
-/// the calendar.
+/// nothing else has happened to the title since; otherwise the later event wins. By the shard's time it was at `when`, or later as time
+/// without a leader is not in that: what is older than `when` came before it, all else is compared by the calendar.
 pub(super) fn handed_off(
     settings: &Settings,
     row: &mut TitleRow,
@@ -207,11 +207,13 @@ pub(super) fn handed_off(
         row.play_count = row.play_count.saturating_add(1);
         row.watched_at = row.watched_at.max(Some(play.end()));
     }
-    let last = Last { logical: when, ..last(&play, &trace.device, position_ms, resumable) };
-    let known = |l: &&mut Last| (l.start, l.end) == (trace.start, trace.end) && l.device == trace.device;
-    match row.last.as_mut().filter(known) {
-        Some(own) => *own = Last { logical: when.map(|when| own.logical.map_or(when, |own| own.max(when))), ..last },
-        None => drop(row.play_ended(last)),
+    let last = last(&play, &trace.device, position_ms, resumable);
+    let known = |l: &Last| (l.start, l.end) == (trace.start, trace.end) && l.device == trace.device;
+    let before = |l: &Last| l.logical < when && l.logical.is_some();
+    let comes_last = row.last.as_ref().is_none_or(|l| known(l) || before(l) || last.is_later_than(l));
+    if comes_last {
+        let others = row.last.as_ref().and_then(|l| l.logical);
+        row.last = Some(Last { logical: when.max(others.filter(|_| when.is_some())), ..last });
     }
     play
 }

@@ -33,6 +33,10 @@ impl crate::raft::Link for Local {
         self.pace.take(bytes).boxed()
     }
 
+    fn snapshot_place(&self) -> BoxFuture<'static, Box<dyn Send>> {
+        self.pace.place().boxed()
+    }
+
     fn call(&self, to: NodeId, lane: RaftLane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
         if to != self.link.me().node {
             return self.link.call(to, lane.into(), frame).map(|answer| answer.map_err(Lost::into_error)).boxed();

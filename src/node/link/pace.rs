@@ -10,6 +10,8 @@ const TOKEN_BYTES: usize = 1024;
 /// How often the bucket is filled up, and how often in a second.
 const TURN: Duration = Duration::from_millis(20);
 const TURNS: u64 = 50;
+/// So many snapshots are sent at once; at 64 MiB a second each of 1.8 GiB ends before its checkpoint's lease does.
+const PLACES: usize = 2;
 /// What the bucket holds when nothing was sent for a while, in turns.
 const BURST_TURNS: usize = 10;
 
@@ -17,6 +19,7 @@ const BURST_TURNS: usize = 10;
 #[derive(Debug)]
 pub(crate) struct Pace {
     tokens: Semaphore,
+    places: Arc<Semaphore>,
     each_turn: usize,
     most: usize,
 }
@@ -27,7 +30,13 @@ impl Pace {
         let each_turn = usize::try_from(bytes_per_second / TURNS).unwrap_or(usize::MAX) / TOKEN_BYTES;
         let each_turn = each_turn.clamp(1, Semaphore::MAX_PERMITS / (2 * BURST_TURNS));
         let most = each_turn * BURST_TURNS;
-        Self { tokens: Semaphore::new(most), each_turn, most }
+        Self { tokens: Semaphore::new(most), places: Arc::new(Semaphore::new(PLACES)), each_turn, most }
+    }
+
+    /// Waits for a place to send a snapshot from.
+    pub(crate) fn place(&self) -> impl Future<Output = Box<dyn Send>> + Send + use<> {
+        let places = Arc::clone(&self.places);
+        async move { Box::new(places.acquire_owned().await.ok()) as Box<dyn Send> }
     }
 
     /// Waits for the tokens of so many bytes, and in turns for more of them than the bucket holds.
@@ -82,6 +91,15 @@ mod tests {
         assert!(large.as_mut().now_or_never().is_none(), "more than the bucket holds comes in turns");
         (0..BURST_TURNS).for_each(|_| pace.fill());
         assert!(large.as_mut().now_or_never().is_some());
+    }
+
+    #[test]
+    fn only_so_many_snapshots_are_sent_at_once() {
+        let pace = Pace::new(1);
+        let places: Vec<_> = (0..PLACES).map(|_| pace.place().now_or_never().expect("a place")).collect();
+        assert!(pace.place().now_or_never().is_none());
+        drop(places);
+        assert!(pace.place().now_or_never().is_some());
     }
 
     #[test]

@@ -233,6 +233,16 @@ impl MetaState {
         self.hosted_by(node).filter(|(group, _)| *group != GroupId::META).count()
     }
 
+    /// Nodes that nothing rests on, as they join or were drained, or whose part others have taken: no majority needs them.
+    pub fn without_part(&self) -> BTreeSet<NodeId> {
+        let is_without = |(node, record): &(&NodeId, &NodeRecord)| match record.intent {
+            Intent::Active => record.is_given_up(),
+            Intent::Joining | Intent::Removed => true,
+            Intent::Draining => record.is_given_up() || !self.rests_on(**node),
+        };
+        self.nodes.iter().filter(is_without).map(|(node, _)| *node).collect()
+    }
+
     /// Whether anything of the cluster rests on a node: replicas of shards that stand there or shall, a vote in the meta group.
     pub fn rests_on(&self, node: NodeId) -> bool {
         let wanted = self.placement.iter().chain(self.change.iter().map(|change| &change.target));

@@ -124,7 +124,7 @@ fn meta_voters(meta: &MetaState) -> Option<Command> {
 }
 
 fn begin(meta: &MetaState, seen: &Seen, settled: &mut Settled) -> Option<Command> {
-    if !meta.rebalance().may_begin() {
+    if !meta.rebalance().may_begin() && !leads_nowhere(meta) {
         return None;
     }
     let target = settled.due(meta)?;
@@ -133,6 +133,13 @@ fn begin(meta: &MetaState, seen: &Seen, settled: &mut Settled) -> Option<Command
     let change =
         Change { target, why, since: seen.now, paused: false, copies: u32::try_from(copies).unwrap_or(u32::MAX) };
     Some(Command::Begin { from: meta.epoch, change })
+}
+
+/// Whether the change under way has a target with nodes that may hold nothing any more: it can't get there.
+fn leads_nowhere(meta: &MetaState) -> bool {
+    let able: BTreeSet<NodeId> = meta.members().into_iter().map(|member| member.node).collect();
+    let is_able = |nodes: &[NodeId]| nodes.iter().all(|node| able.contains(node));
+    meta.change.as_ref().is_some_and(|change| !change.target.iter().all(|(_, replicas)| is_able(&replicas.nodes)))
 }
 
 /// The next shards on the way to the target.

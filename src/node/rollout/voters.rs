@@ -12,7 +12,8 @@ pub(super) fn listens(meta: &MetaState, node: NodeId) -> bool {
     let Some(record) = meta.groups.get(&GroupId::META) else { return false };
     let Some(membership) = &record.recorded.membership else { return false };
     let here = record.recorded.replicas.iter().filter(|(_, a)| a.node == node && a.dismissed_by.is_none());
-    here.into_iter().any(|(replica, _)| membership.has(*replica))
+    // What was recorded before nodes came and went names no listeners: founders have listened from the beginning.
+    here.into_iter().any(|(replica, allotted)| membership.has(*replica) || allotted.joined)
 }
 
 /// The voters that the meta group should have: an odd number of the nodes that may hold replicas, at most five, spread over zones. Those

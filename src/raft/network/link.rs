@@ -55,4 +55,10 @@ pub trait Link: Send + Sync + 'static {
     fn pace(&self, _bytes: usize) -> BoxFuture<'_, ()> {
         futures::future::ready(()).boxed()
     }
+
+    /// Waits for a place to send a snapshot from, held until it is dropped: a snapshot that shares what may be sent in a second with many
+    /// others takes longer than its checkpoint can be kept for it.
+    fn snapshot_place(&self) -> BoxFuture<'static, Box<dyn Send>> {
+        futures::future::ready(Box::new(()) as Box<dyn Send>).boxed()
+    }
 }

@@ -216,6 +216,7 @@ impl Peer {
         let SnapshotData::Local { store, replica, lease_ms } = data else {
             return Err(network("only checkpoints of this node are sent"));
         };
+        let _place = self.link.snapshot_place().await;
         let mut export = store.export(replica, lease_ms).await.map_err(|e| export_error(&e))?;
         let transfer = self.transfers.fetch_add(1, Ordering::Relaxed);
         let piece_deadline = Duration::from_millis(self.config.snapshot_piece_ms_max);

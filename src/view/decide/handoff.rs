@@ -11,7 +11,7 @@ use super::{Decided, accept, start, stop};
 use crate::ids::{AccountId, ViewId};
 use crate::time::{LogicalMs, Stamp, WallMs};
 use crate::versions::Feature;
-use crate::view::account::{ACCOUNT_VIEWS_MAX, Known};
+use crate::view::account::{ACCOUNT_VIEWS_MAX, Known, Trace};
 use crate::view::record::{LiveView, Progress, ViewRanges};
 use crate::view::txn::{Bail, TitleRef, Txn};
 use crate::view::{
@@ -287,7 +287,7 @@ fn tell_ended(txn: &mut Txn<'_>, account: &AccountId, view: &ViewId, told: &Park
     if trace.kind != ViewKind::Preview && !failed {
         let at = TitleRef::new(account, &trace.profile, &trace.media.title);
         let event = ago(stamp, told.age_ms);
-        let when = txn.version.has(Feature::HandedOffInOrder).then_some(event.logical);
+        let when = txn.version.has(Feature::HandedOffInOrder).then(|| earliest(txn, account, &trace, event));
         let elapsed_ms = event.wall.since(trace.end).min(OUTAGE_MS_MAX);
         let (position_ms, played) = played_since(settings, trace.position_ms, elapsed_ms, told);
         let play = rules::handed_off(settings, txn.title(&at)?, &trace, (elapsed_ms, position_ms), &played, when);
@@ -305,6 +305,15 @@ fn tell_ended(txn: &mut Txn<'_>, account: &AccountId, view: &ViewId, told: &Park
         }
     }
     Ok(Handed::Taken)
+}
+
+/// The earliest that something told of an ended view can have been, by the shard's time. That is `event`'s, as time without a leader is
+/// not in it; and after what views of the title have said since, where the calendar has it later.
+fn earliest(txn: &mut Txn<'_>, account: &AccountId, trace: &Trace, event: Stamp) -> LogicalMs {
+    let views = txn.views(account);
+    let same = views.iter().filter(|v| v.profile == trace.profile && v.media.title == trace.media.title);
+    let said = same.map(|view| view.progress.reported).filter(|r| r.logical >= event.logical && r.wall < event.wall);
+    said.map(|reported| reported.logical.plus(1)).fold(event.logical, LogicalMs::max)
 }
 
 /// Where a view got to within `elapsed_ms`, and what of that it really played.

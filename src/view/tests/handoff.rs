@@ -278,6 +278,22 @@ fn what_a_view_said_before_it_ended_does_not_stand_before_what_came_after_it_wha
 }
 
 #[test]
+fn what_was_said_while_there_was_no_leader_is_later_than_what_was_said_before_though_the_shards_time_stood_still() {
+    for version in [4, 5] {
+        let mut shard = shard_of(ClusterVersion(version), 2);
+        shard.start(at(0), start("v1", "tv", film("heat")));
+        shard.progress(at(1000), report("v1", 1, 10 * MINUTE));
+        shard.start(at(MINUTE), start("v2", "tv", film("heat")));
+        shard.stop(at(100_000), "v2", 30 * MINUTE);
+        // A minute without a leader begins 10 s later, and in the middle of it the first view is heard of again.
+        let now = after_outage(110_000, MINUTE);
+        let late = of("v1", told(Some(2), 40 * MINUTE, 40_000));
+        assert_eq!(hand_off(&mut shard, now, vec![late]), [Handed::Taken]);
+        assert_eq!(resume(&mut shard, now, "heat"), Some(40 * MINUTE), "version {version}");
+    }
+}
+
+#[test]
 fn a_view_whose_start_is_too_old_to_be_remembered_is_not_begun_twice() {
     let mut shard = shard(2);
     assert_eq!(hand_off(&mut shard, at(MINUTE), vec![let_in("d1", "pad", 0)]), [Handed::Taken]);

@@ -239,7 +239,11 @@ impl Account {
         let failed = told.stop.as_ref().is_some_and(|stop| stop.failed);
         if past.view.kind != ViewKind::Preview && !failed {
             let event = back(stamp, told.age_ms);
-            let when = (self.version >= ClusterVersion(5)).then_some(event.logical);
+            let (who, title) = (&past.view.profile, &past.view.media.title);
+            let others = self.views.iter().filter(|v| v.profile == *who && v.media.title == *title).map(|v| v.reported);
+            let since = others.filter(|r| r.logical >= event.logical && r.wall < event.wall).map(|r| r.logical.0 + 1);
+            let earliest = LogicalMs(since.max().unwrap_or(0).max(event.logical.0));
+            let when = (self.version >= ClusterVersion(5)).then_some(earliest);
             let elapsed_ms = event.wall.since(past.end).min(24 * 60 * MINUTE);
             let zero = LogicalMs(0);
             let mut view = past.view.clone();

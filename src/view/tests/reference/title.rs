@@ -161,12 +161,13 @@ pub(super) fn tell<'a>(
                 true
             }
             Some(old) => match (new.logical, old.logical) {
-                (Some(n), Some(o)) => n >= o,
+                (Some(n), Some(o)) if after.is_none() || o < n => n >= o,
                 _ => {
                     let rank = |l: &Latest| {
                         let p = &l.point;
                         (p.at, l.start, p.position_ms, p.duration_ms, l.title_type, l.outcome, p.device.clone())
                     };
+                    new.logical = new.logical.max(old.logical.filter(|_| new.logical.is_some()));
                     rank(&new) > rank(old)
                 }
             },
