@@ -117,6 +117,16 @@ pub enum JoinError {
         /// The cluster's version.
         version: ClusterVersion,
     },
+    /// It is in the cluster already, and doesn't come for the node that it was named for. Nothing was changed.
+    #[error(
+        "{name} is in the cluster already, and is not let in for {dead}: add another node for {dead}, or drain {dead} and remove it"
+    )]
+    Listed {
+        /// Its name.
+        name: String,
+        /// The name of the other one.
+        dead: String,
+    },
     /// Another node has its name.
     #[error("another node is called {0}: names are unique in a cluster (node.name)")]
     NameTaken(String),
@@ -153,7 +163,11 @@ fn judge(meta: &MetaState, newcomer: &Newcomer, met: Introduction) -> Result<Let
     if !met.spoken.speaks(version) {
         return Err(JoinError::Version { name, spoken: met.spoken, version });
     }
-    if meta.nodes.contains_key(&node) {
+    if let Some(record) = meta.nodes.get(&node) {
+        // What the newcomer itself or an operator asks again without saying for whom leaves that as it is.
+        if let Some(dead) = newcomer.replaces.filter(|dead| record.life().replaces != Some(*dead)) {
+            return Err(JoinError::Listed { name: meta.name_of(node), dead: meta.name_of(dead) });
+        }
         return Ok(LetIn { node, name: meta.name_of(node), command: None, met });
     }
     // A machine that lost its disk may come back under its name for what it was.
@@ -297,5 +311,46 @@ impl Node {
     /// Whether it was removed from its cluster, and stops for that.
     pub fn was_removed(&self) -> bool {
         *self.inner.me.removed_told.borrow()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::meta::{Life, NodeRecord};
+
+    fn met(node: u64) -> Introduction {
+        Introduction {
+            node: NodeId(node),
+            generation: Generation(1),
+            name: format!("n{node}"),
+            zone: Zone::default(),
+            weight: Weight::default(),
+            endpoints: Endpoints::default(),
+            cluster: None,
+            founding: None,
+            spoken: Spoken::BUILD,
+        }
+    }
+
+    fn newcomer(replaces: Option<u64>) -> Newcomer {
+        Newcomer { replaces: replaces.map(NodeId), ..Newcomer::default() }
+    }
+
+    #[test]
+    fn a_node_of_the_cluster_is_not_let_in_for_another_unless_it_came_for_that_one() {
+        let mut meta = MetaState { cluster_version: Feature::NodeLife.since(), ..MetaState::default() };
+        for node in 1..=4 {
+            let record = NodeRecord::joining(format!("n{node}"), Zone::default(), Weight::default());
+            let life = (node == 4).then(|| Life { replaces: Some(NodeId(2)), ..Life::default() });
+            meta.nodes.insert(NodeId(node), NodeRecord { life, ..record });
+        }
+        let judged = |node, replaces| judge(&meta, &newcomer(replaces), met(node));
+        let error = judged(3, Some(2)).unwrap_err();
+        assert!(matches!(&error, JoinError::Listed { name, dead } if name == "n3" && dead == "n2"), "{error}");
+        assert!(matches!(judged(4, Some(1)), Err(JoinError::Listed { .. })));
+        for (node, replaces) in [(4, Some(2)), (4, None), (3, None)] {
+            assert!(judged(node, replaces).is_ok_and(|who| who.command.is_none()));
+        }
     }
 }

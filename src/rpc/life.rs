@@ -3,6 +3,8 @@
 //! Whatever is asked is tried on a copy of the meta state first: what the meta group would refuse is refused with the same reason, and
 //! what it would bring about is told, also where it is only asked.
 
+use std::collections::BTreeSet;
+
 use super::backend::{Failure, Operations as _};
 use super::convert::intent;
 use super::fault::Fault;
@@ -10,7 +12,7 @@ use super::operator::Operator;
 use crate::health::Liveness;
 use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
 use crate::node::join::{JoinError, LetIn, Newcomer};
-use crate::node::meta::{self, Command, Intent, MetaState, Refusal};
+use crate::node::meta::{self, Command, Intent, MetaState, NodeRecord, Refusal};
 use crate::proto::v1;
 use crate::ring::{InvalidRule, Replication, Slack, Weight, Zone};
 use crate::versions::Feature;
@@ -32,6 +34,7 @@ fn join_fault(error: JoinError) -> Fault {
         | JoinError::OtherCluster { .. }
         | JoinError::Removed { .. }
         | JoinError::Version { .. }
+        | JoinError::Listed { .. }
         | JoinError::NameTaken(_)
         | JoinError::Refused(_)
         | JoinError::HalfWay { .. } => Fault::cluster_state(error.to_string()),
@@ -84,7 +87,10 @@ impl Operator {
                     return Ok(self.plan_now(&*self.meta()?));
                 }
                 meta::Answer::Unchanged { .. } => return Ok(self.plan_now(&*self.meta()?)),
-                meta::Answer::Refused { why: Refusal::Outdated, .. } => self.news_of_meta(meta.revision).await,
+                // It fitted what is known here, so that has changed: it is told with what it has changed to.
+                meta::Answer::Refused { why: Refusal::Outdated | Refusal::TooFewNodes, .. } => {
+                    self.news_of_meta(meta.revision).await;
+                }
                 meta::Answer::Refused { why, .. } => return Err(refused(&meta, &command, why)),
             }
         }
@@ -94,7 +100,8 @@ impl Operator {
     async fn let_in(&self, who: &LetIn, validate_only: bool) -> Result<v1::Plan, Fault> {
         let meta = self.living_meta()?;
         if validate_only {
-            let active = Command::SetIntent { node: who.node, intent: Intent::Active };
+            let (node, intent) = (who.node, Intent::Active);
+            let active = Command::SetIntent { node, intent, seen: None, forced: None };
             let commands: Vec<Command> = who.command.iter().cloned().chain([active]).collect();
             let tried = after(&meta, &commands).map_err(|why| Fault::cluster_state(why.to_string()))?;
             return Ok(self.asked(&tried));
@@ -169,7 +176,9 @@ impl Operator {
             if record.life().replaced && wanted == Intent::Active {
                 return Err(Fault::cluster_state(format!("another node has come for {}: it is to go", record.name)));
             }
-            Ok(Command::SetIntent { node, intent: wanted })
+            judge_intent(record, wanted)?;
+            let (seen, forced) = (Some(record.intent), (wanted == Intent::Draining).then_some(request.force));
+            Ok(Command::SetIntent { node, intent: wanted, seen, forced })
         };
         let plan = Some(self.change(request.validate_only, decide).await?);
         let intent = match request.validate_only {
@@ -188,6 +197,15 @@ impl Operator {
                 self.may_be_lost(meta, node)?;
                 return Ok(Command::Remove { node, lost: Some(meta.epoch) });
             }
+            let would_go = meta.nodes.get(&node).is_some_and(|record| match record.intent {
+                // One that was never heard has accepted nothing.
+                Intent::Joining => self.hints_on(node).is_some(),
+                Intent::Draining => !meta.rests_on(node),
+                Intent::Active | Intent::Removed => false,
+            });
+            if would_go {
+                judge_hints(&meta.name_of(node), self.hints_on(node))?;
+            }
             Ok(Command::Remove { node, lost: None::<Epoch> })
         };
         let plan = Some(self.change(request.validate_only, decide).await?);
@@ -203,15 +221,10 @@ impl Operator {
                 "{name} is not dead: drain it, and remove it when it holds nothing"
             )));
         }
-        let without_quorum = meta.groups.iter().filter(|(_, record)| {
-            let Some(membership) = &record.recorded.membership else { return true };
-            let on = |replica: &ReplicaId| record.recorded.replicas.get(replica).map(|allotted| allotted.node);
-            let lives =
-                |replica: &&ReplicaId| on(replica).is_some_and(|n| n != node && self.liveness(n) == Liveness::Alive);
-            let votes_here = membership.voters.iter().any(|replica| on(replica) == Some(node));
-            votes_here && membership.voters.iter().filter(lives).count() <= membership.voters.len() / 2
-        });
-        let groups: Vec<String> = without_quorum.map(|(group, _)| group_name(*group)).collect();
+        let told = self.told(meta);
+        let part = told.values().flatten().filter(|told| self.takes_part(told));
+        let taking_part = part.map(|(_, _, replica)| (replica.group, replica.replica)).collect();
+        let groups: Vec<String> = without_quorum(meta, node, &taking_part).into_iter().map(group_name).collect();
         if groups.is_empty() {
             return Ok(());
         }
@@ -221,6 +234,11 @@ impl Operator {
         Err(Fault::cluster_state(format!(
             "without {name} these have no quorum of voters that live: {first}{more}. Nothing was changed"
         )))
+    }
+
+    /// How many views wait on a node to be handed off, as it told last; `None`: nothing was heard of it.
+    pub(super) fn hints_on(&self, node: NodeId) -> Option<u64> {
+        self.report_of(node).map(|(_, report)| report.hints.waiting)
     }
 
     pub(super) async fn forget(&self, request: v1::ForgetNodeRequest) -> Result<v1::ForgetNodeResponse, Fault> {
@@ -236,7 +254,7 @@ impl Operator {
         if self.liveness(node) != Liveness::Dead {
             return Err(Fault::cluster_state(format!("{} is not dead: drain it", meta.name_of(node))));
         }
-        let plan = Some(self.change(request.validate_only, |_| Ok(Command::GiveUp { node })).await?);
+        let plan = Some(self.change(request.validate_only, |_| Ok(Command::Hurry { node })).await?);
         Ok(v1::GiveUpNodeResponse { plan })
     }
 
@@ -277,6 +295,47 @@ impl Operator {
     }
 }
 
+/// Groups in which the node votes and which would have no quorum of voters that take part without it, in the sets of before and after
+/// where their members are being changed.
+pub(super) fn without_quorum(
+    meta: &MetaState,
+    node: NodeId,
+    taking_part: &BTreeSet<(GroupId, ReplicaId)>,
+) -> Vec<GroupId> {
+    let lacks = |group: GroupId, record: &meta::GroupRecord| {
+        let Some(membership) = &record.recorded.membership else { return true };
+        let on = |replica: &ReplicaId| record.recorded.replicas.get(replica).map(|allotted| allotted.node);
+        let lives = |replica: &&ReplicaId| {
+            taking_part.contains(&(group, **replica)) && on(replica).is_some_and(|other| other != node)
+        };
+        let sets = || std::iter::once(&membership.voters).chain(&membership.leaving);
+        let votes_here = sets().flatten().any(|replica| on(replica) == Some(node));
+        votes_here && sets().any(|voters| voters.iter().filter(lives).count() <= voters.len() / 2)
+    };
+    meta.groups.iter().filter(|(group, record)| lacks(**group, record)).map(|(group, _)| *group).collect()
+}
+
+/// Whether an operator may want that of a node.
+pub(super) fn judge_intent(record: &NodeRecord, wanted: Intent) -> Result<(), Fault> {
+    if (record.intent, wanted) == (Intent::Joining, Intent::Active) {
+        return Err(Fault::cluster_state(format!(
+            "{} is joining, not draining: it becomes active by itself as soon as it listens to the meta group",
+            record.name
+        )));
+    }
+    Ok(())
+}
+
+/// Whether a node has handed off all that it accepted: with it that would be lost.
+pub(super) fn judge_hints(name: &str, waiting: Option<u64>) -> Result<(), Fault> {
+    let why = match waiting {
+        Some(0) => return Ok(()),
+        Some(views) => format!("{name} has accepted writes of {views} views that are not handed off yet"),
+        None => format!("nothing was heard of {name} here: it may have accepted writes that are not handed off yet"),
+    };
+    Err(Fault::cluster_state(format!("{why}: wait until it has none, or remove it by force if it is dead for good")))
+}
+
 fn zone_of(text: &str) -> Result<Zone, Fault> {
     Zone::new(text).map_err(|error| Fault::field("zone", error.to_string()))
 }
@@ -308,7 +367,7 @@ fn refused(meta: &MetaState, command: &Command, why: Refusal) -> Fault {
         Command::Remove { node, .. }
         | Command::ForgetNode { node }
         | Command::SetIntent { node, .. }
-        | Command::GiveUp { node }
+        | Command::Hurry { node }
         | Command::SetNode { node, .. } => Some(*node),
         _ => None,
     };
@@ -322,7 +381,7 @@ fn refused(meta: &MetaState, command: &Command, why: Refusal) -> Fault {
         ),
         (Refusal::IllegalIntent, Command::Remove { .. }) => format!("{name} is active: drain it first"),
         (Refusal::IllegalIntent, Command::ForgetNode { .. }) => format!("{name} is not removed"),
-        (Refusal::IllegalIntent, Command::GiveUp { .. }) => format!("{name} is not active"),
+        (Refusal::IllegalIntent, Command::Hurry { .. }) => format!("{name} is not active"),
         (Refusal::IllegalIntent, _) => {
             let now = record.map_or("", |record| match record.intent {
                 Intent::Joining => "joining",

@@ -192,6 +192,13 @@ impl Operator {
         }
     }
 
+    /// Whether a replica that was told of takes part in what its group does.
+    pub(super) fn takes_part(&self, (node, _, replica): &Told) -> bool {
+        // One that calls itself a learner still may have been given its vote since: who votes, meta says.
+        !matches!(replica.role, ReplicaRole::Stopped | ReplicaRole::Failed | ReplicaRole::Retired)
+            && self.liveness(*node) == Liveness::Alive
+    }
+
     fn judge_replacement(
         &self,
         meta: &MetaState,
@@ -201,14 +208,9 @@ impl Operator {
     ) -> Result<Replacement, Fault> {
         let group = GroupId::from(shard);
         let told = self.told(meta).remove(&group).unwrap_or_default();
-        let takes_part = |(node, _, r): &&Told| {
-            // One that calls itself a learner still may have been given its vote since: who votes, meta says.
-            !matches!(r.role, ReplicaRole::Stopped | ReplicaRole::Failed | ReplicaRole::Retired)
-                && self.liveness(*node) == Liveness::Alive
-        };
         let seen = Seen {
             meta,
-            taking_part: told.iter().filter(takes_part).map(|(_, _, r)| r.replica).collect(),
+            taking_part: told.iter().filter(|told| self.takes_part(told)).map(|(_, _, r)| r.replica).collect(),
             alive: meta.nodes.keys().copied().filter(|node| self.liveness(*node) == Liveness::Alive).collect(),
             leader: self.leader(group).map(|(node, _)| node),
         };

@@ -148,6 +148,11 @@ impl Operator {
                 Intent::Active if dead && !record.is_given_up() => {
                     waits.push(format!("{name} is dead: it is given up after {} s", rebalance.grace_ms / 1000));
                 }
+                Intent::Draining if !meta.rests_on(node) => match self.hints_on(node) {
+                    Some(0) => {}
+                    Some(views) => waits.push(format!("{name} is empty, and has hints of {views} views to hand off")),
+                    None => waits.push(format!("{name} is empty, and not heard: it may have hints to hand off")),
+                },
                 _ => {}
             }
         }

@@ -35,7 +35,7 @@ impl MetaState {
             Command::AddNode { node, name, zone, weight } => {
                 self.add_node(node, NodeRecord::joining(name, zone, weight))
             }
-            Command::SetIntent { node, intent } => self.set_intent(node, intent),
+            Command::SetIntent { node, intent, seen, forced } => self.set_intent(node, intent, seen, forced),
             Command::RaiseVersion { version } => Ok(self.raise_version(version)),
             Command::SetSettings { settings } => {
                 if settings.version <= self.settings.version {
@@ -246,17 +246,33 @@ impl MetaState {
         Ok(Change::Something)
     }
 
-    fn set_intent(&mut self, node: NodeId, intent: Intent) -> Result<Change, Refusal> {
+    fn set_intent(
+        &mut self,
+        node: NodeId,
+        intent: Intent,
+        seen: Option<Intent>,
+        forced: Option<bool>,
+    ) -> Result<Change, Refusal> {
         let life = self.has(Feature::NodeLife);
+        let others = self.members().iter().filter(|member| member.node != node).count();
+        let copies = self.rules.replication.get() as usize;
         let record = self.nodes.get_mut(&node).ok_or(Refusal::UnknownNode)?;
         if record.intent == intent {
             return Ok(Change::Nothing);
+        }
+        if seen.is_some_and(|seen| seen != record.intent) {
+            return Err(Refusal::Outdated);
         }
         if !record.intent.may_become(intent) {
             return Err(Refusal::IllegalIntent);
         }
         if life && intent == Intent::Removed {
             return Err(Refusal::HoldsSomething);
+        }
+        // Here, not only where it is decided: of two nodes drained at once the second finds the first draining.
+        let least = forced.map(|forced| if forced { 1 } else { copies });
+        if intent == Intent::Draining && least.is_some_and(|least| others < least) {
+            return Err(Refusal::TooFewNodes);
         }
         record.intent = intent;
         if life {

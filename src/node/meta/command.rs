@@ -106,6 +106,13 @@ pub enum Command {
         /// What is wanted.
         #[n(1)]
         intent: Intent,
+        /// What was wanted of it when this was decided; `None`: whatever that was. From version 5 on, as the next.
+        #[n(2)]
+        seen: Option<Intent>,
+        /// Of draining: how many nodes must be left that may hold replicas. `false`: as many as a shard has copies; `true`: one;
+        /// `None`: nobody looks.
+        #[n(3)]
+        forced: Option<bool>,
     },
     /// All nodes know the commands and rules of this version.
     #[n(8)]
@@ -243,9 +250,31 @@ pub enum Command {
         #[n(1)]
         wanted: Replicas,
     },
+    /// An operator gives a dead node up, held or not.
+    #[n(21)]
+    Hurry {
+        /// The node.
+        #[n(0)]
+        node: NodeId,
+    },
 }
 
 impl Command {
+    /// Whether it may be proposed again after a proposal of which nobody knows what became: done twice, or after what others have done
+    /// since, it is refused or changes nothing.
+    pub const fn may_be_repeated(&self) -> bool {
+        !matches!(
+            self,
+            Self::SetIntent { seen: None, .. }
+                | Self::Turn { .. }
+                | Self::SetNode { .. }
+                | Self::SetRules { .. }
+                | Self::GiveUp { .. }
+                | Self::Hurry { .. }
+                | Self::TakeBack { .. }
+        )
+    }
+
     /// What the cluster must have switched on before the command may be proposed; `None`: nothing.
     pub fn needs(&self) -> Option<Feature> {
         match self {
@@ -256,11 +285,13 @@ impl Command {
             | Self::Forget { .. }
             | Self::Place { .. }
             | Self::AddNode { .. }
-            | Self::SetIntent { .. }
+            | Self::SetIntent { seen: None, forced: None, .. }
             | Self::RaiseVersion { .. }
             | Self::SetSettings { .. }
             | Self::Replace { .. } => None,
-            Self::Admit { .. }
+            Self::SetIntent { .. }
+            | Self::Admit { .. }
+            | Self::Hurry { .. }
             | Self::Begin { .. }
             | Self::Turn { .. }
             | Self::SetNode { .. }
@@ -390,4 +421,8 @@ pub enum Refusal {
     #[error("there are as many nodes as there can be")]
     #[n(19)]
     TooManyNodes,
+    /// An operator holds the node: it is never given up by itself.
+    #[error("the node is held: it is given up only when an operator says so")]
+    #[n(20)]
+    Held,
 }

@@ -40,7 +40,8 @@ impl MetaState {
                 rules.slack = slack.unwrap_or(rules.slack);
                 self.set_rules(rules, grace_ms, automatic)
             }
-            Command::GiveUp { node } => self.give_up(node),
+            Command::GiveUp { node } if self.present(node)?.life().held => Err(Refusal::Held),
+            Command::GiveUp { node } | Command::Hurry { node } => self.give_up(node),
             Command::TakeBack { node } => {
                 let record = self.present(node)?.clone();
                 let life = Life { given_up: false, ..record.life() };
@@ -90,6 +91,10 @@ impl MetaState {
     /// What follows from another intent of a node.
     pub(super) fn intent_has_changed(&mut self, node: NodeId) {
         self.members_have_changed();
+        if self.nodes.get(&node).is_some_and(|record| record.intent == Intent::Draining) {
+            // A placement that was decided on before counts on it.
+            self.next_epoch();
+        }
         let Some(record) = self.nodes.get(&node).filter(|record| record.intent == Intent::Active).cloned() else {
             return;
         };
@@ -110,15 +115,27 @@ impl MetaState {
         if !self.nodes.contains_key(&node) && self.nodes.len() >= MEMBERS_MAX {
             return Err(Refusal::TooManyNodes);
         }
+        let listed = self.nodes.get(&node);
+        if replaces.is_some() && listed.is_some_and(|known| known.life().replaces != replaces) {
+            // It is there already, and not for that one.
+            return Err(Refusal::Outdated);
+        }
+        let mut before = None;
         if let Some(dead) = replaces {
             let record = self.present(dead)?.clone();
             if record.name == new.name && dead != node {
                 // A machine that lost its disk comes back under its name.
                 let (name, life) = (format!("{}.{dead}", record.name), record.life());
+                before = Some((dead, record.clone()));
                 let _ = self.keep(dead, NodeRecord { name, ..record }, life, false);
             }
         }
-        let added = self.add_node(node, new)?;
+        let added = self.add_node(node, new);
+        if let Some((dead, record)) = before.filter(|_| !matches!(added, Ok(apply::Change::Something))) {
+            // Nobody has come, so it is called what it was.
+            self.nodes.insert(dead, record);
+        }
+        let added = added?;
         if matches!(added, apply::Change::Something)
             && let Some(record) = self.nodes.get(&node).cloned()
         {
@@ -157,6 +174,8 @@ impl MetaState {
                 if std::mem::replace(&mut change.paused, paused) == paused {
                     return NOTHING;
                 }
+                // A step that was decided on before is not taken after it.
+                self.next_epoch();
             }
             Turn::Cancel => {
                 if self.change.is_none() && rebalance.cancelled && !rebalance.applied {

@@ -133,7 +133,7 @@ fn a_placement_is_taken_only_from_the_present_epoch_and_only_on_active_nodes() {
     let fewer = place(&two, ShardCount::new(8).unwrap(), Rules::default(), &placement).unwrap();
     let to = |from| Command::Place { from: Epoch(from), placement: fewer.clone() };
     assert_eq!(refused(state.apply(to(0))), Refusal::Outdated);
-    state.apply(Command::SetIntent { node: NodeId(10), intent: Intent::Draining });
+    state.apply(Command::SetIntent { node: NodeId(10), intent: Intent::Draining, seen: None, forced: None });
     assert_eq!(
         refused(
             state.apply(Command::Place { from: Epoch(1), placement: Placement::empty(ShardCount::new(8).unwrap()) })
@@ -146,7 +146,7 @@ fn a_placement_is_taken_only_from_the_present_epoch_and_only_on_active_nodes() {
 #[test]
 fn what_is_wanted_of_a_node_changes_only_as_the_table_says() {
     let mut state = founded();
-    let set = |intent| Command::SetIntent { node: NodeId(20), intent };
+    let set = |intent| Command::SetIntent { node: NodeId(20), intent, seen: None, forced: None };
     assert_eq!(refused(state.apply(set(Intent::Removed))), Refusal::IllegalIntent);
     assert!(matches!(state.apply(set(Intent::Draining)), Answer::Done { .. }));
     assert!(matches!(state.apply(set(Intent::Removed)), Answer::Done { .. }));
@@ -192,4 +192,96 @@ fn a_voter_is_replaced_under_a_fresh_id_on_its_node_and_asking_again_gives_the_s
     assert_eq!(state.node_of(group, ReplicaId(28)), state.node_of(group, old));
     assert!(state.is_moving(ShardId(0)) && !state.is_moving(ShardId(1)));
     assert_eq!(refused(state.apply(replace(4, ReplicaId(28)))), Refusal::NoVote);
+}
+
+/// One of version 5.
+fn living(nodes: &[u64]) -> MetaState {
+    let mut state = MetaState::default();
+    let Command::Found { charter, placement } = founding(nodes) else { unreachable!() };
+    state.apply(Command::Found { charter: charter.at(ClusterVersion(5)), placement });
+    state
+}
+
+fn drain(node: u64, forced: bool) -> Command {
+    let (node, seen) = (NodeId(node), Some(Intent::Active));
+    Command::SetIntent { node, intent: Intent::Draining, seen, forced: Some(forced) }
+}
+
+#[test]
+fn of_two_nodes_drained_at_once_the_second_is_refused_where_too_few_would_be_left() {
+    let mut state = living(&[10, 20, 30, 40]);
+    assert!(matches!(state.apply(drain(10, false)), Answer::Done { epoch: Epoch(2), .. }), "it raises the epoch");
+    assert_eq!(refused(state.apply(drain(20, false))), Refusal::TooFewNodes);
+    assert!(matches!(state.apply(drain(20, true)), Answer::Done { .. }));
+    assert!(matches!(state.apply(drain(30, true)), Answer::Done { .. }));
+    assert_eq!(refused(state.apply(drain(40, true))), Refusal::TooFewNodes, "nobody would be left");
+}
+
+#[test]
+fn another_intent_is_refused_where_it_was_decided_on_one_that_is_gone_and_done_once() {
+    let mut state = living(&[10, 20, 30, 40]);
+    let wake = |seen| Command::SetIntent { node: NodeId(10), intent: Intent::Active, seen: Some(seen), forced: None };
+    state.apply(drain(10, false));
+    assert!(matches!(state.apply(drain(10, false)), Answer::Unchanged { .. }));
+    // What made it active when it joined arrives once more.
+    assert_eq!(refused(state.apply(wake(Intent::Joining))), Refusal::Outdated);
+    assert!(matches!(state.apply(wake(Intent::Draining)), Answer::Done { .. }));
+}
+
+#[test]
+fn a_held_node_is_given_up_only_when_an_operator_says_so() {
+    let mut state = living(&[10, 20, 30, 40]);
+    let node = NodeId(40);
+    state.apply(Command::SetNode { node, zone: None, weight: None, held: Some(true) });
+    assert_eq!(refused(state.apply(Command::GiveUp { node })), Refusal::Held);
+    assert!(matches!(state.apply(Command::Hurry { node }), Answer::Done { .. }));
+    assert!(state.nodes[&node].is_given_up());
+}
+
+#[test]
+fn a_step_that_was_decided_on_before_a_pause_is_not_taken_after_it() {
+    let mut state = living(&[10, 20, 30, 40]);
+    let now = state.placement.clone().unwrap();
+    let target = place(&state.members()[1..], ShardCount::new(8).unwrap(), Rules::default(), &now).unwrap();
+    let (since, why) = (crate::time::WallMs(1), String::new());
+    let change = Change { target: target.clone(), why, since, paused: false, copies: 1 };
+    assert!(matches!(state.apply(Command::Begin { from: state.epoch, change }), Answer::Done { .. }));
+    for turn in [Turn::Pause, Turn::Resume] {
+        let decided = Command::Place { from: state.epoch, placement: target.clone() };
+        assert!(matches!(state.apply(Command::Turn { turn }), Answer::Done { .. }));
+        assert_eq!(refused(state.apply(decided)), Refusal::Outdated);
+    }
+}
+
+#[test]
+fn a_node_that_is_not_let_in_renames_nobody_and_one_that_is_there_comes_for_nobody_else() {
+    let mut state = living(&[10, 20, 30]);
+    let admit = |node, name: &str, replaces| {
+        let (zone, weight) = (Zone::default(), Weight::default());
+        Command::Admit { node: NodeId(node), name: name.to_string(), zone, weight, replaces: Some(NodeId(replaces)) }
+    };
+    let before = state.nodes.clone();
+    // Node 20 is there under another name.
+    assert_eq!(refused(state.apply(admit(20, "n10", 10))), Refusal::Outdated);
+    assert_eq!(refused(state.apply(admit(20, "n20", 10))), Refusal::Outdated);
+    assert_eq!(state.nodes, before);
+    assert!(matches!(state.apply(admit(40, "n10", 10)), Answer::Done { .. }));
+    assert_eq!(state.name_of(NodeId(10)), "n10.10");
+    assert!(matches!(state.apply(admit(40, "n10", 10)), Answer::Unchanged { .. }), "asked again");
+    assert_eq!(state.name_of(NodeId(10)), "n10.10");
+    // One that comes for another and has changed its name since.
+    assert!(matches!(state.apply(admit(50, "n50", 20)), Answer::Done { .. }));
+    let before = state.nodes.clone();
+    assert_eq!(refused(state.apply(admit(50, "n20", 20))), Refusal::Outdated);
+    assert_eq!(refused(state.apply(admit(60, "n30", 20))), Refusal::NameTaken);
+    assert_eq!(state.nodes, before);
+}
+
+#[test]
+fn what_came_with_version_5_of_an_older_command_is_neither_done_nor_written_before() {
+    let mut state = founded();
+    assert_eq!(refused(state.apply(drain(10, true))), Refusal::TooEarly);
+    let plain = Command::SetIntent { node: NodeId(10), intent: Intent::Draining, seen: None, forced: None };
+    assert_eq!(plain.to_bytes(), [0x82, 0x07, 0x82, 0x0a, 0x02]);
+    assert!(matches!(state.apply(plain), Answer::Done { epoch: Epoch(1), .. }));
 }

@@ -97,7 +97,12 @@ fn lives(meta: &MetaState, seen: &Seen) -> Option<Command> {
         let lasts = |times: &BTreeMap<NodeId, u64>, ms| times.get(&node).is_some_and(|since| *since >= ms);
         match record.intent {
             Intent::Joining if alive && voters::listens(meta, node) => {
-                return Some(Command::SetIntent { node, intent: Intent::Active });
+                return Some(Command::SetIntent {
+                    node,
+                    intent: Intent::Active,
+                    seen: Some(record.intent),
+                    forced: None,
+                });
             }
             Intent::Draining if life.replaced && !meta.rests_on(node) => {
                 return Some(Command::Remove { node, lost: None });

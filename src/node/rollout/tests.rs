@@ -151,7 +151,7 @@ fn a_node_joins_gets_its_share_is_drained_and_removed_and_nothing_moves_that_nee
 
     let remove = |n| Command::Remove { node: node(n), lost: None };
     assert_eq!(refused(&mut meta, remove(2)), Refusal::IllegalIntent);
-    done(&mut meta, Command::SetIntent { node: node(2), intent: Intent::Draining });
+    done(&mut meta, Command::SetIntent { node: node(2), intent: Intent::Draining, seen: None, forced: None });
     assert_eq!(refused(&mut meta, remove(2)), Refusal::HoldsSomething);
     settle(&mut meta, all_alive);
     assert_eq!((held(&meta, 2), meta.meta_wanted.nodes.len(), meta.meta_wanted.has(node(2))), (0, 3, false));

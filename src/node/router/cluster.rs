@@ -51,9 +51,9 @@ fn of_sent(sent: Sent) -> MetaEnd {
 }
 
 impl Router {
-    /// Proposes a command to the meta group. Commands of meta are fenced by what they were decided on, so that trying again is
-    /// safe. Of attempts that may have been proposed and told nothing, a later refusal says nothing either: it may be
-    /// the earlier one itself that stands in its way.
+    /// Proposes a command to the meta group. Most commands of meta are fenced by what they were decided on, so that trying again is
+    /// safe; the others aren't tried again once they may have been proposed. Of attempts that may have been proposed and told
+    /// nothing, a later refusal says nothing either: it may be the earlier one itself that stands in its way.
     pub async fn propose_meta(&self, command: &meta::Command, call: &Call) -> Result<meta::Answer, RouteError> {
         let bytes = Bytes::from(command.to_bytes());
         let mut attempts = Attempts::new(self.parts(), call);
@@ -80,6 +80,7 @@ impl Router {
                     };
                 }
                 MetaEnd::NotProposed => {}
+                MetaEnd::Unknown if !command.may_be_repeated() => return Err(RouteError::Unknown),
                 MetaEnd::Unknown => unknown = true,
             }
         }

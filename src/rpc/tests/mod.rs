@@ -4,5 +4,6 @@ mod answers;
 mod bad_input;
 mod failures;
 mod fake;
+mod life;
 mod replacement;
 mod streams;

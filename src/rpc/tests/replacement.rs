@@ -10,9 +10,9 @@ use crate::ring::{Placement, Rules, ShardCount, Weight, Zone, place};
 use crate::rpc::Fault;
 use crate::rpc::replacement::{How, Replacement, Seen, judge};
 
-const SHARD: ShardId = ShardId(0);
+pub(super) const SHARD: ShardId = ShardId(0);
 
-fn cluster(nodes: &[u64]) -> MetaState {
+pub(super) fn cluster(nodes: &[u64]) -> MetaState {
     let founder = |id: &u64| Founder {
         node: NodeId(*id),
         name: format!("n{id}"),
@@ -34,7 +34,7 @@ fn cluster(nodes: &[u64]) -> MetaState {
     meta
 }
 
-fn voters(meta: &MetaState) -> Vec<ReplicaId> {
+pub(super) fn voters(meta: &MetaState) -> Vec<ReplicaId> {
     meta.groups[&GroupId::from(SHARD)].recorded.membership.as_ref().unwrap().voters.iter().copied().collect()
 }
 
@@ -102,7 +102,7 @@ fn another_node_must_be_active_and_free_and_have_room() {
     meta.apply(Command::AddNode { node, name, zone: Zone::default(), weight: Weight::default() });
     let told = refused(judge(&seen(&meta, &[]), SHARD, old, Some(node)));
     assert!(told.contains("takes no replicas"), "{told}");
-    meta.apply(Command::SetIntent { node, intent: Intent::Active });
+    meta.apply(Command::SetIntent { node, intent: Intent::Active, seen: None, forced: None });
     // An empty node takes more than this one shard at once: the rules would move others as well.
     let told = refused(judge(&seen(&meta, &[]), SHARD, old, Some(node)));
     assert!(told.contains("would not leave the shard on node n4"), "{told}");
