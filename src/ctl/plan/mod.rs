@@ -253,14 +253,8 @@ pub(super) async fn change(
         return context.answer(&changed, || changed.text());
     }
     let context = permission(context, &format!("{what}: {}", would.brief())).await?;
-    let (what, mut now) = match ask(context.patient_admin().await?, false).await {
-        Ok((what, now)) => (plain(&what), plan(now)),
-        // Asked again it does the same.
-        Err(error @ Error::Unknown { .. }) => {
-            return Err(Failure::Unreachable(format!("{error}; it can be asked again")));
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let (what, now) = ask(context.patient_admin().await?, false).await?;
+    let (what, mut now) = (plain(&what), plan(now));
     if how.wait {
         now = follow::until_over(&context).await?;
     }

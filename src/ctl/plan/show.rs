@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::super::context::{Context, Screen};
 use super::super::exit::Failure;
 use super::super::output::span;
-use super::super::text::plain;
+use super::super::text::{plain, wrapped};
 use super::super::watch;
 use super::Plan;
 use crate::proto::v1;
@@ -39,7 +39,7 @@ impl Shown {
         let grace = span(self.grace_ms);
         let rules =
             format!("{} copies of each shard; {begin}; dead nodes are given up after {grace}", self.replication_factor);
-        format!("{}\n\n{rules}", self.plan.text().trim_end())
+        format!("{}\n\n{}", self.plan.text().trim_end(), wrapped(&rules, 80).join("\n"))
     }
 }
 
