@@ -425,10 +425,14 @@ impl State {
                         seen.iter().any(|seen| names.number(&seen.view) == view.id && view.is(names, seen))
                     })
                     && seen.is_sorted_by(|a, b| {
-                        // Who started in the same millisecond stands in the order of the ids, not of the commits; and who was let in
-                        // while there was no leader in that of its own time.
+                        // Who started in the same millisecond stands in the order of the ids, not of the commits; who was let in while
+                        // there was no leader in that of its own time; and what was handed off of a view dates its start anew.
                         let place = |id: &Name| state.views.iter().position(|view| view.id == names.number(id));
-                        place(&a.view) < place(&b.view) || a.view < b.view || a.degraded || b.degraded
+                        let own_time = |seen: &SeenView| {
+                            let told = place(&seen.view).is_some_and(|at| state.views[at].played.more);
+                            seen.degraded || told
+                        };
+                        place(&a.view) < place(&b.view) || a.view < b.view || own_time(a) || own_time(b)
                     });
                 Vec::from_iter(fits.then_some(state))
             }

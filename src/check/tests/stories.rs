@@ -202,6 +202,22 @@ fn what_was_accepted_may_come_about_or_not_and_is_counted_apart() {
 }
 
 #[test]
+fn views_stand_in_the_order_of_their_starts_unless_something_was_handed_off_of_one() {
+    let turned_round = |report: Outcome| {
+        let ops = [
+            write(0, 10, start("v1", "d1"), started()),
+            write(20, 30, start("v2", "d2"), started()),
+            write(40, 50, progress("v1", 1, 1000), report.clone()),
+            write(60, 70, progress("v2", 1, 1000), report),
+            read(80, 90, Mode::Strong, active(&[("v2", "d2", 1, 1000), ("v1", "d1", 1, 1000)])),
+        ];
+        ops.to_vec()
+    };
+    assert_wrong(&turned_round(applied()));
+    assert_right(&turned_round(Outcome::Accepted));
+}
+
+#[test]
 fn what_was_accepted_is_handed_off_to_a_view_that_has_ended_or_replaces_nothing_that_came_later() {
     let replaces = |ended: &[&str]| {
         let ended = ended.iter().map(|view| name(view)).collect();
