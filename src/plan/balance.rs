@@ -22,6 +22,8 @@
 //!
 //! # Caveats
 //!
+//! No node asks it yet: what a shard costs isn't measured, and `examples/week.rs` simulates what it is worth.
+//!
 //! Placing chooses leads by number and knows no heat. Whoever compares the placement with what placing would make of it must
 //! compare the replicas, not the leads and not their order, and give a new target its leads by [`leads_by_heat()`]. Else the
 //! two move the same leads to and fro.
