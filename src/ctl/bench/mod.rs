@@ -38,6 +38,8 @@ use summary::Summary;
 const INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// The most households where nobody says how many.
 const HOUSEHOLDS_MAX: u32 = 20_000;
+/// For how long at the end a complaint may pass by itself: nodes say once a second how they are.
+const SETTLES: Duration = Duration::from_secs(5);
 /// How often it is looked whether all shards are led.
 const LEADS_AGAIN: Duration = Duration::from_millis(100);
 /// How often it is shown.
@@ -113,6 +115,22 @@ async fn led(context: &Context) -> Result<Status, Failure> {
         }
         if context.left() < LEADS_AGAIN * 5 {
             return Err(Failure::Degraded(format!("{led} of {shards} shards have a leader; nothing was offered")));
+        }
+        tokio::time::sleep(LEADS_AGAIN).await;
+    }
+}
+
+/// What is still not as it should be after [`SETTLES`]: a lead on its way, or a follower that is a moment behind, is no reason
+/// to call a cluster degraded.
+async fn lasting_complaints(context: &Context) -> Vec<String> {
+    let until = tokio::time::Instant::now() + SETTLES;
+    loop {
+        let complaints = match status(&context.again()).await {
+            Ok(status) => status.complaints(),
+            Err(failure) => vec![format!("it does not say how it is: {failure}")],
+        };
+        if complaints.is_empty() || tokio::time::Instant::now() >= until {
+            return complaints;
         }
         tokio::time::sleep(LEADS_AGAIN).await;
     }
@@ -196,10 +214,7 @@ impl Bench<'_> {
         let report = played.check(&[self.context.client()?]).await;
         let (views_ended, households_left) = played.end_views(&self.context.client()?).await;
         // What was measured is told all the same.
-        let complaints = match status(&self.context.again()).await {
-            Ok(status) => status.complaints(),
-            Err(failure) => vec![format!("it does not say how it is: {failure}")],
-        };
+        let complaints = lasting_complaints(self.context).await;
         let due = stats.due();
         Ok(Summary {
             seed: self.seed,
