@@ -218,6 +218,9 @@ pub struct Report {
     /// that come and go.
     #[n(11)]
     pub snapshot_bytes_received: Option<u64>,
+    /// Nodes that it hears, so that none is taken for dead whom only another has lost sight of; `None`: it doesn't tell, as above.
+    #[n(12)]
+    pub hears: Option<Vec<NodeId>>,
 }
 
 /// What was heard of a node.
@@ -401,6 +404,11 @@ impl Ear {
     /// All nodes that are listened for and alive.
     pub fn alive(&self) -> Vec<NodeId> {
         self.health.lock().iter().filter(|(_, liveness)| *liveness == Liveness::Alive).map(|(node, _)| node).collect()
+    }
+
+    /// The nodes that are heard, or were a moment ago.
+    pub fn not_dead(&self) -> Vec<NodeId> {
+        self.health.lock().iter().filter(|(_, liveness)| *liveness != Liveness::Dead).map(|(node, _)| node).collect()
     }
 
     /// What was heard of a node.

@@ -87,6 +87,7 @@ async fn own_report(inner: &Inner) -> Report {
     inner.metrics.command_p99_seconds.set(seconds(p99_us));
     let told = inner.meta.now.load().has(Feature::NodeLife);
     let store_bytes = inner.store.usage().await.map_or(0, |usage| usage.live_bytes + usage.archive_bytes);
+    let hears = || inner.ear.not_dead().into_iter().take(crate::ring::MEMBERS_MAX).collect();
     Report {
         replicas: inner.shards.reports(),
         started: inner.started,
@@ -100,6 +101,7 @@ async fn own_report(inner: &Inner) -> Report {
         reports: inner.router.reports_acknowledged(),
         hints: inner.hints.status(),
         snapshot_bytes_received: told.then(|| inner.metrics.snapshot_bytes_received.get()),
+        hears: told.then(hears),
     }
 }
 

@@ -19,6 +19,11 @@ use crate::versions::Feature;
 
 /// How often something is decided again because the cluster has changed meanwhile.
 const DECISIONS_MAX: usize = 8;
+/// How long it is waited, in ms, until all agree that a node is dead: they find it out within moments of each other, and tell once a
+/// second.
+const AGREED_MS_MAX: u64 = 3_000;
+/// How often that is looked at.
+const AGREED_LOOK: std::time::Duration = std::time::Duration::from_millis(100);
 
 fn bad(error: InvalidRule) -> Fault {
     Fault::field(error.name, error.to_string())
@@ -141,12 +146,8 @@ impl Operator {
         if record.intent == Intent::Removed {
             return Err(Fault::cluster_state(format!("{} was removed: add the new node instead", record.name)));
         }
-        if self.liveness(dead) != Liveness::Dead {
-            return Err(Fault::cluster_state(format!(
-                "{} is not dead: add the new node, then drain and remove this one",
-                record.name
-            )));
-        }
+        self.until_agreed_dead(dead).await;
+        self.judge_dead(&meta, dead, "add the new node, then drain and remove this one")?;
         let newcomer = Newcomer {
             address: request.node_endpoint,
             zone: zone_or_none(&request.zone)?.or(Some(record.zone.clone())),
@@ -192,6 +193,9 @@ impl Operator {
         let meta = self.living_meta()?;
         let node = self.node_named(&meta, &request.node)?;
         let replicas = u32::try_from(meta.standing_on(node)).unwrap_or(u32::MAX);
+        if request.force {
+            self.until_agreed_dead(node).await;
+        }
         let decide = |meta: &MetaState| {
             if request.force && !meta.is_removed(node) {
                 self.may_be_lost(meta, node)?;
@@ -216,11 +220,7 @@ impl Operator {
     /// voters that live without it.
     fn may_be_lost(&self, meta: &MetaState, node: NodeId) -> Result<(), Fault> {
         let name = meta.name_of(node);
-        if self.liveness(node) != Liveness::Dead {
-            return Err(Fault::cluster_state(format!(
-                "{name} is not dead: drain it, and remove it when it holds nothing"
-            )));
-        }
+        self.judge_dead(meta, node, "drain it, and remove it when it holds nothing")?;
         let told = self.told(meta);
         let part = told.values().flatten().filter(|told| self.takes_part(told));
         let taking_part = part.map(|(_, _, replica)| (replica.group, replica.replica)).collect();
@@ -234,6 +234,48 @@ impl Operator {
         Err(Fault::cluster_state(format!(
             "without {name} these have no quorum of voters that live: {first}{more}. Nothing was changed"
         )))
+    }
+
+    /// Whether a node may be treated as dead: this node hears a majority, not that one, and nobody who is heard here hears it.
+    fn judge_dead(&self, meta: &MetaState, node: NodeId, instead: &str) -> Result<(), Fault> {
+        let name = meta.name_of(node);
+        if self.liveness(node) != Liveness::Dead {
+            return Err(Fault::cluster_state(format!("{name} is not dead: {instead}")));
+        }
+        let me = meta.name_of(self.me());
+        if self.parts.ear.is_isolated() {
+            return Err(Fault::cluster_state(format!(
+                "{me} hears no majority of the nodes and can't tell whether {name} is dead: ask another node"
+            )));
+        }
+        match self.who_hears(meta, node) {
+            None => Ok(()),
+            Some(other) => Err(Fault::cluster_state(format!(
+                "{name} is not dead: {} hears it, though {me} doesn't. Mend what lies between them, or {instead}",
+                meta.name_of(other)
+            ))),
+        }
+    }
+
+    /// A node that is heard here and says that it hears the other.
+    fn who_hears(&self, meta: &MetaState, node: NodeId) -> Option<NodeId> {
+        let hears = |other: &NodeId| {
+            let report = self.report_of(*other).filter(|_| self.liveness(*other) != Liveness::Dead);
+            report.is_some_and(|(_, report)| report.hears.is_some_and(|hears| hears.contains(&node)))
+        };
+        meta.nodes.keys().copied().filter(|other| ![node, self.me()].contains(other)).find(hears)
+    }
+
+    /// Waits until nobody says any more that it hears a node which is dead here: others find that out, and tell it, a little later.
+    async fn until_agreed_dead(&self, node: NodeId) {
+        let clock = self.parts.router.clock();
+        let until = clock.monotonic().plus(AGREED_MS_MAX);
+        while self.liveness(node) == Liveness::Dead
+            && self.who_hears(&self.parts.router.meta(), node).is_some()
+            && clock.monotonic() < until
+        {
+            tokio::time::sleep(AGREED_LOOK).await;
+        }
     }
 
     /// How many views wait on a node to be handed off, as it told last; `None`: nothing was heard of it.
@@ -251,9 +293,8 @@ impl Operator {
     pub(super) async fn give_up(&self, request: v1::GiveUpNodeRequest) -> Result<v1::GiveUpNodeResponse, Fault> {
         let meta = self.living_meta()?;
         let node = self.node_named(&meta, &request.node)?;
-        if self.liveness(node) != Liveness::Dead {
-            return Err(Fault::cluster_state(format!("{} is not dead: drain it", meta.name_of(node))));
-        }
+        self.until_agreed_dead(node).await;
+        self.judge_dead(&meta, node, "drain it")?;
         let plan = Some(self.change(request.validate_only, |_| Ok(Command::Hurry { node })).await?);
         Ok(v1::GiveUpNodeResponse { plan })
     }

@@ -257,6 +257,16 @@ pub enum Command {
         #[n(0)]
         node: NodeId,
     },
+    /// The dead node for which a joining one has come lives again: both stay.
+    #[n(22)]
+    Spare {
+        /// The joining node.
+        #[n(0)]
+        node: NodeId,
+        /// The one that it was to replace.
+        #[n(1)]
+        lives: NodeId,
+    },
 }
 
 impl Command {
@@ -300,6 +310,7 @@ impl Command {
             | Self::TakeBack { .. }
             | Self::Remove { .. }
             | Self::ForgetNode { .. }
+            | Self::Spare { .. }
             | Self::SetMetaWanted { .. } => Some(Feature::NodeLife),
         }
     }

@@ -13,7 +13,9 @@ pub const GRACE_MS_MAX: u64 = 7 * 24 * 3_600_000;
 /// The most bytes of why a change came about.
 pub const WHY_BYTES_MAX: usize = 300;
 /// How many forgotten nodes are still known as removed.
-pub const GONE_MAX: usize = 4_096;
+pub const GONE_MAX: usize = 16_384;
+/// The most nodes that are listed, removed ones that nobody has forgotten yet among them.
+pub const LISTED_MAX: usize = 2 * crate::ring::MEMBERS_MAX;
 
 /// What has become of a node, beside what an operator wants of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]

@@ -7,8 +7,8 @@ use crate::ring::{MEMBERS_MAX, Replicas};
 
 use super::apply::{self, fits};
 use super::{
-    Change, Command, GONE_MAX, GRACE_MS_MAX, GRACE_MS_MIN, Intent, Life, MetaState, NodeRecord, Rebalance, Refusal,
-    Turn, WHY_BYTES_MAX,
+    Change, Command, GONE_MAX, GRACE_MS_MAX, GRACE_MS_MIN, Intent, LISTED_MAX, Life, MetaState, NodeRecord, Rebalance,
+    Refusal, Turn, WHY_BYTES_MAX,
 };
 
 type Changed = Result<apply::Change, Refusal>;
@@ -49,6 +49,14 @@ impl MetaState {
             }
             Command::Remove { node, lost } => self.remove(node, lost),
             Command::ForgetNode { node } => self.forget_node(node),
+            Command::Spare { node, lives } => {
+                let record = self.present(node)?.clone();
+                if record.life().replaces != Some(lives) {
+                    return Err(Refusal::Outdated);
+                }
+                let life = Life { replaces: None, ..record.life() };
+                self.keep(node, record, life, false)
+            }
             Command::SetMetaWanted { from, wanted } => self.set_meta_wanted(from, wanted),
             // Commands of before don't come here.
             _ => Err(Refusal::Outdated),
@@ -112,7 +120,8 @@ impl MetaState {
         if self.is_removed(node) {
             return Err(Refusal::WasRemoved);
         }
-        if !self.nodes.contains_key(&node) && self.nodes.len() >= MEMBERS_MAX {
+        let present = self.nodes.values().filter(|record| record.intent != Intent::Removed).count();
+        if !self.nodes.contains_key(&node) && (present >= MEMBERS_MAX || self.nodes.len() >= LISTED_MAX) {
             return Err(Refusal::TooManyNodes);
         }
         let listed = self.nodes.get(&node);

@@ -45,7 +45,9 @@ use crate::view::Settings;
 use super::folder::ClusterId;
 
 pub use command::{Answer, Command, Refusal};
-pub use life::{Change, GONE_MAX, GRACE_MS_DEFAULT, GRACE_MS_MAX, GRACE_MS_MIN, Life, Rebalance, Turn, WHY_BYTES_MAX};
+pub use life::{
+    Change, GONE_MAX, GRACE_MS_DEFAULT, GRACE_MS_MAX, GRACE_MS_MIN, LISTED_MAX, Life, Rebalance, Turn, WHY_BYTES_MAX,
+};
 pub use machine::Replicated;
 
 /// What an operator wants of a node.

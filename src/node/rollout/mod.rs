@@ -55,10 +55,22 @@ pub struct Seen {
     pub alive_ms: BTreeMap<NodeId, u64>,
     /// Whether a majority of all nodes is heard.
     pub majority: bool,
+    /// How many views wait on nodes that live to be handed off, as these told last.
+    pub hints: BTreeMap<NodeId, u64>,
     /// Who leads the shards.
     pub leading: BTreeMap<ShardId, NodeId>,
     /// The calendar.
     pub now: WallMs,
+}
+
+impl Seen {
+    fn lives_for(&self, node: NodeId, ms: u64) -> bool {
+        self.alive_ms.get(&node).is_some_and(|since| *since >= ms)
+    }
+
+    fn dead_for(&self, node: NodeId, ms: u64) -> bool {
+        self.dead_ms.get(&node).is_some_and(|since| *since >= ms)
+    }
 }
 
 /// Nodes that are to be rid of what they hold, soon: draining, given up or removed.
@@ -94,8 +106,14 @@ fn lives(meta: &MetaState, seen: &Seen) -> Option<Command> {
     for (&node, record) in &meta.nodes {
         let life = record.life();
         let alive = seen.alive.contains(&node);
-        let lasts = |times: &BTreeMap<NodeId, u64>, ms| times.get(&node).is_some_and(|since| *since >= ms);
         match record.intent {
+            Intent::Joining if life.replaces.is_some_and(|dead| seen.alive.contains(&dead)) => {
+                // It was dead when an operator said so. While that isn't certain again, the newcomer waits.
+                let lives = life.replaces.filter(|dead| seen.lives_for(*dead, TAKE_BACK_MS.min(rebalance.grace_ms)));
+                if let Some(lives) = lives {
+                    return Some(Command::Spare { node, lives });
+                }
+            }
             Intent::Joining if alive && voters::listens(meta, node) => {
                 return Some(Command::SetIntent {
                     node,
@@ -104,13 +122,15 @@ fn lives(meta: &MetaState, seen: &Seen) -> Option<Command> {
                     forced: None,
                 });
             }
+            // What a node that lives has accepted is handed off first.
+            Intent::Draining if life.replaced && alive && seen.hints.get(&node) != Some(&0) => {}
             Intent::Draining if life.replaced && !meta.rests_on(node) => {
                 return Some(Command::Remove { node, lost: None });
             }
-            Intent::Active if life.given_up && lasts(&seen.alive_ms, TAKE_BACK_MS.min(rebalance.grace_ms)) => {
+            Intent::Active if life.given_up && seen.lives_for(node, TAKE_BACK_MS.min(rebalance.grace_ms)) => {
                 return Some(Command::TakeBack { node });
             }
-            Intent::Active if !life.given_up && !life.held && lasts(&seen.dead_ms, rebalance.grace_ms) => {
+            Intent::Active if !life.given_up && !life.held && seen.dead_for(node, rebalance.grace_ms) => {
                 let able = meta.members().iter().filter(|member| seen.alive.contains(&member.node)).count();
                 // On nodes that are silent themselves nothing could be made anew.
                 if seen.majority && able >= meta.nodes_needed() && meta.members().len() > meta.nodes_needed() {
@@ -195,8 +215,12 @@ fn see(inner: &Inner, meta: &MetaState, since: &mut Since) -> Seen {
     let mut alive: BTreeSet<NodeId> = inner.ear.alive().into_iter().collect();
     alive.insert(me);
     let shard = |(group, lead): (GroupId, super::leaders::Lead)| Some((group.shard()?, lead.node));
+    let heard = |node: &NodeId| Some((*node, inner.ear.heard(*node)?.report?.1.hints.waiting));
+    let mut hints: BTreeMap<NodeId, u64> = alive.iter().filter_map(heard).collect();
+    hints.insert(me, inner.hints.status().waiting);
     Seen {
         alive,
+        hints,
         dead_ms: since.ms(Liveness::Dead, now),
         alive_ms: since.ms(Liveness::Alive, now),
         majority: !inner.ear.is_isolated(),
@@ -243,6 +267,7 @@ fn told(meta: &MetaState, command: &Command) -> String {
         Command::SetIntent { node, .. } => format!("{} carries its share from now on", name(node)),
         Command::Remove { node, .. } => format!("{} is removed: another node has come for it", name(node)),
         Command::GiveUp { node } => format!("{} is given up: it was dead for too long", name(node)),
+        Command::Spare { node, lives } => format!("{} is heard again: {} replaces nobody", name(lives), name(node)),
         Command::TakeBack { node } => format!("{} is heard again and taken back", name(node)),
         Command::SetMetaWanted { wanted, .. } => {
             let nodes = wanted.nodes.iter().map(name).collect::<Vec<_>>().join(", ");

@@ -82,7 +82,8 @@ fn carry(meta: &mut MetaState) {
 fn all_alive(meta: &MetaState) -> Seen {
     let alive: BTreeSet<NodeId> = meta.nodes.keys().copied().collect();
     let alive_ms = alive.iter().map(|node| (*node, 1_000_000)).collect();
-    Seen { alive, alive_ms, majority: true, ..Seen::default() }
+    let hints = alive.iter().map(|node| (*node, 0)).collect();
+    Seen { alive, alive_ms, hints, majority: true, ..Seen::default() }
 }
 
 /// As `all_alive`, with one that is dead for so long.
@@ -221,6 +222,54 @@ fn a_dead_node_is_replaced_by_one_change_and_removed() {
     assert_eq!(held(&meta, 9), SHARDS as usize);
     assert_eq!(meta.placement.as_ref().unwrap().replicas_moved_since(&before), SHARDS as usize);
     assert_eq!(meta.nodes[&node(9)].life(), Life::default());
+}
+
+#[test]
+fn a_dead_node_that_lives_again_before_its_successor_listens_is_not_replaced() {
+    let mut meta = founded(3, 5);
+    let (zone, weight, replaces) = (Zone::default(), Weight::default(), Some(node(2)));
+    done(&mut meta, Command::Admit { node: node(4), name: "n4".to_string(), zone, weight, replaces });
+    carry(&mut meta);
+    let heard_for = |ms| {
+        move |meta: &MetaState| {
+            let mut seen = all_alive(meta);
+            seen.alive_ms.insert(node(2), ms);
+            seen
+        }
+    };
+    assert_eq!(settle(&mut meta, heard_for(5)), [], "whether it stays isn't known yet");
+    let proposed = settle(&mut meta, heard_for(60_000));
+    assert_eq!(proposed[0], Command::Spare { node: node(4), lives: node(2) });
+    let (joined, stays) = (&meta.nodes[&node(4)], &meta.nodes[&node(2)]);
+    assert_eq!((joined.intent, joined.life(), stays.intent), (Intent::Active, Life::default(), Intent::Active));
+    assert_eq!(refused(&mut meta, Command::Spare { node: node(4), lives: node(2) }), Refusal::Outdated);
+}
+
+#[test]
+fn a_replaced_node_that_lives_is_removed_when_it_has_handed_off_what_it_accepted() {
+    let mut meta = founded(3, 5);
+    let (zone, weight, replaces) = (Zone::default(), Weight::default(), Some(node(2)));
+    done(&mut meta, Command::Admit { node: node(4), name: "n4".to_string(), zone, weight, replaces });
+    carry(&mut meta);
+    let back = |hints: Option<u64>| {
+        move |meta: &MetaState| {
+            if meta.nodes[&node(4)].intent == Intent::Joining {
+                return without(meta, 2, 1);
+            }
+            let mut seen = all_alive(meta);
+            match hints {
+                Some(hints) => seen.hints.insert(node(2), hints),
+                None => seen.hints.remove(&node(2)),
+            };
+            seen
+        }
+    };
+    settle(&mut meta, back(Some(3)));
+    assert_eq!(held(&meta, 2), 0);
+    for hints in [Some(3), Some(1), None] {
+        assert_eq!(settle(&mut meta, back(hints)), [], "{hints:?}");
+    }
+    assert_eq!(settle(&mut meta, back(Some(0))), [Command::Remove { node: node(2), lost: None }]);
 }
 
 #[test]

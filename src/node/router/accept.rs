@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use crate::ids::{AccountId, ShardId};
 use crate::node::hints::{Hints, NotKept};
+use crate::node::meta::Intent;
 use crate::raft::ReadMode;
 use crate::time::MonotonicMs;
 use crate::versions::Feature;
@@ -103,7 +104,13 @@ fn kind(envelope: &Envelope) -> Option<(&AccountId, Kind<'_>)> {
 impl Router {
     fn accepting(&self) -> Option<&Accepting> {
         let meta = self.parts().meta.load();
-        self.parts().accepting.as_ref().filter(|_| meta.cluster_version.has(Feature::Hints))
+        // Who is about to go accepts nothing more: it could not be handed off in time.
+        let stays = || match meta.nodes.get(&self.node()).map(|record| record.intent) {
+            Some(Intent::Removed) => false,
+            Some(Intent::Draining) => meta.rests_on(self.node()),
+            Some(Intent::Joining | Intent::Active) | None => true,
+        };
+        self.parts().accepting.as_ref().filter(|_| meta.cluster_version.has(Feature::Hints) && stays())
     }
 
     /// Looks which of the shards that were found without a leader have one now. To be called some times a second.

@@ -35,7 +35,7 @@ use super::{Call, RETRY_AFTER_MS, RouteError, Router, Sent, Served, Server, Targ
 const NEAR_WAIT: Duration = Duration::from_millis(100);
 /// How long another node is waited for that is asked for what it has.
 const OTHER_WAIT: Duration = Duration::from_millis(500);
-/// What is kept of a call's time for the answer that may be stale.
+/// What is at least kept of a call's time for the answer that may be stale; a tenth of the time where that is more.
 const STALE_RESERVE_MS: u64 = 100;
 /// An answer whose replica can't prove that it is younger is marked as degraded: some times what it takes to hear of a leader.
 const DEGRADED_AGE_MS: u64 = 5000;
@@ -59,7 +59,7 @@ impl Router {
         let stale_after = reading.stale_after.filter(|_| reading.mode != ReadMode::Any);
         let Some(stale_after) = stale_after else { return self.query_as(query, reading.mode, call).await };
         let left_ms = call.deadline.since(self.parts().clock.monotonic());
-        let patience = Duration::from_millis(left_ms.saturating_sub(STALE_RESERVE_MS.min(left_ms / 2)));
+        let patience = Duration::from_millis(left_ms.saturating_sub(STALE_RESERVE_MS.max(left_ms / 10).min(left_ms / 2)));
         let asking = self.query_as(query, reading.mode, call);
         match tokio::time::timeout(stale_after.min(patience), asking).await {
             Ok(Ok(served)) => return Ok(served),

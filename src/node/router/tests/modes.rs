@@ -146,7 +146,7 @@ async fn what_is_answered_after_the_wait_for_better_is_marked_and_without_the_wi
     for wait_ms in [50, 3_600_000] {
         // Also when the wait is longer than the call: its last moments are kept for the answer.
         let stale_after = Some(Duration::from_millis(wait_ms));
-        let served = read(&node, Reading { mode: ReadMode::Strong, stale_after }, 3_000).await.unwrap();
+        let served = read(&node, Reading { mode: ReadMode::Strong, stale_after }, 5_000).await.unwrap();
         assert_eq!((served.mode, served.degraded, served.as_of.age_ms), (ReadMode::Any, true, Some(700)));
     }
     let refused = read(&node, ReadMode::Strong, 300).await;
