@@ -373,11 +373,7 @@ async fn logged(cluster: &Cluster) -> (f64, f64) {
 }
 
 async fn metric(address: &str, name: &str) -> Result<f64> {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await?;
+    let text = support::process::metrics(address).await?;
     let line = text.lines().find(|line| line.split([' ', '{']).next() == Some(name)).ok_or("no such metric")?;
     Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
 }

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use playhead::client::{Client, Pending, StreamOptions};
 use playhead::proto::v1;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::{Cluster, Result};
+use crate::support::{Cluster, Result, process};
 
 /// Streams, messages unanswered on each, reports in a message.
 const STREAMS: usize = 16;
@@ -77,12 +76,7 @@ async fn sum_of(cluster: &Cluster, name: &str) -> Result<f64> {
     let mut sum = 0.0;
     for node in cluster.local.names() {
         let endpoints = cluster.local.endpoints(&node).ok_or("the node has no endpoints")?;
-        let mut stream = tokio::net::TcpStream::connect(&endpoints.metrics).await?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
-        let of_name = text.lines().filter(|line| line.split([' ', '{']).next() == Some(name));
-        sum += of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>();
+        sum += process::sum(&process::metrics(&endpoints.metrics).await?, name);
     }
     Ok(sum)
 }

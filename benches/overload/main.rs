@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use load::{Kind, Load, Measured};
-use support::{Cluster, Result};
+use support::{Cluster, Result, process};
 
 /// Accounts that play, a view each.
 const ACCOUNTS: usize = 2_000;
@@ -104,10 +104,10 @@ async fn all(flags: &Flags) -> Result<()> {
 
 async fn row(cluster: &mut Cluster, load: &mut Load, flags: &Flags, times: f64, rate: f64) -> Result<Row> {
     load.run(rate, WARM_UP).await?;
-    nodes::reset_peaks(cluster);
+    process::reset_peaks(cluster);
     let before = nodes::cpu_us(cluster);
     let measured = load.run(rate, Duration::from_secs(flags.seconds)).await?;
-    let (cpu_us, memory_mib) = (nodes::cpu_us(cluster) - before, nodes::peak_bytes(cluster) >> 20);
+    let (cpu_us, memory_mib) = (nodes::cpu_us(cluster) - before, process::peaks(cluster).iter().sum::<u64>() >> 20);
     // What was refused has left nothing behind that the next row would have to do.
     tokio::time::sleep(Duration::from_secs(2)).await;
     Ok(Row { times, measured, cpu_us, memory_mib })

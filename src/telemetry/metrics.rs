@@ -139,6 +139,7 @@ pub struct Metrics {
     pub pulses_sent: Counter,
     pub pulses_received: Counter,
     pub snapshot_bytes_received: Counter,
+    pub snapshot_bytes_taken: Counter,
     pub suspicions: Counters<OutcomeLabels>,
     pub elections: Counters<OutcomeLabels>,
     pub groups_hosted: Gauge,
@@ -274,6 +275,10 @@ impl Metrics {
             snapshot_bytes_received: b.counter(
                 "snapshot_bytes_received",
                 "Bytes of snapshots received from other nodes, those that came to nothing included."
+            ),
+            snapshot_bytes_taken: b.counter(
+                "snapshot_bytes_taken",
+                "Keys and values of snapshots that this node sent, of those that other replicas have taken over whole."
             ),
             suspicions: b.add(
                 Family::default(),

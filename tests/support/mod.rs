@@ -4,6 +4,8 @@
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 
 pub mod devices;
+pub mod membership;
+pub mod process;
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;

@@ -101,7 +101,7 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
         pace: Some(pace),
         ..Plan::new(households, seed)
     };
-    Bench { context, options, seed, pace, plan }.run().await
+    Bench { context, options, seed, pace, plan, was_healthy: status.healthy }.run().await
 }
 
 /// The cluster's status once every shard has a leader, for which it has all of `--timeout`: leads that move are on their way
@@ -121,9 +121,9 @@ async fn led(context: &Context) -> Result<Status, Failure> {
 }
 
 /// What is still not as it should be after [`SETTLES`]: a lead on its way, or a follower that is a moment behind, is no reason
-/// to call a cluster degraded.
-async fn lasting_complaints(context: &Context) -> Vec<String> {
-    let until = tokio::time::Instant::now() + SETTLES;
+/// to call a cluster degraded. One that `was_healthy` not, before, isn't waited for.
+async fn lasting_complaints(context: &Context, was_healthy: bool) -> Vec<String> {
+    let until = tokio::time::Instant::now() + if was_healthy { SETTLES } else { Duration::ZERO };
     loop {
         let complaints = match status(&context.again()).await {
             Ok(status) => status.complaints(),
@@ -143,6 +143,8 @@ struct Bench<'a> {
     seed: u64,
     pace: Pace,
     plan: Plan,
+    /// Whether all was as it should be when it began.
+    was_healthy: bool,
 }
 
 impl Bench<'_> {
@@ -214,7 +216,7 @@ impl Bench<'_> {
         let report = played.check(&[self.context.client()?]).await;
         let (views_ended, households_left) = played.end_views(&self.context.client()?).await;
         // What was measured is told all the same.
-        let complaints = lasting_complaints(self.context).await;
+        let complaints = lasting_complaints(self.context, self.was_healthy).await;
         let due = stats.due();
         Ok(Summary {
             seed: self.seed,

@@ -37,6 +37,10 @@ impl crate::raft::Link for Local {
         self.pace.place().boxed()
     }
 
+    fn snapshot_taken(&self, bytes: u64) {
+        self.link.metrics().snapshot_bytes_taken.inc_by(bytes);
+    }
+
     fn call(&self, to: NodeId, lane: RaftLane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
         if to != self.link.me().node {
             return self.link.call(to, lane.into(), frame).map(|answer| answer.map_err(Lost::into_error)).boxed();

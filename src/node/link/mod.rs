@@ -280,6 +280,11 @@ impl Link {
         &self.shared.config.me
     }
 
+    /// What this node counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
     /// On which runtimes lanes run.
     pub fn runtimes(&self) -> &Runtimes {
         &self.shared.runtimes

@@ -59,7 +59,8 @@ impl Router {
         let stale_after = reading.stale_after.filter(|_| reading.mode != ReadMode::Any);
         let Some(stale_after) = stale_after else { return self.query_as(query, reading.mode, call).await };
         let left_ms = call.deadline.since(self.parts().clock.monotonic());
-        let patience = Duration::from_millis(left_ms.saturating_sub(STALE_RESERVE_MS.max(left_ms / 10).min(left_ms / 2)));
+        let patience =
+            Duration::from_millis(left_ms.saturating_sub(STALE_RESERVE_MS.max(left_ms / 10).min(left_ms / 2)));
         let asking = self.query_as(query, reading.mode, call);
         match tokio::time::timeout(stale_after.min(patience), asking).await {
             Ok(Ok(served)) => return Ok(served),

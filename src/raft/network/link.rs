@@ -61,4 +61,7 @@ pub trait Link: Send + Sync + 'static {
     fn snapshot_place(&self) -> BoxFuture<'static, Box<dyn Send>> {
         futures::future::ready(Box::new(()) as Box<dyn Send>).boxed()
     }
+
+    /// Takes in that another replica has taken over a snapshot of so many bytes.
+    fn snapshot_taken(&self, _bytes: u64) {}
 }

@@ -231,7 +231,7 @@ impl Peer {
             return Ok(done);
         }
         let mut in_flight = futures::stream::FuturesOrdered::new();
-        let mut number = 0;
+        let (mut number, mut bytes) = (0, 0);
         while let Some(piece) = export.next(self.config.snapshot_piece_bytes).await.map_err(|e| export_error(&e))? {
             let (images, rows) = match &piece {
                 Exported::Images(images) => (RequestRepr::pairs(images), Vec::new()),
@@ -240,7 +240,9 @@ impl Peer {
             let pairs = match &piece {
                 Exported::Images(pairs) | Exported::Rows(pairs) => pairs,
             };
-            self.link.pace(pairs.iter().map(|(key, value)| key.len() + value.len()).sum()).await;
+            let piece_bytes = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
+            self.link.pace(piece_bytes).await;
+            bytes += piece_bytes as u64;
             in_flight.push_back(send(RequestRepr::SnapshotPiece { transfer, number, images, rows }, piece_deadline));
             number += 1;
             // Memory is bounded by the pieces in flight: no more is read before the oldest is taken.
@@ -259,7 +261,14 @@ impl Peer {
         let end = RequestRepr::SnapshotEnd { transfer, pieces: number };
         let install_deadline = Duration::from_millis(self.config.snapshot_install_ms_max);
         match send(end, install_deadline).await? {
-            Response::Snapshot(vote) => Ok(SnapshotResponse::new(vote.into())),
+            Response::Snapshot(answered) => {
+                let answered = answered.into();
+                // Otherwise the other side knows a newer leader.
+                if answered == vote {
+                    self.link.snapshot_taken(bytes);
+                }
+                Ok(SnapshotResponse::new(answered))
+            }
             other => Err(unexpected(&other)),
         }
     }
