@@ -384,11 +384,12 @@ impl Router {
         // The other node keeps the deadline; this is for the way back.
         let patience = timeout + Duration::from_millis(50);
         let answer = self.parts().link.call_keeping(priority.kept_eighths(), to, Lane::Forward, Bytes::from(frame));
+        let was_heard = !self.parts().ear.is_silent(to);
         let answered = tokio::select! {
             biased;
             answered = tokio::time::timeout(patience, answer) => answered,
-            // A node that has fallen silent doesn't answer in time either.
-            () = self.parts().ear.until_silent(to) => {
+            // A node that falls silent doesn't answer in time either. One that was before is asked where there is no other.
+            () = self.parts().ear.until_silent(to), if was_heard => {
                 count("fell_silent");
                 return Err(NoAnswer::Late);
             }

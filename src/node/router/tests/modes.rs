@@ -144,7 +144,8 @@ async fn what_is_answered_after_the_wait_for_better_is_marked_and_without_the_wi
     let (folder, leader) = (tempfile::tempdir().unwrap(), Answering::new(true));
     let (node, stop) = linked_to(folder.path(), leader.clone(), SINCE).await;
     for wait_ms in [50, 3_600_000] {
-        // Also when the wait is longer than the call: its last moments are kept for the answer.
+        // Also when the wait is longer than the call: its last moments are kept for the answer. The node is suspect by then, as this
+        // one never pulses, and there is no other.
         let stale_after = Some(Duration::from_millis(wait_ms));
         let served = read(&node, Reading { mode: ReadMode::Strong, stale_after }, 5_000).await.unwrap();
         assert_eq!((served.mode, served.degraded, served.as_of.age_ms), (ReadMode::Any, true, Some(700)));
