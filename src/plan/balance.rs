@@ -22,7 +22,7 @@
 //!
 //! # Caveats
 //!
-//! No node asks it yet: what a shard costs isn't measured, and `examples/week.rs` simulates what it is worth.
+//! Nodes ask it for leads alone (`node/rollout/heat.rs`), with no room for copies; `examples/week.rs` asks it for both.
 //!
 //! Placing chooses leads by number and knows no heat. Whoever compares the placement with what placing would make of it must
 //! compare the replicas, not the leads and not their order, and give a new target its leads by [`leads_by_heat()`]. Else the
@@ -53,10 +53,18 @@ pub struct Heat {
 impl Heat {
     /// All of it as one number: thousandths of a plain request a second.
     pub fn cost(&self) -> u64 {
-        let bytes = self.bytes_per_s.saturating_mul(1000) / BYTES_OF_A_REQUEST;
-        let views = self.active_views.saturating_mul(1000) / VIEWS_OF_A_REQUEST;
-        self.requests_per_s.saturating_mul(1000).saturating_add(bytes).saturating_add(views)
+        cost_over(self.requests_per_s, self.bytes_per_s, self.active_views, 1000)
     }
+}
+
+/// As [`Heat::cost`], of requests and bytes that were counted over so long; 0 where that was no time at all.
+pub fn cost_over(requests: u64, bytes: u64, active_views: u64, elapsed_ms: u64) -> u64 {
+    let elapsed = u128::from(elapsed_ms);
+    let requests = (u128::from(requests) * 1_000_000).checked_div(elapsed);
+    let bytes = (u128::from(bytes) * 1_000_000).checked_div(elapsed * u128::from(BYTES_OF_A_REQUEST));
+    let views = u128::from(active_views) * 1000 / u128::from(VIEWS_OF_A_REQUEST);
+    let sum = requests.zip(bytes).map_or(0, |(requests, bytes)| requests + bytes + views);
+    u64::try_from(sum).unwrap_or(u64::MAX)
 }
 
 /// Longer times count as this: 49 days.

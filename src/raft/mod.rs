@@ -6,6 +6,7 @@
 //! Group            what the node holds: propose, query, members, lead, checkpoint, stop
 //!   load           what comes first, and what is refused, when there is more to do than can be done
 //!   batcher        many callers' commands -> one log entry, at most one entry open; stamps them with the leader's clock
+//!   meter          counts what was committed and answered here by who leads
 //!   read           STRONG: one ReadIndex round for all reads that wait; LEASE: the leader's lease; ANY: as it is here
 //!   fresh          how old a replica's state is at most, and what counts as proof of it
 //!   machine        Machine (pure: a shard's view::State, or the meta state) and the code around it that waits
@@ -74,6 +75,7 @@ mod known;
 mod load;
 mod log_store;
 mod machine;
+mod meter;
 mod network;
 mod outcome;
 mod read;
@@ -92,6 +94,7 @@ pub use load::{Load, Pacer, Pressure, Priority};
 pub use machine::{
     Broken, Cause, Changes, Machine, MetaMachine, MetaState, Missing, RowsShare, ShardMachine, Stop, encode_commands,
 };
+pub use meter::Work;
 pub use network::{FRAME_BYTES_MAX, Fate, Lane, Link, LinkError, MemoryNet, Switchboard};
 pub use outcome::{Answered, AsOf, LeaderHint, Outcome, QueryError, ReadMode, Reading, Rejected, Role};
 pub use room::{Growth, Room, RoomLevel};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::node::gossip::{ReplicaReport, ReplicaRole};
 use crate::node::meta::Replicated;
-use crate::raft::{Broken, Group, GroupStatus, LeaderHint, MetaMachine, Role, ShardMachine, TransferError};
+use crate::raft::{Broken, Group, GroupStatus, LeaderHint, MetaMachine, Role, ShardMachine, TransferError, Work};
 
 /// A shard's group.
 pub type ShardGroup = Group<ShardMachine>;
@@ -92,6 +92,16 @@ impl Hosted {
         either!(self, group => group.status())
     }
 
+    /// What it has done as a leader since it was started.
+    pub fn work(&self) -> Work {
+        either!(self, group => group.work())
+    }
+
+    /// Active views in its state.
+    pub fn active_views(&self) -> u64 {
+        self.shard().map_or(0, |shard| shard.peek(|state| state.counts().active_views))
+    }
+
     /// Stands for election; see [`Group::stand`].
     pub async fn stand(&self, later: Duration, patience: Duration) -> bool {
         either!(self, group => group.stand(later, patience).await)
@@ -171,7 +181,7 @@ impl Hosted {
             log_bytes: status.log_bytes,
             revision: status.revision.0,
             voter: status.members.is_voter(self.replica),
-            active_views: self.shard().map_or(0, |shard| shard.peek(|state| state.counts().active_views)),
+            active_views: self.active_views(),
             checkpoint_generation: status.checkpoint_generation,
             digests: status.digests,
             why: None,

@@ -29,6 +29,7 @@ use openraft::impls::ProgressResponder;
 
 use crate::raft::GroupConfig;
 use crate::raft::machine::{Core, Machine, Pieces, Replica};
+use crate::raft::meter::Meter;
 use crate::raft::outcome::Rejected;
 use crate::raft::types::{Batch, Types};
 
@@ -42,6 +43,7 @@ pub(crate) struct Batcher<M: Machine> {
     pub(crate) queue: Arc<Queue<M>>,
     pub(crate) lead: Arc<Lead>,
     pub(crate) config: Arc<GroupConfig>,
+    pub(crate) meter: Arc<Meter>,
 }
 
 /// What became of an entry.
@@ -68,7 +70,11 @@ impl<M: Machine> Batcher<M> {
                 continue;
             }
             match self.propose(&taken).await {
-                Proposed::Committed(answers) => answer(taken, answers),
+                Proposed::Committed(answers) => {
+                    let sum = |of: fn(&Submission<M>) -> usize| taken.iter().map(of).sum::<usize>() as u64;
+                    self.meter.add(sum(|one| one.commands.len()), sum(|one| one.body.len()));
+                    answer(taken, answers);
+                }
                 Proposed::LeaseExpired => {
                     self.queue.put_back(taken);
                     tokio::time::sleep(LEASE_WAIT).await;

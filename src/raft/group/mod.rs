@@ -28,6 +28,7 @@ use super::batcher::{Lead, Queue};
 use super::known::KnownVersion;
 use super::load::{Accounts, Load, Pressure};
 use super::machine::{Broken, Cause, Core, Machine, MetaMachine, MetaState, Replica, ShardMachine};
+use super::meter::{Meter, Work};
 use super::network::{Peers, Promise, Switchboard};
 use super::outcome::{LeaderHint, Role};
 use super::read::Reads;
@@ -166,6 +167,7 @@ struct Inner<M: Machine> {
     /// Everything that runs for this replica besides openraft.
     tasks: Mutex<Vec<JoinHandle<()>>>,
     minding: Arc<minder::Orders>,
+    meter: Arc<Meter>,
 }
 
 impl<M: Machine> Clone for Group<M> {
@@ -289,6 +291,11 @@ impl<M: Machine> Group<M> {
     /// How near this replica is to its capacity, while it leads.
     pub fn pressure(&self) -> Pressure {
         self.inner.queue.pressure()
+    }
+
+    /// What this replica has done as a leader since it was started.
+    pub fn work(&self) -> Work {
+        self.inner.meter.now()
     }
 
     /// Looks at the machine as this replica has it.

@@ -6,7 +6,8 @@ use super::Group;
 use crate::ids::Revision;
 use crate::raft::load::{Priority, Why};
 use crate::raft::machine::{Machine, MetaMachine, MetaState, Missing, ShardMachine};
-use crate::raft::outcome::{Answered, AsOf, QueryError, ReadMode, Rejected};
+use crate::raft::meter::encoded_bytes;
+use crate::raft::outcome::{Answered, AsOf, QueryError, ReadMode, Rejected, Role};
 use crate::raft::read::Confirmed;
 use crate::time::{AwakeOrNotMs, LogicalMs, WallMs};
 use crate::view::{Lookup, Query, Reply, Scan, Scanned};
@@ -114,7 +115,11 @@ impl Group<ShardMachine> {
         tokio::time::timeout_at(deadline, self.may_read(query)).await.map_err(|_| QueryError::DeadlineExceeded)??;
         self.ready_to_read(mode, deadline.saturating_duration_since(tokio::time::Instant::now())).await?;
         let answer = tokio::time::timeout_at(deadline, self.look_up(query)).await;
-        answer.map_err(|_| QueryError::DeadlineExceeded)?
+        let answered = answer.map_err(|_| QueryError::DeadlineExceeded)??;
+        if answered.as_of.role == Role::Leader {
+            self.inner.meter.add(1, encoded_bytes(query) + encoded_bytes(&answered.reply));
+        }
+        Ok(answered)
     }
 
     /// Progress before listings: while more comes than can be proposed, what scans is refused before anything was done for it.

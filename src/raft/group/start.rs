@@ -13,6 +13,7 @@ use crate::raft::batcher::{Batcher, Lead, Queue};
 use crate::raft::load::Accounts;
 use crate::raft::log_store::{LogStore, to_wal};
 use crate::raft::machine::{ApplyError, Broken, Cause, Core, Header, Machine, Replica, restore};
+use crate::raft::meter::Meter;
 use crate::raft::network::{Peers, Promise, inbound};
 use crate::raft::read::{Reads, Rounder};
 use crate::store::{self, ReadError};
@@ -164,6 +165,7 @@ async fn assemble<M: Machine>(
     let lead = Arc::new(Lead::new(replica, Arc::clone(&parts.clock), raft.server_metrics()));
     let reads = Arc::new(Reads::new(&config, Arc::clone(&parts.clock)));
     let minding = Arc::new(Orders::default());
+    let meter = Arc::new(Meter::default());
     let spawn = |task: futures::future::BoxFuture<'static, ()>| parts.thread.handle().spawn(task);
     let tasks = vec![
         spawn(Box::pin(inbound::run(raft.clone(), parts.store.clone(), replica, Arc::clone(&promise), frames))),
@@ -175,6 +177,7 @@ async fn assemble<M: Machine>(
                 queue: Arc::clone(&queue),
                 lead: Arc::clone(&lead),
                 config,
+                meter: Arc::clone(&meter),
             }
             .run(),
         )),
@@ -198,6 +201,19 @@ async fn assemble<M: Machine>(
     ];
     let tasks = Mutex::new(tasks);
     Ok(Group {
-        inner: Arc::new(Inner { parts, raft, core, queue, accounts, lead, reads, promise, peers, tasks, minding }),
+        inner: Arc::new(Inner {
+            parts,
+            raft,
+            core,
+            queue,
+            accounts,
+            lead,
+            reads,
+            promise,
+            peers,
+            tasks,
+            minding,
+            meter,
+        }),
     })
 }
