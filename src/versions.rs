@@ -81,7 +81,7 @@ pub const TABLE: &[Version] = &[
     Version {
         version: ClusterVersion(5),
         since: "2026-11",
-        what: "nodes come and go while the cluster runs: joined, drained, replaced and removed; placements are reached shard by shard; dead nodes are given up after a while; what is handed off late takes its place by the shard's time",
+        what: "nodes come and go while the cluster runs: joined, drained, replaced and removed; placements are reached shard by shard; dead nodes are given up after a while; what is handed off late takes its place by the shard's time; leads move by what shards cost",
         formats: Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
     },
 ];
@@ -106,6 +106,8 @@ pub enum Feature {
     HandedOffInOrder,
     /// The meta group takes commands for nodes that come and go and for changes of the placement, and keeps what they say.
     NodeLife,
+    /// Nodes tell each other what shards cost, and leads move by it; whether they do is a rule of the cluster.
+    Heat,
 }
 
 impl Feature {
@@ -115,7 +117,7 @@ impl Feature {
             Self::ShardVersions | Self::FolderVersions => ClusterVersion(2),
             Self::ReadModes | Self::ToldLeases => ClusterVersion(3),
             Self::Hints | Self::Stretch => ClusterVersion(4),
-            Self::HandedOffInOrder | Self::NodeLife => ClusterVersion(5),
+            Self::HandedOffInOrder | Self::NodeLife | Self::Heat => ClusterVersion(5),
         }
     }
 }
@@ -245,7 +247,7 @@ mod tests {
     fn a_feature_is_on_from_its_version_on() {
         let features =
             [Feature::ShardVersions, Feature::FolderVersions, Feature::ReadModes, Feature::Hints, Feature::Stretch];
-        for feature in features.into_iter().chain([Feature::HandedOffInOrder, Feature::NodeLife]) {
+        for feature in features.into_iter().chain([Feature::HandedOffInOrder, Feature::NodeLife, Feature::Heat]) {
             let ClusterVersion(since) = feature.since();
             assert!(!ClusterVersion(since - 1).has(feature), "{feature:?}");
             assert!(ClusterVersion(since).has(feature) && ClusterVersion(since + 1).has(feature), "{feature:?}");

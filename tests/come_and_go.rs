@@ -11,7 +11,7 @@ use playhead::device::{Fleet, Plan};
 use playhead::local::{LocalError, Stopped};
 use playhead::proto::v1;
 use support::membership::{
-    LOOKS_MAX, PATIENCE, active, drain, even, forget, join, kill_one, remove, replicas, status, until,
+    LOOKS_MAX, PATIENCE, active, by_number, drain, even, forget, join, kill_one, remove, replicas, status, until,
 };
 use support::{Cluster, Result, setting};
 
@@ -41,6 +41,7 @@ struct Done {
 async fn three_nodes_become_five_and_three_again_while_devices_play() -> Result<()> {
     let (kills, seed) = (setting("PLAYHEAD_COME_AND_GO_KILLS", 0) > 0, setting("PLAYHEAD_SEED", 1));
     let mut cluster = Cluster::start(3, SHARDS, FLAGS).await?;
+    by_number(&cluster).await?;
     let client = cluster.client(PATIENCE)?;
     let plan = Plan { interval: Duration::from_millis(200), ..Plan::new(30, seed) };
     let fleet = Fleet::start(client.clone(), cluster.clock.clone(), plan);
@@ -147,6 +148,7 @@ async fn remove_after_it_was_switched_off(cluster: &mut Cluster, name: &str) -> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_nodes_replicas_are_made_anew_and_when_it_comes_back_it_is_cleaned_and_taken_back() -> Result<()> {
     let mut cluster = Cluster::start(3, SHARDS, FLAGS).await?;
+    by_number(&cluster).await?;
     // The fourth is told whom to join by its configuration.
     let mut flags: Vec<String> = FLAGS.iter().map(ToString::to_string).collect();
     flags.extend(["--cluster-join".into(), cluster.local.link_endpoints().join(",")]);

@@ -89,7 +89,7 @@ fn main() -> Result<()> {
 async fn run(flags: &Flags) -> Result<()> {
     let node_flags: Vec<&str> = flags.node_flags.iter().map(String::as_str).collect();
     let mut cluster = Cluster::start(3, flags.shards, &node_flags).await?;
-    let even = v1::UpdateRulesRequest { slack_permille: Some(0), ..Default::default() };
+    let even = v1::UpdateRulesRequest { slack_permille: Some(0), heat: Some(false), ..Default::default() };
     cluster.admin(PATIENCE)?.update_rules(even).await?;
     println!(
         "{} shards of three replicas, {} households, {} reports/s, {} MiB of history, {}; load of the machine {}",

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::health::{self, Change, Health, Liveness};
-use crate::ids::{Epoch, Generation, GroupId, NodeId, ReplicaId};
+use crate::ids::{Epoch, Generation, GroupId, NodeId, ReplicaId, ShardId};
 use crate::time::{Clock, MonotonicMs, WallMs};
 use crate::versions::{ClusterVersion, Spoken};
 
@@ -178,6 +178,20 @@ impl ReplicaReport {
     }
 }
 
+/// What a shard costs its leader, as the leader's node tells the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct ShardHeat {
+    /// Which shard.
+    #[n(0)]
+    pub shard: ShardId,
+    /// Thousandths of a plain request a second, averaged; see [`crate::plan::balance::Heat`].
+    #[n(1)]
+    pub cost: u64,
+    /// For how long it has been led and measured there, milliseconds.
+    #[n(2)]
+    pub measured_ms: u64,
+}
+
 /// All replicas of a node, and the node in a few numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub struct Report {
@@ -221,6 +235,9 @@ pub struct Report {
     /// Nodes that it hears, so that none is taken for dead whom only another has lost sight of; `None`: it doesn't tell, as above.
     #[n(12)]
     pub hears: Option<Vec<NodeId>>,
+    /// What the shards cost that it leads; `None`: it doesn't tell, as under cluster versions that balance by number alone.
+    #[n(13)]
+    pub heat: Option<Vec<ShardHeat>>,
 }
 
 /// What was heard of a node.
@@ -238,6 +255,8 @@ pub struct Heard {
     pub leads: Leads,
     /// Its last report, and when it came.
     pub report: Option<(WallMs, Report)>,
+    /// When that was by this process's stopwatch.
+    pub reported: MonotonicMs,
 }
 
 /// What this node has heard of the others.
@@ -355,7 +374,8 @@ impl Ear {
                 let mut heard = self.heard.write();
                 let Pulse { epoch, leads, spoken, .. } = pulse;
                 let (spoken, generation) = (spoken.unwrap_or(Spoken::FIRST), from.generation);
-                let fresh = Heard { at: wall, generation, epoch, spoken, leads, report: None };
+                let (report, reported) = (None, MonotonicMs(0));
+                let fresh = Heard { at: wall, generation, epoch, spoken, leads, report, reported };
                 let known = heard.entry(from.node).or_insert(fresh);
                 if known.generation < generation {
                     // What the process before it said of its replicas is not how they are now.
@@ -375,7 +395,7 @@ impl Ear {
                 if let Some(known) = self.heard.write().get_mut(&from.node)
                     && known.generation == from.generation
                 {
-                    known.report = Some((wall, report));
+                    (known.report, known.reported) = (Some((wall, report)), clock.monotonic());
                 }
                 None
             }
@@ -430,6 +450,16 @@ impl Ear {
             replicas.map(move |replica| (node, at, replica.clone()))
         });
         of_group.collect()
+    }
+
+    /// What each node says that the shards cost which it leads, and when it said so, if it does.
+    pub fn heat(&self) -> BTreeMap<NodeId, (MonotonicMs, Vec<ShardHeat>)> {
+        let heard = self.heard.read();
+        let told = heard.iter().filter_map(|(node, heard)| {
+            let (_, report) = heard.report.as_ref()?;
+            Some((*node, (heard.reported, report.heat.clone()?)))
+        });
+        told.collect()
     }
 
     /// Replicas that lack what they had acknowledged, by the word of whoever led them.

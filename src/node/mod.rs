@@ -10,6 +10,7 @@
 //! | [`meta`] | the replicated state of the cluster itself: pure |
 //! | [`shards`], `host`, `mend` | the replicas that run here, as the meta state says; what becomes of those that fail |
 //! | [`gossip`], `pulse`, [`leaders`] | what the nodes tell each other: who lives, who leads, how replicas are |
+//! | `heat` | what the shards cost that are led here |
 //! | `reconciler` | carries out the planner's steps for the groups that are led here |
 //! | `log_budget`, `reserve` | keep the log within its budget, and some of the disk free |
 //! | [`router`] | brings each call to where it can be answered |
@@ -40,6 +41,7 @@ mod failover;
 pub mod folder;
 pub mod gossip;
 mod handover;
+mod heat;
 pub mod hints;
 mod host;
 pub mod join;

@@ -12,6 +12,7 @@ use crate::versions::{Feature, Spoken};
 
 use super::core::Inner;
 use super::gossip::{Gossip, Pulse, Report};
+use super::heat::Thermometer;
 use super::link::{Lane, Peer};
 
 /// Every so many pulses tell all that is led, also when nothing has changed.
@@ -80,12 +81,14 @@ pub(super) async fn run(inner: Arc<Inner>) {
 }
 
 /// This node's own report, once in every [`REPORT`].
-async fn own_report(inner: &Inner) -> Report {
+async fn own_report(inner: &Inner, thermometer: &mut Thermometer) -> Report {
     let Times { p50_us, p99_us, .. } = inner.metrics.commands.turn();
     let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
     inner.metrics.command_p50_seconds.set(seconds(p50_us));
     inner.metrics.command_p99_seconds.set(seconds(p99_us));
-    let told = inner.meta.now.load().has(Feature::NodeLife);
+    let heat = thermometer.look(inner.clock.monotonic(), &inner.shards, &inner.metrics);
+    let meta = inner.meta.now.load_full();
+    let told = |feature| meta.has(feature);
     let store_bytes = inner.store.usage().await.map_or(0, |usage| usage.live_bytes + usage.archive_bytes);
     let hears = || inner.ear.not_dead().into_iter().take(crate::ring::MEMBERS_MAX).collect();
     Report {
@@ -100,16 +103,18 @@ async fn own_report(inner: &Inner) -> Report {
         p99_us,
         reports: inner.router.reports_acknowledged(),
         hints: inner.hints.status(),
-        snapshot_bytes_received: told.then(|| inner.metrics.snapshot_bytes_received.get()),
-        hears: told.then(hears),
+        snapshot_bytes_received: told(Feature::NodeLife).then(|| inner.metrics.snapshot_bytes_received.get()),
+        hears: told(Feature::NodeLife).then(hears),
+        heat: told(Feature::Heat).then_some(heat),
     }
 }
 
 /// Sends reports.
 pub(super) async fn report(inner: Arc<Inner>) {
+    let mut thermometer = Thermometer::over(inner.config.heat_average_ms);
     loop {
         tokio::time::sleep(REPORT).await;
-        let report = own_report(&inner).await;
+        let report = own_report(&inner, &mut thermometer).await;
         inner.last_report.store(Arc::new(report.clone()));
         let frame = encode(&Gossip::Report(report));
         for node in inner.link.peers() {

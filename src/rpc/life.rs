@@ -312,8 +312,8 @@ impl Operator {
         let replication = request.replication_factor.map(Replication::new).transpose().map_err(bad)?;
         let slack = request.slack_permille.map(Slack::new).transpose().map_err(bad)?;
         let decide = |_: &MetaState| {
-            let (grace_ms, automatic) = (request.grace_ms, request.automatic);
-            Ok(Command::SetRules { replication, slack, grace_ms, automatic })
+            let v1::UpdateRulesRequest { grace_ms, automatic, heat, .. } = request;
+            Ok(Command::SetRules { replication, slack, grace_ms, automatic, heat })
         };
         let plan = Some(self.change(request.validate_only, decide).await?);
         Ok(v1::UpdateRulesResponse { rules: Some(super::plans::rules(&*self.meta()?)), plan })

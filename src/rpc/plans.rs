@@ -9,7 +9,7 @@ use super::operator::Operator;
 use crate::health::Liveness;
 use crate::ids::{GroupId, NodeId, ShardId};
 use crate::node::meta::{Command, Intent, MetaState, Turn};
-use crate::node::rollout::{due, reason, under_way, way};
+use crate::node::rollout::{due, heat, reason, under_way, way};
 use crate::plan::rollout::Move;
 use crate::proto::v1;
 use crate::ring::Placement;
@@ -27,6 +27,7 @@ pub(super) fn rules(meta: &MetaState) -> v1::PlacementRules {
         slack_permille: meta.rules.slack.get(),
         grace_ms: rebalance.grace_ms,
         automatic: rebalance.automatic,
+        heat: meta.follows_heat(),
     }
 }
 
@@ -39,9 +40,21 @@ fn copies<'a>(moves: impl IntoIterator<Item = &'a Move>) -> usize {
 }
 
 impl Operator {
-    fn busy(&self, meta: &MetaState) -> BTreeMap<ShardId, Move> {
+    fn leading(&self) -> BTreeMap<ShardId, NodeId> {
         let leads = self.parts.leaders.all();
-        let leading = leads.into_iter().filter_map(|(group, lead)| Some((group.shard()?, lead.node))).collect();
+        leads.into_iter().filter_map(|(group, lead)| Some((group.shard()?, lead.node))).collect()
+    }
+
+    /// The placement that is due, with leads by what this node knows of heat; what begins, the meta leader's node decides.
+    fn due(&self, meta: &MetaState) -> Option<Placement> {
+        let mut told: BTreeMap<_, _> =
+            self.parts.ear.heat().into_iter().map(|(node, (_, heat))| (node, heat)).collect();
+        told.extend((self.parts.report)().heat.map(|own| (self.me(), own)));
+        due(meta, heat::costs(meta, &self.leading(), &told, 0).as_ref())
+    }
+
+    fn busy(&self, meta: &MetaState) -> BTreeMap<ShardId, Move> {
+        let leading = self.leading();
         let alive: BTreeSet<NodeId> =
             meta.nodes.keys().copied().filter(|node| self.liveness(*node) == Liveness::Alive).collect();
         under_way(meta, &leading, &alive)
@@ -59,7 +72,7 @@ impl Operator {
 
     /// What would come of it, were the cluster so.
     pub(super) fn asked(&self, tried: &MetaState) -> v1::Plan {
-        let target = due(tried).or_else(|| tried.change.as_ref().map(|change| change.target.clone()));
+        let target = self.due(tried).or_else(|| tried.change.as_ref().map(|change| change.target.clone()));
         match target {
             Some(target) => v1::Plan { state: v1::PlanState::Asked.into(), ..self.told_plan(tried, &target) },
             None => v1::Plan { state: v1::PlanState::Asked.into(), ..Default::default() },
@@ -87,7 +100,7 @@ impl Operator {
                 ..plan
             };
         }
-        let target = due(meta).filter(|_| !rebalance.cancelled || rebalance.applied);
+        let target = self.due(meta).filter(|_| !rebalance.cancelled || rebalance.applied);
         let busy = self.busy(meta);
         let state = match (&target, rebalance.cancelled) {
             (Some(_), _) => v1::PlanState::Waiting,
@@ -172,10 +185,10 @@ impl Operator {
     pub(super) async fn turn(&self, turn: Turn) -> Result<v1::Plan, Fault> {
         let meta = self.living_meta()?;
         let before = self.plan_now(&meta);
-        if turn == Turn::Apply && meta.change.is_none() && due(&meta).is_none() {
+        if turn == Turn::Apply && meta.change.is_none() && self.due(&meta).is_none() {
             return Err(Fault::cluster_state("nothing is due: the replicas stand where nodes and rules want them"));
         }
-        if turn == Turn::Cancel && meta.change.is_none() && due(&meta).is_none() {
+        if turn == Turn::Cancel && meta.change.is_none() && self.due(&meta).is_none() {
             return Err(Fault::cluster_state("no change of the cluster is under way or due"));
         }
         let after = self.change(false, |_| Ok(Command::Turn { turn })).await?;

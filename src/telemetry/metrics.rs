@@ -33,6 +33,13 @@ pub struct LaneLabels {
     pub lane: &'static str,
 }
 
+/// A shard; as many as the cluster has.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ShardLabels {
+    /// Its number.
+    pub shard: u32,
+}
+
 /// What was refused for load.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ShedLabels {
@@ -94,13 +101,20 @@ impl Builder {
         self.add(Seconds::default(), "gauge", name, "", help)
     }
 
+    fn real(&mut self, name: &str, help: &'static str) -> Real {
+        self.add(Real::default(), "gauge", name, "", help)
+    }
+
     fn histogram(&mut self, name: &str, help: &'static str) -> Histogram {
         self.add(seconds(), "histogram", name, "", help)
     }
 }
 
 /// A gauge of a duration in seconds.
-type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
+type Seconds = Real;
+
+/// A gauge of any number.
+type Real = Gauge<f64, std::sync::atomic::AtomicU64>;
 
 /// A family of counters by one kind of labels.
 type Counters<L> = Family<L, Counter>;
@@ -160,6 +174,12 @@ pub struct Metrics {
     pub store_bytes: Gauge,
     pub store_checkpoints: Gauge,
     pub active_views: Gauge,
+    pub heat_moves: Counter,
+    pub hottest_node: Real,
+    pub shard_requests: Counters<ShardLabels>,
+    pub shard_bytes: Counters<ShardLabels>,
+    pub shard_active_views: Family<ShardLabels, Gauge>,
+    pub shard_cost: Family<ShardLabels, Real>,
     pub command_p50_seconds: Seconds,
     pub command_p99_seconds: Seconds,
     /// What the last two are made of.
@@ -328,6 +348,42 @@ impl Metrics {
             store_bytes: b.gauge("store_bytes", "Bytes of the store's files on disk."),
             store_checkpoints: b.gauge("store_checkpoints", "Checkpoints of shards since the process began."),
             active_views: b.gauge("active_views", "Active views in the shards that this node leads."),
+            heat_moves: b.counter(
+                "heat_moves",
+                "Leads that were given to another node by what shards cost; counted where the meta group is led.",
+            ),
+            hottest_node: b.real(
+                "hottest_node",
+                "What the shards cost that the hottest node should lead, beside the mean of all by weight, when it was last looked; 0 elsewhere than where the meta group is led, and before that.",
+            ),
+            shard_requests: b.add(
+                Family::default(),
+                "counter",
+                "shard_requests",
+                "shard",
+                "Commands committed and queries answered of each shard while it was led here; counted once a second.",
+            ),
+            shard_bytes: b.add(
+                Family::default(),
+                "counter",
+                "shard_bytes",
+                "shard",
+                "Bytes of these commands, and of these queries with their answers.",
+            ),
+            shard_active_views: b.add(
+                Family::default(),
+                "gauge",
+                "shard_active_views",
+                "shard",
+                "Active views of each shard that is led here.",
+            ),
+            shard_cost: b.add(
+                Family::default(),
+                "gauge",
+                "shard_cost",
+                "shard",
+                "What each shard that is led here costs, averaged (`heat.average_ms`), in requests a second: leads are moved by it (docs/balance.md).",
+            ),
             command_p50_seconds: b.seconds(
                 "command_p50_seconds",
                 "Half of the commands that came in here in the last 10 seconds, each of a stream's too, ended within this time.",

@@ -18,5 +18,5 @@ pub mod trace;
 
 pub use lately::{Lately, Times};
 pub use logging::{InitError, init};
-pub use metrics::{CallLabels, Described, LaneLabels, Metrics, OutcomeLabels, Shed, ShedLabels};
+pub use metrics::{CallLabels, Described, LaneLabels, Metrics, OutcomeLabels, ShardLabels, Shed, ShedLabels};
 pub use panics::install_panic_hook;

@@ -59,6 +59,13 @@ pub async fn even(cluster: &Cluster, nodes: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Leads are to be even by number, whatever the shards cost.
+pub async fn by_number(cluster: &Cluster) -> Result<()> {
+    let rules = v1::UpdateRulesRequest { heat: Some(false), ..Default::default() };
+    assert!(!cluster.admin(PATIENCE)?.update_rules(rules).await?.rules.unwrap_or_default().heat);
+    Ok(())
+}
+
 /// Every replica that there is, by number.
 pub async fn replicas(admin: &AdminClient) -> Result<BTreeSet<u64>> {
     let shards = admin.all_shards().await?;

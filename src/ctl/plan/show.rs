@@ -18,6 +18,7 @@ struct Shown {
     slack_permille: u32,
     grace_ms: u64,
     automatic: bool,
+    heat: bool,
     answered_by: String,
 }
 
@@ -30,15 +31,16 @@ impl Shown {
             slack_permille: rules.slack_permille,
             grace_ms: rules.grace_ms,
             automatic: rules.automatic,
+            heat: rules.heat,
             answered_by: plain(&answer.answered_by),
         }
     }
 
     fn text(&self) -> String {
         let begin = if self.automatic { "changes begin by themselves" } else { "changes wait for `plan apply`" };
-        let grace = span(self.grace_ms);
-        let rules =
-            format!("{} copies of each shard; {begin}; dead nodes are given up after {grace}", self.replication_factor);
+        let (grace, copies) = (span(self.grace_ms), self.replication_factor);
+        let leads = if self.heat { "leads move by what shards cost" } else { "leads are even by number" };
+        let rules = format!("{copies} copies of each shard; {begin}; dead nodes are given up after {grace}; {leads}");
         format!("{}\n\n{}", self.plan.text().trim_end(), wrapped(&rules, 80).join("\n"))
     }
 }

@@ -14,7 +14,7 @@ use crate::proto::v1;
 
 /// What changes; what is not named stays.
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = true, args = ["replication_factor", "slack_permille", "grace", "automatic"])]
+#[group(id = "what", required = true, multiple = true, args = ["replication_factor", "slack_permille", "grace", "automatic", "heat"])]
 pub(in super::super) struct Options {
     /// Voting copies of each shard: 1, 3 or 5
     #[arg(long, value_name = "N")]
@@ -28,6 +28,9 @@ pub(in super::super) struct Options {
     /// Whether changes begin by themselves, or wait for `plan apply`
     #[arg(long, value_name = "YES|NO", value_parser = yes_or_no)]
     automatic: Option<bool>,
+    /// Whether leads move by what shards cost, or are even by number
+    #[arg(long, value_name = "ON|OFF", value_parser = on_or_off)]
+    heat: Option<bool>,
     #[command(flatten)]
     how: How,
 }
@@ -40,6 +43,14 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
     }
 }
 
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off is accepted".to_string()),
+    }
+}
+
 impl Options {
     fn sentence(&self) -> String {
         let replication = self.replication_factor.map(|n| format!("{n} copies of each shard"));
@@ -49,7 +60,11 @@ impl Options {
             true => "changes begin by themselves".to_string(),
             false => "changes wait for `plan apply`".to_string(),
         });
-        let what: Vec<String> = replication.into_iter().chain(slack).chain(grace).chain(begin).collect();
+        let heat = self.heat.map(|heat| match heat {
+            true => "leads move by what shards cost".to_string(),
+            false => "leads are even by number".to_string(),
+        });
+        let what: Vec<String> = [replication, slack, grace, begin, heat].into_iter().flatten().collect();
         format!("The cluster's rules: {}", what.join(", "))
     }
 }
@@ -62,6 +77,7 @@ pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failu
             slack_permille: options.slack_permille,
             grace_ms,
             automatic: options.automatic,
+            heat: options.heat,
             validate_only,
         };
         Ok((options.sentence(), admin.update_rules(request).await?.plan))

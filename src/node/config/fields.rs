@@ -451,6 +451,30 @@ pub const FIELDS: &[Field] = &[
         |_| true,
         "Whether leaders are moved, gently, to where the placement prefers them."
     ),
+    number!(
+        "heat.average_ms",
+        heat_average_ms,
+        "60000",
+        1000,
+        3600000,
+        "Over how long the cost of each shard that is led here is averaged. The same on all nodes."
+    ),
+    number!(
+        "heat.look_ms",
+        heat_look_ms,
+        "10000",
+        1000,
+        3600000,
+        "How often the node of the meta group's leader looks whether leads should move by what shards cost."
+    ),
+    number!(
+        "heat.rest_ms",
+        heat_rest_ms,
+        "300000",
+        0,
+        86400000,
+        "For how long a shard stays where it is after its lead was moved so."
+    ),
 ];
 
 impl Default for Config {
@@ -506,6 +530,9 @@ impl Default for Config {
             hints_max_mib: 0,
             snapshots_bytes_per_second: 0,
             leaders_balance: false,
+            heat_average_ms: 0,
+            heat_look_ms: 0,
+            heat_rest_ms: 0,
         };
         for field in FIELDS {
             let sound = (field.set)(&mut config, field.default);

@@ -66,6 +66,12 @@ pub struct Config {
     /// `snapshots.bytes_per_second`.
     pub snapshots_bytes_per_second: u64,
     pub leaders_balance: bool,
+    /// `heat.average_ms`.
+    pub heat_average_ms: u64,
+    /// `heat.look_ms`.
+    pub heat_look_ms: u64,
+    /// `heat.rest_ms`.
+    pub heat_rest_ms: u64,
 }
 
 /// The three files that switch the node link to mutual TLS.

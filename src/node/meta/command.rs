@@ -208,6 +208,9 @@ pub enum Command {
         /// Whether changes begin by themselves.
         #[n(3)]
         automatic: Option<bool>,
+        /// Whether leads move by what shards cost.
+        #[n(4)]
+        heat: Option<bool>,
     },
     /// A dead node is given up.
     #[n(16)]

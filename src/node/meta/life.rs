@@ -90,11 +90,14 @@ pub struct Rebalance {
     /// An operator has said that the change which is due shall begin.
     #[n(3)]
     pub applied: bool,
+    /// Leads stay even by number, whatever shards cost.
+    #[cbor(n(4), default)]
+    pub leads_by_number: bool,
 }
 
 impl Default for Rebalance {
     fn default() -> Self {
-        Self { grace_ms: GRACE_MS_DEFAULT, automatic: true, cancelled: false, applied: false }
+        Self { grace_ms: GRACE_MS_DEFAULT, automatic: true, cancelled: false, applied: false, leads_by_number: false }
     }
 }
 

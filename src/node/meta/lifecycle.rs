@@ -34,11 +34,18 @@ impl MetaState {
                 let moves = (&wanted.zone, wanted.weight) != (&record.zone, record.weight);
                 self.keep(node, wanted, life, moves)
             }
-            Command::SetRules { replication, slack, grace_ms, automatic } => {
+            Command::SetRules { replication, slack, grace_ms, automatic, heat } => {
                 let mut rules = self.rules;
                 rules.replication = replication.unwrap_or(rules.replication);
                 rules.slack = slack.unwrap_or(rules.slack);
-                self.set_rules(rules, grace_ms, automatic)
+                let before = self.rebalance();
+                let wanted = Rebalance {
+                    grace_ms: grace_ms.unwrap_or(before.grace_ms),
+                    automatic: automatic.unwrap_or(before.automatic),
+                    leads_by_number: heat.map_or(before.leads_by_number, |heat| !heat),
+                    ..before
+                };
+                self.set_rules(rules, wanted)
             }
             Command::GiveUp { node } if self.present(node)?.life().held => Err(Refusal::Held),
             Command::GiveUp { node } | Command::Hurry { node } => self.give_up(node),
@@ -213,18 +220,12 @@ impl MetaState {
         DONE
     }
 
-    fn set_rules(&mut self, rules: crate::ring::Rules, grace_ms: Option<u64>, automatic: Option<bool>) -> Changed {
-        if grace_ms.is_some_and(|ms| !(GRACE_MS_MIN..=GRACE_MS_MAX).contains(&ms)) {
+    fn set_rules(&mut self, rules: crate::ring::Rules, rebalance: Rebalance) -> Changed {
+        if !(GRACE_MS_MIN..=GRACE_MS_MAX).contains(&rebalance.grace_ms) {
             return Err(Refusal::OutOfRange);
         }
-        let before = self.rebalance();
-        let rebalance = Rebalance {
-            grace_ms: grace_ms.unwrap_or(before.grace_ms),
-            automatic: automatic.unwrap_or(before.automatic),
-            ..before.clone()
-        };
         let moves = rules != self.rules;
-        if !moves && rebalance == before {
+        if !moves && rebalance == self.rebalance() {
             return NOTHING;
         }
         self.rules = rules;

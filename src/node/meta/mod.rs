@@ -260,6 +260,11 @@ impl MetaState {
         self.rebalance.clone().unwrap_or_default()
     }
 
+    /// Whether leads move by what shards cost.
+    pub fn follows_heat(&self) -> bool {
+        self.has(Feature::Heat) && !self.rebalance().leads_by_number
+    }
+
     /// The replicas that were given out to a node and are not dismissed: what it should run, and in which group.
     pub fn hosted_by(&self, node: NodeId) -> impl Iterator<Item = (GroupId, ReplicaId)> + '_ {
         self.groups.iter().flat_map(move |(group, record)| {

@@ -2,8 +2,11 @@
 
 use crate::ids::NodeId;
 use crate::node::meta::{Intent, MetaState};
+use crate::plan::balance::leads_by_heat;
 use crate::plan::rollout::{Move, moves};
-use crate::ring::{Member, Placement, Rules, place};
+use crate::ring::{Member, Placement, Replicas, Rules, place};
+
+use super::heat::Costs;
 
 /// How often a placement is made from what came out, until that stays as it is.
 const ROUNDS_MAX: usize = 4;
@@ -24,13 +27,32 @@ fn settled(meta: &MetaState, from: &Placement) -> Option<Placement> {
 
 /// The placement that should be gone to from here; `None`: the cluster has what nodes and rules ask for, or is on its way there.
 /// What is under way is left only where nodes or rules have changed.
-pub fn due(meta: &MetaState) -> Option<Placement> {
+///
+/// Where leads follow heat only the nodes of each shard are compared, and a target leaves leads where they are and relieves the hottest
+/// nodes from there; by number, where it isn't known what shards cost.
+pub fn due(meta: &MetaState, costs: Option<&Costs>) -> Option<Placement> {
     let now = meta.placement.as_ref()?;
-    match &meta.change {
-        Some(change) if settled(meta, &change.target).as_ref() == Some(&change.target) => None,
-        Some(change) => settled(meta, now).filter(|target| *target != change.target),
-        None => settled(meta, now).filter(|target| target != now),
+    let by_heat = meta.follows_heat();
+    let is_at = |at: &Placement, wanted: &Placement| if by_heat { same_nodes(at, wanted) } else { at == wanted };
+    let target = match &meta.change {
+        Some(change) if settled(meta, &change.target).is_some_and(|wanted| is_at(&change.target, &wanted)) => None,
+        Some(change) => settled(meta, now).filter(|target| !is_at(&change.target, target)),
+        None => settled(meta, now).filter(|target| !is_at(now, target)),
+    }?;
+    match costs.filter(|_| by_heat) {
+        Some(costs) => Some(leads_by_heat(&target, now, &meta.members(), meta.rules, costs)),
+        None => Some(target),
     }
+}
+
+/// Whether both have the same nodes for every shard, in whatever order, led by whomever.
+fn same_nodes(a: &Placement, b: &Placement) -> bool {
+    let same = |(shard, replicas): (_, &Replicas)| {
+        b.get(shard).is_some_and(|other| {
+            replicas.nodes.len() == other.nodes.len() && replicas.nodes.iter().all(|node| other.has(*node))
+        })
+    };
+    a.shard_count() == b.shard_count() && a.iter().all(same)
 }
 
 /// For what it was last found that no placement is due: that is costly to find out, and asked several times a second.
@@ -45,15 +67,17 @@ struct Asked {
     /// The target of the change that is under way, else the placement.
     base: Option<Placement>,
     under_way: bool,
+    by_heat: bool,
 }
 
 impl Settled {
     /// As [`due()`], without asking again what was answered.
-    pub fn due(&mut self, meta: &MetaState) -> Option<Placement> {
+    pub fn due(&mut self, meta: &MetaState, costs: Option<&Costs>) -> Option<Placement> {
         let under_way = meta.change.as_ref().map(|change| &change.target);
         let base = under_way.or(meta.placement.as_ref());
         let is_known = self.0.as_ref().is_some_and(|known| {
             known.under_way == under_way.is_some()
+                && known.by_heat == meta.follows_heat()
                 && known.base.as_ref() == base
                 && known.rules == meta.rules
                 && known.members == meta.members()
@@ -61,9 +85,10 @@ impl Settled {
         if is_known {
             return None;
         }
-        let due = due(meta);
+        let due = due(meta, costs);
         let (members, rules, base, under_way) = (meta.members(), meta.rules, base.cloned(), under_way.is_some());
-        self.0 = due.is_none().then_some(Asked { members, rules, base, under_way });
+        let by_heat = meta.follows_heat();
+        self.0 = due.is_none().then_some(Asked { members, rules, base, under_way, by_heat });
         due
     }
 }

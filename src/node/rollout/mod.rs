@@ -6,6 +6,7 @@
 //! - Where the placement isn't what nodes and rules ask for, another one becomes the *target* of a change.
 //! - A change goes on, a few shards at a time ([`rollout`]), and ends when the placement is the target.
 //! - A node for which another has come is removed when nothing is left on it.
+//! - While no change is under way leads move, a few at a time, by what shards cost ([`heat`]).
 //!
 //! What to propose is a pure function of the meta state and of what this node hears ([`decide()`]); each command is fenced by what it
 //! was decided on. So it does no harm where two nodes believe to lead, and whoever leads next goes on.
@@ -20,6 +21,7 @@
 //! How long a node has been dead is counted from when this node began to lead the meta group: another leader counts anew.
 
 mod due;
+pub mod heat;
 mod voters;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +35,10 @@ use crate::time::{MonotonicMs, WallMs};
 use crate::versions::Feature;
 
 use super::core::Inner;
+use super::gossip::{Leads, ShardHeat};
 use super::meta::{Answer, Change, Command, Intent, MetaState, NodeRecord, Turn};
+
+use heat::{Balance, Moves, Times};
 
 pub use due::{Settled, due, reason, way};
 
@@ -59,6 +64,10 @@ pub struct Seen {
     pub hints: BTreeMap<NodeId, u64>,
     /// Who leads the shards.
     pub leading: BTreeMap<ShardId, NodeId>,
+    /// What every shard costs; `None`: that isn't known of all.
+    pub costs: Option<heat::Costs>,
+    /// Nodes that live, take leads and have told lately what they lead costs.
+    pub ready: BTreeSet<NodeId>,
     /// The calendar.
     pub now: WallMs,
 }
@@ -152,7 +161,7 @@ fn begin(meta: &MetaState, seen: &Seen, settled: &mut Settled) -> Option<Command
     if !meta.rebalance().may_begin() && !leads_nowhere(meta) {
         return None;
     }
-    let target = settled.due(meta)?;
+    let target = settled.due(meta, seen.costs.as_ref())?;
     let copies = target.replicas_moved_since(meta.placement.as_ref()?);
     let why = reason(meta, &target);
     let change =
@@ -206,7 +215,19 @@ impl Since {
     }
 }
 
-fn see(inner: &Inner, meta: &MetaState, since: &mut Since) -> Seen {
+/// What each node that lives has told lately of what it leads costs; this node's own among them.
+fn told(inner: &Inner) -> BTreeMap<NodeId, Vec<ShardHeat>> {
+    let now = inner.clock.monotonic();
+    let heard = inner.ear.heat().into_iter();
+    let mut told: BTreeMap<NodeId, Vec<ShardHeat>> =
+        heard.filter(|(_, (at, _))| now.since(*at) <= heat::FRESH_MS).map(|(node, (_, heat))| (node, heat)).collect();
+    if let Some(own) = &inner.last_report.load().heat {
+        told.insert(inner.me.node, own.clone());
+    }
+    told
+}
+
+fn see(inner: &Inner, meta: &MetaState, times: Times, since: &mut Since) -> Seen {
     let now = inner.clock.monotonic();
     let me = inner.me.node;
     let others = meta.nodes.keys().filter(|node| **node != me);
@@ -218,37 +239,68 @@ fn see(inner: &Inner, meta: &MetaState, since: &mut Since) -> Seen {
     let heard = |node: &NodeId| Some((*node, inner.ear.heard(*node)?.report?.1.hints.waiting));
     let mut hints: BTreeMap<NodeId, u64> = alive.iter().filter_map(heard).collect();
     hints.insert(me, inner.hints.status().waiting);
+    let leading = inner.leaders.all().into_iter().filter_map(shard).collect();
+    let told = if meta.follows_heat() { told(inner) } else { BTreeMap::new() };
+    let takes = |node: &NodeId| if *node == me { inner.leads() } else { inner.ear.leads(*node) } == Leads::Takes;
     Seen {
-        alive,
         hints,
         dead_ms: since.ms(Liveness::Dead, now),
         alive_ms: since.ms(Liveness::Alive, now),
         majority: !inner.ear.is_isolated(),
-        leading: inner.leaders.all().into_iter().filter_map(shard).collect(),
+        costs: heat::costs(meta, &leading, &told, times.measured_ms()),
+        ready: told.keys().copied().filter(|node| alive.contains(node) && takes(node)).collect(),
+        alive,
+        leading,
         now: inner.clock.wall(),
     }
 }
 
 /// Looks while the meta group is led here, until the node stops.
 pub(super) async fn run(inner: Arc<Inner>) {
-    let (mut since, mut settled) = (Since::default(), Settled::default());
+    let config = &inner.config;
+    let (average_ms, look_ms, rest_ms) = (config.heat_average_ms, config.heat_look_ms, config.heat_rest_ms);
+    let times = Times { average_ms, look_ms, rest_ms };
+    let anew = || (Since::default(), Settled::default(), Balance::new(times));
+    let (mut since, mut settled, mut balance) = anew();
     loop {
         tokio::time::sleep(LOOK).await;
+        inner.metrics.hottest_node.set(balance.worst_permille as f64 / 1e3);
         if inner.is_leaving() || !inner.leads_meta() {
-            (since, settled) = (Since::default(), Settled::default());
+            (since, settled, balance) = anew();
             continue;
         }
         let meta = inner.meta.now.load_full();
-        let seen = see(&inner, &meta, &mut since);
-        let Some(command) = decide(&meta, &seen, &mut settled) else { continue };
-        propose(&inner, &meta, command).await;
+        let seen = see(&inner, &meta, times, &mut since);
+        if let Some(command) = decide(&meta, &seen, &mut settled) {
+            propose(&inner, &meta, &command, in_words(&meta, &command)).await;
+        } else if let Some(moves) = balance.look(&meta, &seen, inner.clock.monotonic()) {
+            move_leads(&inner, &meta, &moves, &mut balance).await;
+        }
     }
 }
 
-async fn propose(inner: &Inner, meta: &MetaState, command: Command) {
-    let what = told(meta, &command);
+async fn move_leads(inner: &Inner, meta: &MetaState, moves: &Moves, balance: &mut Balance) {
+    let name = |node: &NodeId| meta.name_of(*node);
+    let lead = |(shard, from, to): &(ShardId, NodeId, NodeId)| format!("{shard} from {} to {}", name(from), name(to));
+    let leads = moves.leads.iter().map(lead).collect::<Vec<_>>().join(", ");
+    let hottest = balance.worst_permille as f64 / 1e3;
+    let what = format!("leads move by what shards cost: {leads}; the hottest node had {hottest:.2} of the mean");
+    let answer = propose(inner, meta, &moves.command, what).await;
+    if matches!(answer, Some(Answer::Refused { .. })) {
+        return;
+    }
+    // Where no answer came they may have moved.
+    balance.moved(moves, inner.clock.monotonic());
+    if matches!(answer, Some(Answer::Done { .. })) {
+        inner.metrics.heat_moves.inc_by(moves.leads.len() as u64);
+    }
+}
+
+/// Answers what became of it; `None`: that isn't known.
+async fn propose(inner: &Inner, meta: &MetaState, command: &Command, what: String) -> Option<Answer> {
     let mut changes = inner.meta.changes.subscribe();
-    match inner.router.propose_meta(&command, &inner.own_call(META_MS_MAX)).await {
+    let answer = inner.router.propose_meta(command, &inner.own_call(META_MS_MAX)).await;
+    match &answer {
         Ok(Answer::Done { .. }) => tracing::info!(what, "the cluster changes"),
         Ok(Answer::Unchanged { .. }) => {}
         // It was decided on something that has changed, or another node was sooner: it is looked again.
@@ -258,10 +310,11 @@ async fn propose(inner: &Inner, meta: &MetaState, command: Command) {
     // What is decided next is decided on that.
     let back = async { while inner.meta.now.load().revision <= meta.revision && changes.changed().await.is_ok() {} };
     let _ = tokio::time::timeout(Duration::from_secs(1), back).await;
+    answer.ok()
 }
 
 /// A command in words.
-fn told(meta: &MetaState, command: &Command) -> String {
+fn in_words(meta: &MetaState, command: &Command) -> String {
     let name = |node: &NodeId| meta.name_of(*node);
     match command {
         Command::SetIntent { node, .. } => format!("{} carries its share from now on", name(node)),
