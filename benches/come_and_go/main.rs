@@ -154,6 +154,7 @@ async fn change(
     let ms = cluster.clock.monotonic().since(begun);
     let during = stats.take_latencies();
     let (moved, taken) = watch.end().await;
+    led_by_preference(cluster).await?;
     let copies = membership::replicas(&cluster.admin(PATIENCE)?).await?.difference(&had).count();
     let least = held.max(self::held(cluster, &name).await?) as usize;
     let (replicas, leads) = spread(cluster, nodes).await?;
@@ -175,6 +176,19 @@ async fn change(
 async fn held(cluster: &Cluster, name: &str) -> Result<u32> {
     let nodes = membership::status(cluster).await?;
     Ok(nodes.iter().find(|node| node.node == name).map_or(0, |node| node.replicas))
+}
+
+/// Waits until every shard is led where it should be: leads go there one by one when all is calm.
+async fn led_by_preference(cluster: &Cluster) -> Result<()> {
+    let admin = cluster.admin(PATIENCE)?;
+    membership::until(cluster, "every shard led where it should be", || async {
+        let shares = admin.get_ring(v1::GetRingRequest { include_points: false }).await?.shares;
+        let wanted: Vec<(&str, u32)> = shares.iter().map(|s| (s.node.as_str(), s.leaders_preferred)).collect();
+        let leads = cluster.leaders().await?;
+        let is_so = wanted.iter().all(|(node, count)| leads.get(*node).map_or(0, Vec::len) == *count as usize);
+        Ok(if is_so { Ok(()) } else { Err(format!("{wanted:?}, and {leads:?}")) })
+    })
+    .await
 }
 
 /// The least and the most replicas and leads of these nodes.

@@ -68,6 +68,8 @@ pub(crate) enum Kind {
     LostTail,
     /// The rules' settings are changed.
     Settings,
+    /// A node is drained, and carries its share again later. Never drawn: `--also drain` adds it.
+    Drain,
 }
 
 impl Kind {
@@ -118,6 +120,9 @@ struct Active {
     until: u64,
 }
 
+/// How often an operator says that a node is to carry its share again.
+const UNDO_CALLS_MAX: u32 = 60;
+
 /// What goes wrong in this run.
 #[derive(Debug)]
 pub(crate) struct Faults {
@@ -129,11 +134,13 @@ pub(crate) struct Faults {
     turn: usize,
     lost_at: u64,
     settings: u64,
+    /// How many replicas stood on the node that is drained, before.
+    stood: u64,
 }
 
 impl Faults {
     pub(crate) fn new(kinds: Vec<Kind>, held_back: Vec<Kind>) -> Self {
-        Self { kinds, held_back, active: Vec::new(), next: 0, turn: 0, lost_at: 0, settings: 1 }
+        Self { kinds, held_back, active: Vec::new(), next: 0, turn: 0, lost_at: 0, settings: 1, stood: 0 }
     }
 
     /// Kinds that have had no effect yet.
@@ -272,6 +279,7 @@ impl World {
             Kind::Checkpoint => self.checkpoint(at),
             Kind::LostLog | Kind::LostStore | Kind::LostTail => self.lose(kind, at)?,
             Kind::Settings => self.change_settings(),
+            Kind::Drain => self.drain(at),
         }
         Ok(())
     }
@@ -296,6 +304,12 @@ impl World {
                 self.effects.add(Kind::SlowDisk, machine.pace.slowed.swap(0, Ordering::Relaxed));
             }
             Kind::FullDisk => machine.disk.fill(None),
+            Kind::Drain => {
+                let number = machine.number;
+                let left = self.standing_on(number);
+                self.effects.add(Kind::Drain, self.faults.stood.saturating_sub(left));
+                self.want_drained(number, false);
+            }
             _ => {}
         }
     }
@@ -412,6 +426,37 @@ impl World {
             effects.add(Kind::Replace, u64::from(answer.is_ok()));
             let told = answer.map(|a| a.replica_id).map_err(|e| e.to_string());
             say!(trace, "replica {} of shard {shard} is replaced: {told:?}", request.replica_id);
+        });
+    }
+
+    fn drain(&mut self, at: usize) {
+        let number = self.machines[at].number;
+        self.faults.stood = self.standing_on(number);
+        self.lasts(Kind::Drain, at, 4_000..12_000);
+        self.want_drained(number, true);
+    }
+
+    fn standing_on(&self, number: u8) -> u64 {
+        let standing = || {
+            let meta = self.meta()?;
+            Some(meta.standing_on(meta.node_named(&format!("n{number}"))?))
+        };
+        standing().unwrap_or(0) as u64
+    }
+
+    /// An operator drains a node, or wants that no more; that he says until it is so.
+    pub(crate) fn want_drained(&self, number: u8, drained: bool) {
+        let (admin, trace) = (self.players.admin.clone(), self.trace.clone());
+        self.players.spawn(async move {
+            for _ in 0..UNDO_CALLS_MAX {
+                let request = v1::DrainNodeRequest { node: format!("n{number}"), undo: !drained, ..Default::default() };
+                let answer = admin.drain_node(request).await.map(|a| a.intent()).map_err(|e| e.to_string());
+                say!(trace, "n{number} is wanted drained, {drained}: {answer:?}");
+                if answer.is_ok() || drained {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
         });
     }
 

@@ -11,6 +11,7 @@ mod fabric;
 mod faults;
 mod machine;
 mod many;
+mod strike;
 mod system;
 mod trace;
 mod watch;
@@ -18,6 +19,8 @@ mod work;
 mod world;
 
 use faults::Kind;
+use many::Asked;
+use strike::Strike;
 
 /// Runs whole Playhead clusters in one thread, in virtual time, with faults, the same again for the same seed.
 #[derive(Parser)]
@@ -48,6 +51,13 @@ enum Command {
         /// Only these faults, instead of those that the seed draws.
         #[arg(long, value_delimiter = ',')]
         faults: Vec<Kind>,
+        /// These faults, too.
+        #[arg(long, value_delimiter = ',')]
+        also: Vec<Kind>,
+        /// Instead of all that a node is drained, and the one of them that takes part is killed at a step of a replica's way, as
+        /// leader@joint: leader, source, target, meta; allotted, learns, joint, changed, recorded, dismissed.
+        #[arg(long, requires = "seed", conflicts_with_all = ["faults", "also"])]
+        strike: Option<Strike>,
         /// Faults that are claimed and never injected: the run has to be rejected.
         #[arg(long, value_delimiter = ',', requires = "seed")]
         hold_back: Vec<Kind>,
@@ -57,6 +67,12 @@ enum Command {
         /// What of the nodes' logs comes into the trace.
         #[arg(long, default_value = "info,openraft=error,playhead::rpc=error", requires = "seed")]
         log: String,
+    },
+    /// Drains a node, and kills each that takes part at each step of a replica's way, one in each run.
+    Steps {
+        /// How many runs go on at once.
+        #[arg(long, default_value_t = 1)]
+        jobs: usize,
     },
     /// Switches bugs on, one at a time, and looks how many seeds it takes to find each.
     Plant {
@@ -84,15 +100,19 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { seeds: Some(seeds), jobs, faults, bug, .. } => many::run(seeds, jobs, &faults, bug),
-        Command::Run { seed, trace, echo, faults, hold_back, bug, log, .. } => {
-            let wanted = world::Wanted { seed: seed.unwrap_or(1), echo, kinds: faults, held_back: hold_back, bug, log };
+        Command::Run { seeds: Some(seeds), jobs, faults, also, bug, .. } => {
+            many::run(seeds, jobs, &Asked { faults, also, bug, strike: None })
+        }
+        Command::Run { seed, trace, echo, faults: kinds, also, strike, hold_back: held_back, bug, log, .. } => {
+            let seed = seed.unwrap_or(1);
+            let wanted = world::Wanted { seed, echo, kinds, also, strike, held_back, bug, log };
             let ended = world::run(&wanted)?;
             if let Some(path) = trace {
                 std::fs::write(path, ended.trace.text())?;
             }
             Ok(many::tell(&ended))
         }
+        Command::Steps { jobs } => many::steps(jobs),
         Command::Plant { bug, seeds_max, .. } => many::plant(bug, seeds_max),
     }
 }

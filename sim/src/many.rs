@@ -1,20 +1,26 @@
 //! Many runs, each in a process of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use anyhow::Context as _;
 use clap::ValueEnum as _;
+use parking_lot::Mutex;
 use playhead::planted::Bug;
 
 use crate::faults::Kind;
+use crate::strike::Strike;
 use crate::system;
 use crate::world::Ended;
 
 /// The exit code of a run in which a fault had no effect that it claims.
 const EXIT_WITHOUT_EFFECT: u8 = 3;
+
+/// Seeds that are tried for a step.
+const STEP_SEEDS_MAX: u64 = 6;
 
 /// Violations of one run that are told; the trace has all.
 const TOLD_MAX: usize = 5;
@@ -65,17 +71,33 @@ struct Came {
     said: String,
 }
 
+/// What of a run is not left to its seed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    /// Only these; none: those that the seed draws.
+    pub(crate) faults: Vec<Kind>,
+    /// These, too.
+    pub(crate) also: Vec<Kind>,
+    pub(crate) bug: Option<Bug>,
+    pub(crate) strike: Option<Strike>,
+}
+
 impl Run {
-    fn start(seed: u64, faults: &[Kind], bug: Option<Bug>) -> anyhow::Result<Self> {
+    fn start(seed: u64, asked: &Asked) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["run", "--seed", &seed.to_string()]).stdout(Stdio::piped()).stderr(Stdio::null());
-        if !faults.is_empty() {
-            let names: Vec<_> =
-                faults.iter().filter_map(|kind| Some(kind.to_possible_value()?.get_name().to_string())).collect();
-            command.args(["--faults", &names.join(",")]);
+        for (flag, kinds) in [("--faults", &asked.faults), ("--also", &asked.also)] {
+            let names = kinds.iter().filter_map(|kind| Some(kind.to_possible_value()?.get_name().to_string()));
+            let names: Vec<String> = names.collect();
+            if !names.is_empty() {
+                command.args([flag, &names.join(",")]);
+            }
         }
-        if let Some(bug) = bug {
+        if let Some(bug) = asked.bug {
             command.args(["--bug", bug.name()]);
+        }
+        if let Some(strike) = asked.strike {
+            command.args(["--strike", &strike.to_string()]);
         }
         Ok(Self { seed, child: command.spawn().context("starting a run")? })
     }
@@ -115,7 +137,7 @@ impl InOrder {
 
 /// Runs all seeds, `jobs` at a time; fails if one of them did. For one that is rejected the next one after them is run, for a tenth of
 /// them at most.
-pub(crate) fn run(seeds: Range<u64>, jobs: usize, faults: &[Kind], bug: Option<Bug>) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(seeds: Range<u64>, jobs: usize, asked: &Asked) -> anyhow::Result<ExitCode> {
     let (began, count) = (system::real_ms(), seeds.end.saturating_sub(seeds.start));
     let (mut passed, mut violated, mut rejected) = (0, Vec::new(), Vec::new());
     let (mut next, mut left, mut spare) = (seeds.start, count, count / 10 + 1);
@@ -123,7 +145,7 @@ pub(crate) fn run(seeds: Range<u64>, jobs: usize, faults: &[Kind], bug: Option<B
     let (mut under_way, mut in_order) = (0, InOrder::from(seeds.start));
     loop {
         while left > 0 && under_way < jobs.max(1) {
-            let (run, ended) = (Run::start(next, faults, bug)?, ended.clone());
+            let (run, ended) = (Run::start(next, asked)?, ended.clone());
             // Nobody listens any more when starting another has failed.
             std::thread::spawn(move || drop(ended.send(run.end())));
             (next, left, under_way) = (next + 1, left - 1, under_way + 1);
@@ -153,6 +175,41 @@ pub(crate) fn run(seeds: Range<u64>, jobs: usize, faults: &[Kind], bug: Option<B
     Ok(if passed == count { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Kills everybody at every step, `jobs` runs at a time; fails if something was violated, or a step was never met.
+pub(crate) fn steps(jobs: usize) -> anyhow::Result<ExitCode> {
+    let (left, failed) = (Mutex::new(Strike::all().collect::<VecDeque<_>>()), AtomicUsize::new(0));
+    let one = |strike: Strike| -> anyhow::Result<()> {
+        // A step may be over between two looks: another seed then has other times.
+        for seed in 1..=STEP_SEEDS_MAX {
+            let came = Run::start(seed, &Asked { strike: Some(strike), ..Asked::default() })?.end()?;
+            match came.code {
+                Some(0) => println!("{:<18} seed {seed}: {}", strike.to_string(), came.said),
+                Some(code) if code == i32::from(EXIT_WITHOUT_EFFECT) && seed < STEP_SEEDS_MAX => continue,
+                _ => {
+                    failed.fetch_add(1, Ordering::Relaxed);
+                    println!("{:<18} seed {seed} FAILED: {}", strike.to_string(), came.said);
+                }
+            }
+            break;
+        }
+        Ok(())
+    };
+    let worker = || -> anyhow::Result<()> {
+        loop {
+            let next = left.lock().pop_front();
+            let Some(strike) = next else { return Ok(()) };
+            one(strike)?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?)
+    })?;
+    let failed = failed.into_inner();
+    println!("{} of {} strikes passed", Strike::all().count() - failed, Strike::all().count());
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// Faults under which a bug shows sooner than under any.
 fn faults_for(bug: Bug) -> Vec<Kind> {
     match bug {
@@ -174,7 +231,8 @@ pub(crate) fn plant(bug: Option<Bug>, seeds_max: u64) -> anyhow::Result<ExitCode
     for bug in bugs {
         let mut found = None;
         for seed in 1..=seeds_max {
-            let came = Run::start(seed, &faults_for(bug), Some(bug))?.end()?;
+            let asked = Asked { faults: faults_for(bug), bug: Some(bug), ..Asked::default() };
+            let came = Run::start(seed, &asked)?.end()?;
             if let Some(violation) = came.said.lines().find_map(|line| line.strip_prefix("violated: ")) {
                 found = Some((seed, violation.to_string()));
                 break;

@@ -17,6 +17,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use crate::fabric::{Counts, Fabric, address};
 use crate::faults::{Effects, Faults, Kind};
 use crate::machine::Machine;
+use crate::strike::Strike;
 use crate::system;
 use crate::trace::{Logged, Trace, say};
 use crate::watch::{Watch, running};
@@ -42,6 +43,10 @@ pub(crate) struct Wanted {
     pub(crate) echo: bool,
     /// Only these faults; none: the seed draws some.
     pub(crate) kinds: Vec<Kind>,
+    /// These, too.
+    pub(crate) also: Vec<Kind>,
+    /// Instead of all that: a node is drained, and one that takes part is killed.
+    pub(crate) strike: Option<Strike>,
     pub(crate) bug: Option<Bug>,
     /// Faults that the run claims and never injects.
     pub(crate) held_back: Vec<Kind>,
@@ -73,6 +78,7 @@ pub(crate) struct World {
     pub(crate) asked_checkpoints: u64,
     /// Those that were seen when they were counted last.
     pub(crate) counted_checkpoints: u64,
+    strike: Option<Strike>,
     shards: u32,
     seed: u64,
 }
@@ -130,9 +136,16 @@ impl World {
         let shards = *[2, 4, 4, 8].choose(&mut rng).unwrap_or(&4);
         let drawn = rng.random_range(4..=7);
         let drawn: Vec<Kind> = Kind::ALL.choose_multiple(&mut rng, drawn).copied().collect();
-        let kinds = if wanted.kinds.is_empty() { drawn } else { wanted.kinds.clone() };
+        let mut kinds = if wanted.kinds.is_empty() { drawn } else { wanted.kinds.clone() };
+        kinds.extend(&wanted.also);
+        if wanted.strike.is_some() {
+            kinds = vec![Kind::Kill];
+        }
+        let drains = wanted.strike.is_some() || kinds.contains(&Kind::Drain);
+        // Where each shard has three replicas, a node can be spared of four.
+        let nodes = if drains { nodes.max(4) } else { nodes };
         // Who is older knows of no hints and no stretched intervals: that has to go well, too.
-        let version_max = rng.random_bool(0.25).then_some(3);
+        let version_max = rng.random_bool(0.25).then_some(3).filter(|_| !drains);
         say!(trace, "seed {seed}: {nodes} nodes, {shards} shards, {kinds:?}, version at most {version_max:?}");
         let fabric = Fabric::new(rng.random());
         let machines: Vec<Machine> =
@@ -149,6 +162,7 @@ impl World {
             counted: Counts::default(),
             asked_checkpoints: 0,
             counted_checkpoints: 0,
+            strike: wanted.strike,
             shards,
             seed,
         })
@@ -165,15 +179,12 @@ impl World {
         self.pass(3_000)?;
         self.players.begin(self.faults.kinds.contains(&Kind::Clock));
         self.pass(1_000)?;
-        let ends = system::now() + self.rng.random_range(15_000..25_000);
-        let at_most = ends + 30_000;
-        // Each fault that the run claims has to have had an effect, if that can be had at all.
-        while system::now() < ends || (system::now() < at_most && !self.faults.missing(&self.effects).is_empty()) {
-            self.go_wrong()?;
-            self.step()?;
-            if !self.trace.violations().is_empty() {
-                return Ok(());
-            }
+        match self.strike {
+            Some(strike) => self.strike(strike)?,
+            None => self.all_goes_wrong()?,
+        }
+        if !self.trace.violations().is_empty() {
+            return Ok(());
         }
         self.heal();
         if !self.wait("all is well again", WELL_MS_MAX, |world| world.is_whole())? {
@@ -190,6 +201,21 @@ impl World {
         }
         self.wait("all replicas are equal", EQUAL_MS_MAX, |world| world.are_equal())?;
         self.players.check();
+        Ok(())
+    }
+
+    /// Injects faults for a while.
+    fn all_goes_wrong(&mut self) -> anyhow::Result<()> {
+        let ends = system::now() + self.rng.random_range(15_000..25_000);
+        let at_most = ends + 30_000;
+        // Each fault that the run claims has to have had an effect, if that can be had at all.
+        while system::now() < ends || (system::now() < at_most && !self.faults.missing(&self.effects).is_empty()) {
+            self.go_wrong()?;
+            self.step()?;
+            if !self.trace.violations().is_empty() {
+                break;
+            }
+        }
         Ok(())
     }
 
@@ -246,7 +272,12 @@ impl World {
     }
 
     /// Waits until nothing is missing; whether that came about in time, and nothing was violated on the way.
-    fn wait(&mut self, what: &str, ms_max: u64, missing: impl Fn(&mut Self) -> Vec<String>) -> anyhow::Result<bool> {
+    pub(crate) fn wait(
+        &mut self,
+        what: &str,
+        ms_max: u64,
+        missing: impl Fn(&mut Self) -> Vec<String>,
+    ) -> anyhow::Result<bool> {
         let began = system::now();
         loop {
             self.pass(LOOK_MS)?;

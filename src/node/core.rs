@@ -113,6 +113,10 @@ pub(super) struct Inner {
     pub(super) room: Arc<Room>,
     /// Something happened that the host loop should look at.
     pub(super) look: Notify,
+    /// A step of a group is done.
+    pub(super) stepped: Notify,
+    /// Replicas have come or gone here: the others are told at once.
+    pub(super) told_soon: Notify,
     pub(super) started: WallMs,
     pub(super) started_at: MonotonicMs,
     pub(super) metrics_address: SocketAddr,
@@ -297,6 +301,8 @@ impl Node {
             store_threads: Mutex::new(Some(storage.threads)),
             room,
             look: Notify::new(),
+            stepped: Notify::new(),
+            told_soon: Notify::new(),
             metrics_address: bound.metrics_address,
             meta_replicas: Mutex::new(meta_replicas),
             last_report: ArcSwap::default(),

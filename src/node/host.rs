@@ -96,6 +96,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         keep_meta_replicas(&inner, &meta).await;
         let wanted = Wanted::of(&meta, inner.me.node, &inner.first_meta());
         losses.mark_unchanged();
+        let had = inner.shards.ids();
         inner.shards.mend(&inner.ear.forsworn()).await;
         inner.shards.open(&wanted, &meta).await;
         begin_meta(&inner).await;
@@ -110,6 +111,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
             if let Err(error) = inner.router.propose_meta(&forget, &inner.own_call(META_MS_MAX)).await {
                 tracing::debug!(%group, %replica, %error, "a destroyed replica is not forgotten yet");
             }
+        }
+        if inner.shards.ids() != had {
+            inner.told_soon.notify_one();
         }
         tokio::select! {
             () = inner.look.notified() => {}

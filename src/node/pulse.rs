@@ -19,6 +19,8 @@ use super::link::{Lane, Peer};
 const FULL_EVERY: u32 = 10;
 /// How often the replicas are reported.
 const REPORT: Duration = Duration::from_secs(1);
+/// How soon another one is sent, where replicas have come or gone.
+const REPORT_AGAIN: Duration = Duration::from_millis(100);
 /// From how long on the machine counts as suspended: reading two clocks one after the other is not.
 const SUSPENDED_MS: u64 = 50;
 /// How long the groups' thread may take to answer before the node falls silent.
@@ -113,7 +115,9 @@ async fn own_report(inner: &Inner, thermometer: &mut Thermometer) -> Report {
 pub(super) async fn report(inner: Arc<Inner>) {
     let mut thermometer = Thermometer::over(inner.config.heat_average_ms);
     loop {
-        tokio::time::sleep(REPORT).await;
+        // Not one for each of many replicas that come at once.
+        tokio::time::sleep(REPORT_AGAIN).await;
+        let _ = tokio::time::timeout(REPORT - REPORT_AGAIN, inner.told_soon.notified()).await;
         let report = own_report(&inner, &mut thermometer).await;
         inner.last_report.store(Arc::new(report.clone()));
         let frame = encode(&Gossip::Report(report));

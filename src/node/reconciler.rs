@@ -59,8 +59,16 @@ struct Busy {
     moving: bool,
     /// Not to be moved before.
     leave: BTreeMap<GroupId, MonotonicMs>,
-    /// Nothing was to be done, as of this view of the cluster and this time.
+    /// Nothing was to be done, as of this view of the cluster, and when it is looked again if that stays the same.
     settled: BTreeMap<GroupId, (View, MonotonicMs)>,
+}
+
+/// What is to be done for a group.
+enum Decided {
+    Step(Step),
+    /// Something that a node does by itself, or that time brings.
+    Wait,
+    Nothing,
 }
 
 /// What decisions depend on and what can be compared cheaply: as long as it stays the same, a settled group is looked at
@@ -74,11 +82,17 @@ struct View {
 
 /// How often a settled group is looked at when nothing seems to change.
 const SETTLED_LOOK_MS: u64 = 2000;
+/// How often one is that waits for something, which this node may only hear of by a report.
+const WAITING_LOOK_MS: u64 = 400;
 
 impl Busy {
+    fn settle(&mut self, group: GroupId, view: View, again: MonotonicMs) {
+        self.settled.insert(group, (view, again));
+    }
+
     fn may_look(&self, group: GroupId, view: &View, now: MonotonicMs) -> bool {
         let settled = self.settled.get(&group);
-        let is_settled = settled.is_some_and(|(then, at)| then == view && now.since(*at) < SETTLED_LOOK_MS);
+        let is_settled = settled.is_some_and(|(then, again)| then == view && now < *again);
         self.groups.len() < STEPS_MAX && !self.groups.contains(&group) && !is_settled
     }
 }
@@ -88,8 +102,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
     let busy = Arc::new(Mutex::new(Busy::default()));
     let mut calm_since = inner.clock.monotonic();
     loop {
-        tokio::time::sleep(LOOK).await;
+        // What follows a step is decided as soon as that is done.
+        let _ = tokio::time::timeout(LOOK, inner.stepped.notified()).await;
         if inner.is_leaving() {
+            tokio::time::sleep(LOOK).await;
             continue;
         }
         if inner.is_held() {
@@ -110,8 +126,9 @@ pub(super) async fn run(inner: Arc<Inner>) {
                 continue;
             }
             match decide(&inner, &hosted) {
-                Some(step) => begin(&inner, &busy, hosted, step, calm, now),
-                None => drop(busy.lock().settled.insert(hosted.group, (view, now))),
+                Decided::Step(step) => begin(&inner, &busy, hosted, step, calm, now),
+                Decided::Wait => busy.lock().settle(hosted.group, view, now.plus(WAITING_LOOK_MS)),
+                Decided::Nothing => busy.lock().settle(hosted.group, view, now.plus(SETTLED_LOOK_MS)),
             }
         }
         settings(&inner).await;
@@ -176,20 +193,21 @@ async fn settings(inner: &Inner) {
     futures::future::join_all(giving).await;
 }
 
-fn decide(inner: &Inner, hosted: &Hosted) -> Option<Step> {
+fn decide(inner: &Inner, hosted: &Hosted) -> Decided {
     let meta = inner.meta.now.load();
-    let record = meta.groups.get(&hosted.group)?;
-    let wanted = meta.wanted(hosted.group)?;
-    let status = hosted.status();
-    let leadership = leadership(hosted.replica, &status)?;
+    let Some((record, wanted)) = meta.groups.get(&hosted.group).zip(meta.wanted(hosted.group)) else {
+        return Decided::Nothing;
+    };
+    let Some(leadership) = leadership(hosted.replica, &hosted.status()) else { return Decided::Wait };
     let observed = observe(inner, hosted.group, leadership);
     if hosted.group == GroupId::META {
         let nodes = if meta.has(Feature::NodeLife) { inner.nodes() } else { BTreeSet::new() };
-        return decide_meta(wanted, &record.recorded, &observed, &nodes);
+        return decide_meta(wanted, &record.recorded, &observed, &nodes).map_or(Decided::Wait, Decided::Step);
     }
     match plan::next(wanted, &record.recorded, &observed, &Limits::default()) {
-        Next::Step(step) => Some(step),
-        Next::Duty(_) | Next::Wait(_) | Next::Settled => None,
+        Next::Step(step) => Decided::Step(step),
+        Next::Duty(_) | Next::Wait(_) => Decided::Wait,
+        Next::Settled => Decided::Nothing,
     }
 }
 
@@ -347,6 +365,9 @@ fn begin(inner: &Arc<Inner>, busy: &Arc<Mutex<Busy>>, hosted: Arc<Hosted>, step:
         if moves_leader && !done {
             let wait = if for_balance { TRANSFER_RETRY_MS } else { LEAVING_RETRY_MS };
             busy.leave.insert(group, inner.clock.monotonic().plus(wait));
+        }
+        if done {
+            inner.stepped.notify_one();
         }
     });
 }

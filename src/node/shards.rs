@@ -229,6 +229,11 @@ impl Shards {
         self.table.load().open.values().flatten().cloned().collect()
     }
 
+    /// The replicas that are open here.
+    pub fn ids(&self) -> BTreeSet<ReplicaId> {
+        self.table.load().open.values().flatten().map(|hosted| hosted.replica).collect()
+    }
+
     /// All that lead, with their terms.
     pub fn led(&self) -> Vec<(Arc<Hosted>, u64)> {
         let led = |hosted: Arc<Hosted>| match hosted.leadership() {
