@@ -87,7 +87,7 @@ mod types;
 
 pub use group::{
     ChangeError, Changes as GroupChanges, Group, GroupConfig, GroupParts, GroupStatus, InvalidConfig, Members,
-    MembershipId, Progress, StartError, Submitted, TransferError, destroy,
+    MembershipId, Progress, SoleError, StartError, Submitted, TransferError, destroy, make_sole_voter,
 };
 pub use known::KnownVersion;
 pub use load::{Load, Pacer, Pressure, Priority};

@@ -5,6 +5,7 @@ mod config;
 mod minder;
 mod propose;
 mod query;
+mod sole;
 mod stand;
 mod start;
 mod status;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use config::{GroupConfig, InvalidConfig};
 pub use propose::Submitted;
+pub use sole::{SoleError, make_sole_voter};
 pub use status::{GroupStatus, Members, MembershipId, Progress};
 
 use openraft::async_runtime::watch::WatchReceiver;

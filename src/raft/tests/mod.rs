@@ -7,6 +7,7 @@ mod faults;
 mod members;
 mod reads;
 mod shard;
+mod sole;
 mod stand;
 mod tally;
 
