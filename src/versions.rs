@@ -108,6 +108,8 @@ pub enum Feature {
     NodeLife,
     /// Nodes tell each other what shards cost, and leads move by it; whether they do is a rule of the cluster.
     Heat,
+    /// A shard that has lost most of its voters for good goes on with one that is left, by the meta group's word.
+    Recovery,
 }
 
 impl Feature {
@@ -117,7 +119,7 @@ impl Feature {
             Self::ShardVersions | Self::FolderVersions => ClusterVersion(2),
             Self::ReadModes | Self::ToldLeases => ClusterVersion(3),
             Self::Hints | Self::Stretch => ClusterVersion(4),
-            Self::HandedOffInOrder | Self::NodeLife | Self::Heat => ClusterVersion(5),
+            Self::HandedOffInOrder | Self::NodeLife | Self::Heat | Self::Recovery => ClusterVersion(5),
         }
     }
 }
@@ -247,7 +249,8 @@ mod tests {
     fn a_feature_is_on_from_its_version_on() {
         let features =
             [Feature::ShardVersions, Feature::FolderVersions, Feature::ReadModes, Feature::Hints, Feature::Stretch];
-        for feature in features.into_iter().chain([Feature::HandedOffInOrder, Feature::NodeLife, Feature::Heat]) {
+        let last = [Feature::HandedOffInOrder, Feature::NodeLife, Feature::Heat, Feature::Recovery];
+        for feature in features.into_iter().chain(last) {
             let ClusterVersion(since) = feature.since();
             assert!(!ClusterVersion(since - 1).has(feature), "{feature:?}");
             assert!(ClusterVersion(since).has(feature) && ClusterVersion(since + 1).has(feature), "{feature:?}");

@@ -1,4 +1,5 @@
-//! `clusterctl` while some shards of a cluster have no quorum and all others work: two of five nodes are down.
+//! `clusterctl` while some shards of a cluster have no quorum and all others work: two of five nodes are down. Then they are down
+//! for good, and those shards are recovered from what is left of them.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
@@ -10,6 +11,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use playhead::proto::v1;
 use program::{json, run};
 use support::{Cluster, Result, film};
 use tokio::time::Instant;
@@ -99,6 +101,102 @@ async fn shards_without_a_quorum_are_named_and_all_others_are_served() -> Result
     assert_eq!(unled, dead);
     let asking = accounts.iter().map(|(shard, account)| told_as_it_is(&at, *shard, account, dead.contains(shard)));
     futures::future::join_all(asking).await;
+    let before = replicas(&at).await;
+    recovered(&at, &gone, &dead).await;
+    for (shard, account) in &accounts {
+        let told = run(&at, &["account", "active", account, "--timeout", "30s"]).await;
+        // What was acknowledged before is there, also where it was asked to end while nobody could.
+        let ended = !dead.contains(shard) || told.out.contains("none");
+        assert!(told.code == 0 && (ended || told.out.contains("film-1")), "shard {shard}: {}{}", told.out, told.err);
+        start_view(&cluster, &format!("{account}-again")).await?;
+    }
+    come_back(&mut cluster, &at, &gone, &dead, &before).await
+}
+
+/// The replicas of each shard by their nodes, whatever the cluster lacks.
+async fn replicas(at: &str) -> BTreeMap<u32, BTreeMap<String, u64>> {
+    let listed = run(at, &["shard", "list", "-o", "json"]).await;
+    let shards: Vec<serde_json::Value> = serde_json::from_str(&listed.out).unwrap_or_default();
+    let of = |shard: &serde_json::Value| {
+        let replicas = shard["replicas"].as_array().unwrap().iter();
+        replicas.map(|r| (r["node"].as_str().unwrap().to_string(), r["replica_id"].as_u64().unwrap())).collect()
+    };
+    shards.iter().map(|shard| (u32::try_from(shard["shard"].as_u64().unwrap()).unwrap(), of(shard))).collect()
+}
+
+/// One of the two that are gone is removed, the other given up, and then each shard that is dead goes on with what is left.
+async fn recovered(at: &str, gone: &BTreeSet<String>, dead: &BTreeSet<u32>) {
+    let [removed, given_up] = gone.iter().map(String::as_str).collect::<Vec<_>>()[..] else { panic!("{gone:?}") };
+    let first = dead.first().unwrap().to_string();
+    let refused = run(at, &["recover", "shard", &first, "--yes"]).await;
+    assert!(refused.code == 1 && refused.err.contains("may have a quorum when"), "{}{}", refused.out, refused.err);
+    let refused = run(at, &["node", "remove", removed, "--force", "--yes"]).await;
+    assert!(refused.code == 1 && refused.err.contains("no quorum of voters that live"), "{}", refused.err);
+    let done = run(at, &["node", "remove", removed, "--force", "--quorum-lost", "--yes"]).await;
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    let refused = run(at, &["recover", "shards", "--all", "--yes"]).await;
+    assert!(refused.code == 1 && refused.err.contains("shards are not recovered"), "{}", refused.err);
+    let done = run(at, &["node", "give-up", given_up, "--yes"]).await;
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    let asked = run(at, &["recover", "shards", "--all", "--dry-run"]).await;
+    assert!(asked.code == 0 && asked.out.contains("nothing was done yet"), "{}{}", asked.out, asked.err);
+    asked.assert_fits();
+    let done = run(at, &["recover", "shards", "--all", "--yes", "--timeout", "60s"]).await;
+    assert!(done.code == 0, "{}{}", done.out, done.err);
+    done.assert_fits();
+    let led = json(at, &["recover", "shards", "--all", "--yes"], 0).await;
+    assert_eq!(led["recovered"].as_array().map(Vec::len), Some(0), "{led}");
+}
+
+/// Those that were gone come back with all that they had, alone at first: two of three voters of the dead shards. They neither lead
+/// those nor keep their replicas of them.
+async fn come_back(
+    cluster: &mut Cluster,
+    at: &str,
+    gone: &BTreeSet<String>,
+    dead: &BTreeSet<u32>,
+    before: &BTreeMap<u32, BTreeMap<String, u64>>,
+) -> Result<()> {
+    let others: Vec<String> = cluster.local.names().into_iter().filter(|node| !gone.contains(node)).collect();
+    for node in &others {
+        cluster.local.pause(node, true)?;
+    }
+    for node in gone {
+        cluster.local.start_node(node).await?;
+    }
+    // Longer than two elections take; nothing is waited for here, what must not be is looked for.
+    let alone = Instant::now();
+    while alone.elapsed() < Duration::from_secs(6) {
+        for node in gone {
+            let admin = cluster.admin_of(node, Duration::from_secs(2))?;
+            for shard in dead {
+                let of = Some(v1::get_raft_state_request::Of::Shard(*shard));
+                let state = admin.get_raft_state(v1::GetRaftStateRequest { of }).await;
+                let state = state.ok().and_then(|answer| answer.state).unwrap_or_default();
+                assert_ne!(state.role(), v1::ReplicaRole::Leader, "{node} leads shard {shard} by members of before");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    for node in &others {
+        cluster.local.pause(node, false)?;
+    }
+    let begun = Instant::now();
+    loop {
+        let now = replicas(at).await;
+        let old = dead.iter().flat_map(|shard| {
+            let had = before[shard].iter().filter(|(node, _)| gone.contains(*node)).map(|(_, replica)| *replica);
+            let has: BTreeSet<u64> = now.get(shard).into_iter().flat_map(|r| r.values().copied()).collect();
+            had.filter(move |replica| has.contains(replica)).collect::<Vec<_>>()
+        });
+        let old: Vec<u64> = old.collect();
+        let whole = dead.iter().all(|shard| now.get(shard).is_some_and(|replicas| replicas.len() == 3));
+        if old.is_empty() && whole {
+            break;
+        }
+        assert!(begun.elapsed() < SETTLES, "{old:?} are still there, of {now:?}\n{}", cluster.logs());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     Ok(())
 }
 

@@ -91,6 +91,8 @@ methods! {
     Write cancel_plan(CancelPlanRequest) -> CancelPlanResponse;
     /// Moves one replica.
     Once move_replica(MoveReplicaRequest) -> MoveReplicaResponse;
+    /// Has a shard without a quorum go on with one replica that is left. Safe to repeat.
+    Write recover_shard(RecoverShardRequest) -> RecoverShardResponse;
 }
 
 impl AdminClient {

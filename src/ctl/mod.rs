@@ -40,6 +40,7 @@ mod output;
 mod plan;
 mod policy;
 mod raft;
+mod recover;
 mod ring;
 mod settings;
 mod shard;
@@ -153,6 +154,9 @@ enum Command {
     /// Raft groups, for a close look
     #[command(subcommand)]
     Raft(raft::Command),
+    /// Go on with what is left when most voters of a group are gone for good
+    #[command(subcommand)]
+    Recover(recover::Command),
     /// Ask every node, find what is wrong, say what to do
     Doctor,
     /// Whether nodes serve clients, by their own word: 0 all do; 3 some don't; 4 none answers
@@ -220,6 +224,7 @@ async fn run(cli: Cli, clock: Arc<dyn Clock>, seed: u64) -> Result<(), Failure> 
         Command::Settings(command) => settings::run(&context, command).await,
         Command::Upgrade(command) => upgrade::run(&context, command).await,
         Command::Raft(command) => raft::run(&context, command).await,
+        Command::Recover(command) => recover::run(&context, command).await,
         Command::Doctor => doctor::run(&context).await,
         Command::Health => health::run(&context).await,
         Command::Import(command) => import::run(&context, command).await,
@@ -276,6 +281,9 @@ mod tests {
             &["clusterctl", "raft", "show", "meta"],
             &["clusterctl", "upgrade", "show"],
             &["clusterctl", "upgrade", "finish", "--to", "2", "--dry-run", "--yes"],
+            &["clusterctl", "recover", "shard", "3", "--from", "n1", "--dry-run"],
+            &["clusterctl", "recover", "shards", "--all", "--yes"],
+            &["clusterctl", "node", "remove", "n4", "--force", "--quorum-lost"],
             &["clusterctl", "doctor"],
             &["clusterctl", "chaos", "--faults", "kill,pause-kill", "--replicas", "5", "--nodes", "5", "--seed", "7"],
             &["clusterctl", "bench", "--rate", "5000", "--for", "30s", "--way", "streams", "--seed", "7"],
@@ -321,6 +329,9 @@ mod tests {
             &["clusterctl", "shard", "move", "3", "--to", "n4"],
             &["clusterctl", "shard", "transfer-leader", "one"],
             &["clusterctl", "shard", "check"],
+            &["clusterctl", "recover", "shards"],
+            &["clusterctl", "recover", "shard", "--all"],
+            &["clusterctl", "node", "remove", "n4", "--quorum-lost"],
             &["clusterctl", "shard", "check", "3", "--all"],
             &["clusterctl", "ring", "plan"],
             &["clusterctl", "ring", "plan", "--add", "n4:zone:0"],

@@ -326,13 +326,16 @@ impl Node {
 
     /// Starts every loop.
     fn begin(&self, link: Listener, metrics: Listener) -> Result<(), StartError> {
-        use super::{failover, host, join, log_budget, pulse, reconciler, reserve, rollout, server, stretch, versions};
+        use super::{
+            confirm, failover, host, join, log_budget, pulse, reconciler, reserve, rollout, server, stretch, versions,
+        };
         let inner = &self.inner;
         server::serve_link(inner, link).map_err(|source| StartError::Io { what: "link.tls", source })?;
         server::serve_metrics(inner, metrics);
         inner.spawn(inner.link.book().clone().save_changes(inner.threads.clone()));
         inner.spawn(host::follow_meta(inner.clone()));
         inner.spawn(host::run(inner.clone()));
+        inner.spawn(confirm::run(inner.clone()));
         inner.spawn(host::seek(inner.clone()));
         inner.spawn(versions::run(inner.clone()));
         inner.spawn(join::run(inner.clone()));

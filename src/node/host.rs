@@ -44,6 +44,7 @@ impl Inner {
                 true
             }
         });
+        self.shards.see_recoveries(&state, !self.may_have_recovered(&state));
         planted::tell_streams(state.settings.policy.max_streams);
         self.meta.now.store(state);
         self.meta.changes.send_replace(());
@@ -98,7 +99,11 @@ pub(super) async fn run(inner: Arc<Inner>) {
         losses.mark_unchanged();
         let had = inner.shards.ids();
         inner.shards.mend(&inner.ear.forsworn()).await;
+        inner.shards.rest(&wanted).await;
         inner.shards.open(&wanted, &meta).await;
+        if inner.shards.gives_votes() {
+            inner.shards.go_on_alone(&meta).await;
+        }
         begin_meta(&inner).await;
         inner.shards.initialize(&meta).await;
         // A fresh meta replica learns nothing before the group has taken it in; one that was voted out learns nothing any more, not

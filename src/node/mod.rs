@@ -9,6 +9,7 @@
 //! | [`link`] | lanes to the other nodes, and the handshake |
 //! | [`meta`] | the replicated state of the cluster itself: pure |
 //! | [`shards`], `host`, `mend` | the replicas that run here, as the meta state says; what becomes of those that fail |
+//! | `confirm` | no votes before it is known what has become of the cluster |
 //! | [`gossip`], `pulse`, [`leaders`] | what the nodes tell each other: who lives, who leads, how replicas are |
 //! | `heat` | what the shards cost that are led here |
 //! | `reconciler` | carries out the planner's steps for the groups that are led here |
@@ -36,6 +37,7 @@ mod belonging;
 pub mod bootstrap;
 mod bound;
 pub mod config;
+mod confirm;
 mod core;
 mod failover;
 pub mod folder;

@@ -48,6 +48,7 @@ use super::meta::{MetaState, Replicated};
 use super::storage::{Lost, MayHaveLost};
 
 mod hosted;
+mod recover;
 
 use hosted::Handle;
 pub use hosted::{Hosted, MetaGroup, ShardGroup};
@@ -158,6 +159,8 @@ pub struct Wanted {
     pub run: BTreeMap<ReplicaId, GroupId>,
     /// To be destroyed, with their groups.
     pub destroy: BTreeMap<ReplicaId, GroupId>,
+    /// Left behind by a recovery: not to be run, nor destroyed yet.
+    pub rest: BTreeMap<ReplicaId, GroupId>,
 }
 
 impl Wanted {
@@ -166,7 +169,8 @@ impl Wanted {
         let run: BTreeMap<ReplicaId, GroupId> = meta.hosted_by(node).map(|(group, replica)| (replica, group)).collect();
         let destroy: BTreeMap<ReplicaId, GroupId> =
             meta.dismissed_on(node).map(|(group, replica)| (replica, group)).collect();
-        let mut wanted = Self { run, destroy };
+        let rest = meta.resting_on(node).map(|(group, replica)| (replica, group)).collect();
+        let mut wanted = Self { run, destroy, rest };
         // Before the meta state says anything, the data folder does.
         if meta.cluster.is_none() {
             wanted.run.extend(first_meta.iter().map(|replica| (*replica, GroupId::META)));
@@ -411,8 +415,10 @@ impl Shards {
                 self.mender.opened(replica, self.parts.clock.monotonic());
                 self.change(|table| {
                     table.failed.remove(&replica);
-                    table.open.entry(group).or_default().push(hosted);
+                    table.open.entry(group).or_default().push(hosted.clone());
                 });
+                // Votes may be given since it was made.
+                hosted.let_stand(!self.parts.switchboard.is_held(group));
             }
             Err(error) => self.not_opened(group, replica, error).await,
         }

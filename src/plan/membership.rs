@@ -38,6 +38,11 @@ impl Membership {
         self.has_voter(replica) || self.learners.contains(&replica)
     }
 
+    /// The sets of voters of which each has to agree: the new one, and while the membership is joint the old one.
+    pub fn sets(&self) -> impl Iterator<Item = &BTreeSet<ReplicaId>> {
+        std::iter::once(&self.voters).chain(&self.leaving)
+    }
+
     /// Whether the replica is a voter, old or new.
     pub fn has_voter(&self, replica: ReplicaId) -> bool {
         self.voters.contains(&replica) || self.leaving.as_ref().is_some_and(|old| old.contains(&replica))

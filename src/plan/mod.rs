@@ -47,13 +47,14 @@
 //! # Caveats
 //!
 //! A group whose founder is lost for good before it was initialized stays as it is: nobody can know that it never was.
-//! A group that has lost its quorum for good waits too; giving up its data is an operator's decision, never a plan's.
+//! A group that has lost its quorum for good waits too; giving up its data is an operator's decision ([`Recovery`]), never a plan's.
 
 pub mod balance;
 mod membership;
 mod next;
 mod observed;
 mod recorded;
+mod recovery;
 pub mod rollout;
 mod step;
 #[cfg(test)]
@@ -63,4 +64,5 @@ pub use membership::{Membership, MembershipId};
 pub use next::next;
 pub use observed::{Leadership, Observed, Sighting};
 pub use recorded::{Allotted, Founding, NotReplaced, REPLICAS_MAX, Recorded};
+pub use recovery::Recovery;
 pub use step::{Duty, Limits, Next, Step, Wait};

@@ -322,4 +322,14 @@ impl AdminService for Admin {
         self.known(request.shard)?;
         Ok(Response::new(self.0.move_replica(request).await?))
     }
+
+    async fn recover_shard(
+        &self,
+        request: Request<v1::RecoverShardRequest>,
+    ) -> Result<Response<v1::RecoverShardResponse>, Status> {
+        let request = request.into_inner();
+        wanted::recover_shard(&request)?;
+        self.known(request.shard)?;
+        Ok(Response::new(self.0.recover_shard(request).await?))
+    }
 }

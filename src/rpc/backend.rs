@@ -251,6 +251,10 @@ pub trait Operations: Send + Sync + 'static {
     async fn move_replica(&self, _request: v1::MoveReplicaRequest) -> Result<v1::MoveReplicaResponse, Fault> {
         Err(unserved("MoveReplica"))
     }
+    /// Has a shard without a quorum go on with one replica.
+    async fn recover_shard(&self, _request: v1::RecoverShardRequest) -> Result<v1::RecoverShardResponse, Fault> {
+        Err(unserved("RecoverShard"))
+    }
     /// The node that answers, by name.
     fn name(&self) -> String;
     /// How many shards there are; `None` before there is a cluster.

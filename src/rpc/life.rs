@@ -67,7 +67,7 @@ impl Operator {
         }
     }
 
-    fn node_named(&self, meta: &MetaState, name: &str) -> Result<NodeId, Fault> {
+    pub(super) fn node_named(&self, meta: &MetaState, name: &str) -> Result<NodeId, Fault> {
         let numbered = || name.parse().ok().map(NodeId).filter(|node| meta.nodes.contains_key(node));
         let found = meta.node_named(name).or_else(numbered);
         found.ok_or_else(|| Fault::not_found(format!("node named {name:?}")))
@@ -198,7 +198,7 @@ impl Operator {
         }
         let decide = |meta: &MetaState| {
             if request.force && !meta.is_removed(node) {
-                self.may_be_lost(meta, node)?;
+                self.may_be_lost(meta, node, request.quorum_lost)?;
                 return Ok(Command::Remove { node, lost: Some(meta.epoch) });
             }
             let would_go = meta.nodes.get(&node).is_some_and(|record| match record.intent {
@@ -217,14 +217,16 @@ impl Operator {
     }
 
     /// Whether a node may be counted as lost with all that it holds: it is dead, and every group that it votes in has a quorum of
-    /// voters that live without it.
-    fn may_be_lost(&self, meta: &MetaState, node: NodeId) -> Result<(), Fault> {
+    /// voters that live without it; `quorum_lost`: shards may have none, for they are to be recovered.
+    fn may_be_lost(&self, meta: &MetaState, node: NodeId, quorum_lost: bool) -> Result<(), Fault> {
         let name = meta.name_of(node);
         self.judge_dead(meta, node, "drain it, and remove it when it holds nothing")?;
         let told = self.told(meta);
         let part = told.values().flatten().filter(|told| self.takes_part(told));
         let taking_part = part.map(|(_, _, replica)| (replica.group, replica.replica)).collect();
-        let groups: Vec<String> = without_quorum(meta, node, &taking_part).into_iter().map(group_name).collect();
+        let groups = without_quorum(meta, node, &taking_part).into_iter();
+        let groups: Vec<String> =
+            groups.filter(|group| !quorum_lost || *group == GroupId::META).map(group_name).collect();
         if groups.is_empty() {
             return Ok(());
         }
@@ -232,7 +234,8 @@ impl Operator {
             (groups.iter().take(8).cloned().collect::<Vec<_>>().join(", "), groups.len().saturating_sub(8));
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
         Err(Fault::cluster_state(format!(
-            "without {name} these have no quorum of voters that live: {first}{more}. Nothing was changed"
+            "without {name} these have no quorum of voters that live: {first}{more}. Nothing was changed. If the others are gone for good \
+             too, say that the quorum is lost, and recover the shards then"
         )))
     }
 

@@ -43,6 +43,7 @@ mod operator;
 mod page;
 mod plans;
 mod progress;
+mod recovery;
 mod replacement;
 mod routed;
 mod serve;

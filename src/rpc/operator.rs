@@ -468,6 +468,10 @@ impl Operations for Operator {
         self.move_one(request).await
     }
 
+    async fn recover_shard(&self, request: v1::RecoverShardRequest) -> Result<v1::RecoverShardResponse, Fault> {
+        self.recover(request).await
+    }
+
     async fn settings(&self) -> Result<Settings, Fault> {
         Ok(self.meta()?.settings.clone())
     }

@@ -37,7 +37,7 @@ const STREAM: &str = "ReportProgressStream";
 const BODY_MAX: Duration = Duration::from_secs(10);
 
 /// The methods that are counted by name; all else is `other`.
-const METHODS: [&str; 42] = [
+const METHODS: [&str; 43] = [
     "StartView",
     "ReportProgress",
     "ReportProgressStream",
@@ -80,6 +80,7 @@ const METHODS: [&str; 42] = [
     "ResumePlan",
     "CancelPlan",
     "MoveReplica",
+    "RecoverShard",
 ];
 
 /// Puts [`Tally`] around a service.

@@ -105,3 +105,9 @@ pub(super) fn move_replica(request: &v1::MoveReplicaRequest) -> Result<(), Fault
     name(&mut fields, "to_node", &request.to_node);
     fields.finish()
 }
+
+pub(super) fn recover_shard(request: &v1::RecoverShardRequest) -> Result<(), Fault> {
+    let mut fields = Fields::default();
+    name(&mut fields, "from_node", &request.from_node);
+    fields.finish()
+}

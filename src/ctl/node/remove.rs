@@ -18,14 +18,17 @@ pub(in crate::ctl) struct Options {
     /// It is dead for good: what it holds is made anew elsewhere
     #[arg(long)]
     force: bool,
+    /// Also where shards have no quorum without it: they are to be recovered
+    #[arg(long, requires = "force")]
+    quorum_lost: bool,
     #[command(flatten)]
     how: How,
 }
 
 pub(super) async fn run(context: &Context, options: Options) -> Result<(), Failure> {
-    let Options { node, force, how } = options;
+    let Options { node, force, quorum_lost, how } = options;
     change(context, how, async |admin: AdminClient, validate_only| {
-        let request = v1::RemoveNodeRequest { node: node.clone(), force, validate_only };
+        let request = v1::RemoveNodeRequest { node: node.clone(), force, validate_only, quorum_lost };
         let answer = admin.remove_node(request).await?;
         let what = match answer.replicas {
             0 => format!("Node {node}, which holds nothing, is taken out for good"),

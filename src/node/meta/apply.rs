@@ -45,6 +45,7 @@ impl MetaState {
                     Ok(Change::Something)
                 }
             }
+            Command::Recover { group, version, survivor } => self.recover(group, version, survivor),
             life => self.apply_life(life),
         };
         let epoch = self.epoch;
@@ -67,7 +68,7 @@ impl MetaState {
     }
 
     /// The group's record, if it is still the version that the planner saw.
-    fn seen(&mut self, group: GroupId, version: u64) -> Result<&mut GroupRecord, Refusal> {
+    pub(super) fn seen(&mut self, group: GroupId, version: u64) -> Result<&mut GroupRecord, Refusal> {
         match self.groups.get_mut(&group) {
             None => Err(Refusal::UnknownGroup),
             Some(record) if record.version != version => Err(Refusal::Outdated),
@@ -124,6 +125,10 @@ impl MetaState {
 
     fn record_membership(&mut self, group: GroupId, membership: Membership) -> Result<Change, Refusal> {
         let record = self.groups.get_mut(&group).ok_or(Refusal::UnknownGroup)?;
+        if record.recovery.as_ref().is_some_and(|recovery| !recovery.admits_all(&membership)) {
+            // Told by a leader of before, which has not heard that it is none.
+            return Err(Refusal::Outdated);
+        }
         if !record.recorded.record(membership) {
             return Ok(Change::Nothing);
         }
@@ -306,5 +311,6 @@ fn first_set(all: &[(ReplicaId, NodeId)], voters: &[(ReplicaId, NodeId)], founde
     let replicas: BTreeMap<ReplicaId, Allotted> =
         all.iter().map(|(replica, node)| (*replica, Allotted::on(*node, true))).collect();
     let founding = Founding { voters: voters.iter().map(|(replica, _)| *replica).collect(), founder };
-    GroupRecord { version: 1, recorded: Recorded { founding: Some(founding), replicas, membership: None } }
+    let recorded = Recorded { founding: Some(founding), replicas, membership: None };
+    GroupRecord { version: 1, recorded, recovery: None }
 }

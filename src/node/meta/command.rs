@@ -270,6 +270,19 @@ pub enum Command {
         #[n(1)]
         lives: NodeId,
     },
+    /// An operator has given up most voters of a shard: one that is left goes on alone.
+    #[n(23)]
+    Recover {
+        /// Which group: a shard's.
+        #[n(0)]
+        group: GroupId,
+        /// The version of its record that it was decided on.
+        #[n(1)]
+        version: u64,
+        /// The one that is left.
+        #[n(2)]
+        survivor: ReplicaId,
+    },
 }
 
 impl Command {
@@ -315,6 +328,7 @@ impl Command {
             | Self::ForgetNode { .. }
             | Self::Spare { .. }
             | Self::SetMetaWanted { .. } => Some(Feature::NodeLife),
+            Self::Recover { .. } => Some(Feature::Recovery),
         }
     }
 }
@@ -439,4 +453,8 @@ pub enum Refusal {
     #[error("the node is held: it is given up only when an operator says so")]
     #[n(20)]
     Held,
+    /// The group may have a quorum.
+    #[error("most of its voters are on nodes that are neither removed nor given up: it may have a quorum")]
+    #[n(21)]
+    HasQuorum,
 }

@@ -21,6 +21,7 @@
 //! - What came with a version (changes of the placement, given-up nodes and the like) is neither done nor written under
 //!   earlier ones.
 //! - A removed node never comes back under its id, not even after it was forgotten.
+//! - A group that was recovered never again has a member that was given out before, but for the one that was left.
 //!
 //! # Caveats
 //!
@@ -31,13 +32,14 @@ mod command;
 mod life;
 mod lifecycle;
 mod machine;
+mod recovery;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Epoch, GroupId, NodeId, ReplicaId, ShardId};
-use crate::plan::Recorded;
+use crate::plan::{Recorded, Recovery};
 use crate::ring::{Member, Placement, Replicas, Rules, ShardCount, Weight, Zone};
 use crate::versions::{ClusterVersion, Feature};
 use crate::view::Settings;
@@ -136,6 +138,17 @@ pub struct GroupRecord {
     /// What was decided and recorded.
     #[n(1)]
     pub recorded: Recorded,
+    /// The last time that it had to go on with one that was left; `None`: never, and always so under versions without
+    /// [`Feature::Recovery`].
+    #[n(2)]
+    pub recovery: Option<Recovery>,
+}
+
+impl GroupRecord {
+    /// Whether a replica may still belong to the group: no recovery has left it behind.
+    pub fn admits(&self, replica: ReplicaId) -> bool {
+        self.recovery.as_ref().is_none_or(|recovery| recovery.admits(replica))
+    }
 }
 
 /// The meta group's state.
@@ -269,7 +282,9 @@ impl MetaState {
     pub fn hosted_by(&self, node: NodeId) -> impl Iterator<Item = (GroupId, ReplicaId)> + '_ {
         self.groups.iter().flat_map(move |(group, record)| {
             let here = record.recorded.replicas.iter();
-            let here = here.filter(move |(_, allotted)| allotted.node == node && allotted.dismissed_by.is_none());
+            let here = here.filter(move |(replica, allotted)| {
+                allotted.node == node && allotted.dismissed_by.is_none() && record.admits(**replica)
+            });
             here.map(|(replica, _)| (*group, *replica))
         })
     }

@@ -145,6 +145,11 @@ impl Hosted {
         either!(self, group => group.broken())
     }
 
+    /// Whether it may stand by itself; see [`Group::let_stand`].
+    pub(super) fn let_stand(&self, may: bool) {
+        either!(self, group => group.let_stand(may));
+    }
+
     /// Ends it; see [`Group::stop`].
     pub(super) async fn stop(&self) {
         either!(self, group => group.stop().await);

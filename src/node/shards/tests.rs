@@ -44,7 +44,7 @@ fn group() -> GroupId {
 }
 
 fn wanted() -> Wanted {
-    Wanted { run: BTreeMap::from([(REPLICA, group())]), destroy: BTreeMap::new() }
+    Wanted { run: BTreeMap::from([(REPLICA, group())]), ..Wanted::default() }
 }
 
 fn log_config(segment_bytes: u64, replicas_max: usize) -> wal::Config {
@@ -146,7 +146,7 @@ async fn what_an_older_meta_state_wanted_is_not_told_of_as_failed_for_ever() {
     rig.shards.parts.wal.forget(REPLICA).unwrap().await.unwrap();
     rig.open().await;
     assert!(rig.shards.failed()[&REPLICA].retired, "its id is used up");
-    let destroyed = Wanted { run: BTreeMap::new(), destroy: wanted().run };
+    let destroyed = Wanted { destroy: wanted().run, ..Wanted::default() };
     rig.shards.open(&destroyed, &MetaState::default()).await;
     assert!(rig.shards.failed().contains_key(&REPLICA), "meta has yet to hear of its end");
     rig.shards.open(&Wanted::default(), &MetaState::default()).await;
@@ -260,7 +260,7 @@ async fn a_replica_that_does_not_end_keeps_nobody_waiting_and_is_not_destroyed_b
     tokio::time::timeout(patience, rig.shards.mend(&none)).await.expect("nobody waits for it");
     assert!(rig.shards.failed()[&REPLICA].retired);
     assert!(!rig.shards.parts.wal.is_forgotten(REPLICA), "it may still write");
-    let dismissed = Wanted { run: BTreeMap::new(), destroy: BTreeMap::from([(REPLICA, group())]) };
+    let dismissed = Wanted { destroy: BTreeMap::from([(REPLICA, group())]), ..Wanted::default() };
     assert!(rig.shards.destroy(&dismissed).await.is_empty());
 
     drop(release);
@@ -307,7 +307,7 @@ async fn idle_shards_do_not_hold_back_the_log_beyond_its_budget() {
     let replica = |shard: u64| ReplicaId(10 + shard);
     let group = |shard: u64| GroupId::from(ShardId(u32::try_from(shard).unwrap()));
     let run = (0..SHARDS).map(|shard| (replica(shard), group(shard))).collect();
-    rig.shards.open(&Wanted { run, destroy: BTreeMap::new() }, &MetaState::default()).await;
+    rig.shards.open(&Wanted { run, ..Wanted::default() }, &MetaState::default()).await;
     let mut views = 0;
     let mut write = async |shard: u64, commands: u64| {
         let hosted = rig.shards.exactly(group(shard), replica(shard)).unwrap();

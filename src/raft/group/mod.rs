@@ -230,6 +230,8 @@ impl<M: Machine> Group<M> {
             term,
             leader,
             last_log: metrics.last_log_index,
+            last_log_term: self.inner.raft.data_metrics().borrow_watched().last_log.map(|id| id.leader_id.term),
+            leader_heard_ms_ago: self.inner.promise.heard_ms_ago(),
             // openraft's own figures lag behind what is told here of the state.
             applied: applied.map(|id| id.index),
             checkpointed: checkpointed.meta.and_then(|meta| meta.last_log_id).map(|id| id.index),
@@ -332,6 +334,11 @@ impl<M: Machine> Group<M> {
             None => u128::from(led_ms) > silence.as_millis(),
         };
         !alone && led_ms.is_some_and(is_silent)
+    }
+
+    /// Whether it may stand for election when its own timer runs out; see [`Switchboard::is_held`].
+    pub fn let_stand(&self, may: bool) {
+        self.inner.raft.runtime_config().elect(may);
     }
 
     /// Ends the replica: no frame reaches it any more, its tasks end, whoever waits is told. To be called once it is

@@ -60,7 +60,9 @@ pub async fn make_sole_voter(wal: &Wal, replica: ReplicaId, node: NodeId) -> Res
     let id = log_id(term, last.index + 1);
     let payload = codec::encode_payload(&Payload::Membership(alone(replica, node).map_err(failed)?));
     let (told, durable) = tokio::sync::oneshot::channel();
-    let done = Box::new(move |written| drop(told.send(written)));
+    let done = Box::new(move |written| {
+        let _ = told.send(written);
+    });
     wal.append(replica, vec![Record { id: to_wal(id), payload }], done).map_err(|e| failed(e.to_string()))?;
     match durable.await {
         Ok(Ok(())) => Ok(id),

@@ -151,7 +151,8 @@ async fn assemble<M: Machine>(
     };
     let promise = Arc::new(Promise::new(&config));
     let state = Replica::new(group, Arc::clone(&core), parts.wal.clone(), config.snapshot_lease_ms);
-    let openraft = Arc::new(config.openraft(format!("group {group}"))?);
+    let openraft = config.openraft(format!("group {group}"))?;
+    let openraft = Arc::new(openraft::Config { enable_elect: !parts.switchboard.is_held(group), ..openraft });
     let raft =
         Raft::new(replica.0, openraft, peers.clone(), log, state).await.map_err(|error| match core.broken() {
             Some(Broken { cause: Cause::Lost, why }) => StartError::Retired { replica, why },

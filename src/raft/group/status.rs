@@ -82,6 +82,8 @@ pub struct GroupStatus {
     pub leader: Option<LeaderHint>,
     /// The index of its last log entry.
     pub last_log: Option<u64>,
+    /// The term of its last log entry: of two logs the one with the higher term goes further, then the longer one.
+    pub last_log_term: Option<u64>,
     /// The index of the last entry that it has applied.
     pub applied: Option<u64>,
     /// The index that the newest checkpoint covers.
@@ -107,6 +109,8 @@ pub struct GroupStatus {
     pub progress: BTreeMap<ReplicaId, Progress>,
     /// Replicas that lack what they had acknowledged to this one: they have to be replaced.
     pub forsworn: BTreeSet<ReplicaId>,
+    /// Milliseconds since it heard a leader; `None`: not since it was opened, or it leads.
+    pub leader_heard_ms_ago: Option<u64>,
     /// Milliseconds since a quorum last answered, on the leader.
     pub quorum_acked_ms_ago: Option<u64>,
     /// Commands that wait to be proposed.

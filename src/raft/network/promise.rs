@@ -29,13 +29,15 @@ struct Owed {
     until: Instant,
     /// What the leader asked for last.
     lease: Duration,
+    /// When a leader was heard last.
+    heard: Option<Instant>,
 }
 
 impl Promise {
     /// Nothing is owed: the node makes no replica before what the process before it owed has lapsed.
     pub(crate) fn new(config: &Arc<GroupConfig>) -> Self {
         let untold = config.lease_untold();
-        Self { owed: Mutex::new(Owed { until: Instant::now(), lease: untold }), untold }
+        Self { owed: Mutex::new(Owed { until: Instant::now(), lease: untold, heard: None }), untold }
     }
 
     /// A leader is heard that asks for a lease of so many milliseconds; `None`: it doesn't say how long. To be told before the
@@ -53,7 +55,14 @@ impl Promise {
     fn owe(&self, lease: Duration, now: Instant) {
         let mut owed = self.owed.lock();
         owed.lease = lease;
+        owed.heard = Some(now);
         owed.until = owed.until.max(now + lease);
+    }
+
+    /// How long ago a leader was heard last; `None`: not since the replica was opened.
+    pub(crate) fn heard_ms_ago(&self) -> Option<u64> {
+        let heard = self.owed.lock().heard?;
+        Some(u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     /// For how much longer the replica helps nobody else.

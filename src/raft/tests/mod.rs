@@ -207,6 +207,10 @@ impl<M: TestMachine> TestNode<M> {
         self.live().group.clone().expect("the replica runs")
     }
 
+    pub(crate) fn switchboard(&self) -> Arc<Switchboard> {
+        Arc::clone(&self.live().switchboard)
+    }
+
     pub(crate) fn wal(&self) -> Wal {
         self.live().wal.clone()
     }

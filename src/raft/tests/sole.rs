@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{LONG, Tally, TestCluster, TestNode, config, eventually, wal_config};
+use super::{GROUP, LONG, Tally, TestCluster, TestNode, config, eventually, wal_config};
 use crate::fs::LyingFs;
 use crate::ids::{NodeId, ReplicaId};
+use crate::plan::Recovery;
 use crate::raft::{Outcome, Role, SoleError, make_sole_voter};
 use crate::wal::Wal;
 
@@ -93,6 +94,44 @@ async fn it_goes_on_from_a_checkpoint_and_in_the_middle_of_a_change_of_voters_to
     cluster.commit(30).await;
     cluster.all_have(&(0..31).collect::<Vec<u64>>()).await;
     assert_eq!(cluster.nodes[&leader].group().leadership().0, Role::Leader);
+    cluster.end().await;
+}
+
+/// Two that were left behind come back with their old members, which have a quorum among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_holds_its_votes_back_neither_leads_nor_helps_and_who_was_left_behind_is_not_heard() {
+    let mut cluster = TestCluster::<Tally>::form(3, config()).await;
+    cluster.commit(0).await;
+    let ids: Vec<u64> = cluster.nodes.keys().copied().collect();
+    for id in &ids {
+        cluster.node(*id).end().await;
+        cluster.node(*id).boot();
+        cluster.node(*id).switchboard().hold_votes();
+        cluster.node(*id).try_start().await.expect("it starts");
+    }
+    let group = |cluster: &TestCluster<Tally>, id: u64| cluster.nodes[&id].group();
+    let (first, second) = (group(&cluster, 1), group(&cluster, 2));
+    assert!(!first.stand(Duration::ZERO, Duration::from_millis(800)).await, "nobody votes for it, itself included");
+    assert_ne!(first.leadership().0, Role::Leader);
+    // The first is the one that goes on; it gives votes, and hears none of the others any more.
+    let recovery = Recovery { survivor: ReplicaId(11), fresh: ReplicaId(100), before: Recovery::alone(ReplicaId(11)) };
+    let switchboard = cluster.node(1).switchboard();
+    switchboard.admit_only([(GROUP, recovery)].into());
+    switchboard.give_votes();
+    switchboard.hold_votes();
+    assert!(switchboard.gives_votes() && !switchboard.is_held(GROUP), "once they are given they are never held again");
+    second.let_stand(true);
+    assert!(!second.stand(Duration::ZERO, Duration::from_millis(800)).await, "one holds back, the other doesn't hear");
+    assert_ne!(second.leadership().0, Role::Leader);
+    // With the votes of those that were held back there is a leader.
+    for id in [2, 3] {
+        cluster.node(id).switchboard().give_votes();
+        group(&cluster, id).let_stand(true);
+    }
+    let led = eventually("one of the two leads", || {
+        [2, 3].into_iter().find(|id| group(&cluster, *id).leadership().0 == Role::Leader)
+    });
+    led.await;
     cluster.end().await;
 }
 

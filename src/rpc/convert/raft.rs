@@ -33,5 +33,7 @@ pub(in crate::rpc) fn raft_state(status: &GroupStatus, name: impl Fn(NodeId) -> 
         quorum_ms_ago: status.quorum_acked_ms_ago,
         queued_commands: status.queued_commands as u64,
         stopped: status.stopped.clone().unwrap_or_default(),
+        last_log_term: status.last_log_term,
+        leader_heard_ms_ago: status.leader_heard_ms_ago.filter(|_| status.role != crate::raft::Role::Leader),
     }
 }

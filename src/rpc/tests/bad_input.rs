@@ -287,6 +287,7 @@ async fn calls_for_nodes_that_come_and_go_name_every_bad_field() {
         }) => ["replication_factor", "slack_permille", "grace_ms"];
         move_replica(v1::MoveReplicaRequest { shard: 0, from_node: long(), ..Default::default() })
             => ["from_node", "to_node"];
+        recover_shard(v1::RecoverShardRequest::default()) => ["from_node"];
     }
 }
 
