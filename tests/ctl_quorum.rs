@@ -11,6 +11,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use playhead::local::Endpoints;
 use playhead::proto::v1;
 use program::{json, run};
 use support::{Cluster, Result, film};
@@ -101,6 +102,10 @@ async fn shards_without_a_quorum_are_named_and_all_others_are_served() -> Result
     assert_eq!(unled, dead);
     let asking = accounts.iter().map(|(shard, account)| told_as_it_is(&at, *shard, account, dead.contains(shard)));
     futures::future::join_all(asking).await;
+    let there = cluster.local.names().into_iter().filter(|node| !gone.contains(node));
+    let there: Vec<_> = there.filter_map(|node| cluster.local.endpoints(&node).cloned()).collect();
+    let of = |endpoint: fn(&Endpoints) -> &str| there.iter().map(endpoint).collect::<Vec<_>>().join(",");
+    let at = format!("{};admin={}", of(|e| &e.client), of(|e| &e.admin));
     let before = replicas(&at).await;
     recovered(&at, &gone, &dead).await;
     for (shard, account) in &accounts {

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, Command};
 use playhead::ambient::{SystemClock, random_u64};
 use playhead::node::config::{Config, FIELDS, LogFormat, Sources, load};
 use playhead::node::supervisor::Supervisor;
-use playhead::node::{Node, Seeds, Started};
+use playhead::node::{MetaLeft, Node, Seeds, Started};
 use playhead::rpc::faces;
 use playhead::telemetry;
 
@@ -26,6 +26,13 @@ fn command() -> Command {
         .about("A node of a playhead cluster. Every setting can stand in the file, in PLAYHEAD_... or in a flag.")
         .arg(file)
         .arg(dump.help("Print the settings that came out of defaults, file, environment and flags, and end"));
+    let recover = Arg::new("recover-meta").long("recover-meta").action(ArgAction::SetTrue);
+    let yes = Arg::new("yes").long("yes").action(ArgAction::SetTrue).requires("recover-meta");
+    let base =
+        base.arg(recover.help(
+            "Say what this stopped node has left of the meta group, and with --yes have it go on alone; and end",
+        ))
+        .arg(yes.help("With --recover-meta: do it. Most voters of the meta group must be gone for good"));
     FIELDS.iter().fold(base, |command, field| {
         let default = if field.default.is_empty() { "empty" } else { field.default };
         let help = format!("{} [{}] [default: {default}]", field.doc, field.accepted);
@@ -39,7 +46,15 @@ fn command() -> Command {
     })
 }
 
-fn configuration() -> anyhow::Result<Option<Config>> {
+/// What the process is started for.
+enum Task {
+    /// To be a node.
+    Serve,
+    /// To have the meta group go on with what is left here, if the operator says so.
+    RecoverMeta { yes: bool },
+}
+
+fn configuration() -> anyhow::Result<Option<(Config, Task)>> {
     let matches = command().get_matches();
     let flags: BTreeMap<String, String> = FIELDS
         .iter()
@@ -51,11 +66,15 @@ fn configuration() -> anyhow::Result<Option<Config>> {
         print!("{}", config.dump());
         return Ok(None);
     }
-    Ok(Some(config))
+    let task = match matches.get_flag("recover-meta") {
+        true => Task::RecoverMeta { yes: matches.get_flag("yes") },
+        false => Task::Serve,
+    };
+    Ok(Some((config, task)))
 }
 
 fn main() -> ExitCode {
-    let config = match configuration() {
+    let (config, task) = match configuration() {
         Ok(Some(config)) => config,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => {
@@ -63,6 +82,15 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Task::RecoverMeta { yes } = task {
+        return match recover_meta(&config, yes) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("playhead: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -70,6 +98,34 @@ fn main() -> ExitCode {
             if error.is::<Removed>() { ExitCode::from(REMOVED) } else { ExitCode::FAILURE }
         }
     }
+}
+
+fn recover_meta(config: &Config, yes: bool) -> anyhow::Result<()> {
+    let seeds = Seeds { node: random_u64(), jitter: random_u64() };
+    let left = MetaLeft::open(config, Arc::new(SystemClock::new()), seeds)?;
+    let (term, index) = left.end;
+    println!("cluster {}, node {}", left.cluster, left.node);
+    println!("replica {} of the meta group: its log ends with entry {index} of term {term}", left.replica);
+    println!();
+    println!("It can go on alone when most voters of the meta group are gone for good. Of all");
+    println!("folders that are left take the one whose log ends last: the higher term, then");
+    println!("the higher entry. What the others had acknowledged without it is lost: changes");
+    println!("of nodes, placement, rules, settings and versions; nothing of accounts.");
+    println!("Every other node that voted must stay off until its folder is wiped, or until");
+    println!("this node runs and has removed it: two of them would be a meta group by");
+    println!("themselves.");
+    if yes {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(left.go_on_alone())?;
+        println!();
+        println!("done: start this node. Then, for each node that is gone:");
+        println!("clusterctl node remove NAME --force --quorum-lost; at last");
+        println!("clusterctl recover shards --all");
+    } else {
+        println!();
+        println!("nothing was done: add --yes");
+    }
+    left.close();
+    Ok(())
 }
 
 /// The exit code of a node that was removed from its cluster: starting it again as it is helps nothing.

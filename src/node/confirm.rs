@@ -57,7 +57,12 @@ pub(super) async fn run(inner: Arc<Inner>) {
             }
         }
     };
-    while inner.meta.now.load().epoch < committed {
+    loop {
+        let meta = inner.meta.now.load_full();
+        // Whoever has answered may be of a meta group that was left behind itself.
+        if meta.epoch >= committed && !meta.is_of_before(inner.ear.newest_epoch()) {
+            break;
+        }
         let _ = tokio::time::timeout(LOOK, changes.changed()).await;
     }
     inner.shards.give_votes();

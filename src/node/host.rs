@@ -136,13 +136,14 @@ struct Progress {
 }
 
 impl Progress {
-    /// Whether others have told of a newer epoch than this state's, and it has stood still for longer than news take.
+    /// Whether others have told of a newer epoch than this state's, and it has stood still for longer than news take; or of one that it can
+    /// never come to by itself.
     fn is_left_behind(&mut self, meta: &MetaState, told: Epoch, now: MonotonicMs) -> bool {
         let (_, since) = match self.seen {
             Some(seen) if seen.0 == meta.revision => seen,
             _ => *self.seen.insert((meta.revision, now)),
         };
-        told > meta.epoch && now.since(since) >= STILL_MS
+        meta.is_of_before(told) || (told > meta.epoch && now.since(since) >= STILL_MS)
     }
 }
 
@@ -227,5 +228,6 @@ mod tests {
         assert!(!progress.is_left_behind(&meta(8, 3), Epoch(4), at(9500)));
         assert!(progress.is_left_behind(&meta(8, 3), Epoch(4), at(10_100)));
         assert!(!progress.is_left_behind(&meta(9, 4), Epoch(4), at(10_200)));
+        assert!(progress.is_left_behind(&meta(9, 4), Epoch(4 + (1 << 20)), at(10_300)), "of another meta group");
     }
 }

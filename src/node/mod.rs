@@ -16,6 +16,7 @@
 //! | `log_budget`, `reserve` | keep the log within its budget, and some of the disk free |
 //! | [`router`] | brings each call to where it can be answered |
 //! | [`bootstrap`] | makes a cluster of nodes that have none |
+//! | `recover_meta` | a folder's replica of the meta group goes on alone |
 //! | [`join`], [`rollout`] | lets nodes into a cluster that runs; brings it, shard by shard, to what its nodes ask for |
 //! | `core`, `server`, `signals` | puts it together, starts it and stops it |
 //!
@@ -54,6 +55,7 @@ mod mend;
 pub mod meta;
 mod pulse;
 mod reconciler;
+mod recover_meta;
 mod reserve;
 pub mod rollout;
 pub mod router;
@@ -70,6 +72,7 @@ pub mod versions;
 
 pub use self::core::{Node, Seeds, StartError, Started};
 pub use handover::Given;
+pub use recover_meta::{MetaLeft, NotRecovered};
 pub use signals::run_until_signal;
 pub use storage::StorageError;
 pub use surroundings::Surroundings;

@@ -120,6 +120,30 @@ fn log_config(log_mib: u64) -> wal::Config {
     }
 }
 
+fn open_log(
+    fs: Arc<dyn Fs>,
+    node: NodeId,
+    config: &Config,
+    Surroundings { threads, disk, .. }: &Surroundings,
+) -> Result<(Wal, wal::Recovery), StorageError> {
+    let memory_bytes_max = usize::try_from(config.memory_log_entries_mib * MIB).unwrap_or(usize::MAX);
+    let usual = log_config(config.disk_log_mib);
+    let usual = wal::Config { log_id: node.0, memory_bytes_max, threads: threads.clone(), ..usual };
+    Ok(Wal::open(fs, disk.log(usual))?)
+}
+
+/// Opens the log of a node that is not to run, and says whose part of it can be trusted. Blocks: reads the whole log.
+pub(super) fn open_log_alone(
+    folder: Arc<dyn Fs>,
+    node: NodeId,
+    config: &Config,
+    surroundings: &Surroundings,
+) -> Result<(Wal, Vec<ReplicaId>), StorageError> {
+    let (wal, recovery) = open_log(folder.folder("log")?, node, config, surroundings)?;
+    let trusted = recovery.replicas.into_iter().filter(|replica| !recovery.distrusted.contains(replica)).collect();
+    Ok((wal, trusted))
+}
+
 /// Opens both. Blocks: reads the whole log.
 pub(super) fn open(
     folder: Arc<dyn Fs>,
@@ -135,10 +159,7 @@ pub(super) fn open(
         tracing::error!("the log of this node is gone: its replicas will be replaced");
         write_record(&*folder, MARKER, MARKER_MAGIC, &Marker::default())?;
     }
-    let memory_bytes_max = usize::try_from(config.memory_log_entries_mib * MIB).unwrap_or(usize::MAX);
-    let usual = log_config(config.disk_log_mib);
-    let usual = wal::Config { log_id: node.0, memory_bytes_max, threads: threads.clone(), ..usual };
-    let (wal, recovery) = Wal::open(fs, disk.log(usual))?;
+    let (wal, recovery) = open_log(fs, node, config, surroundings)?;
     if let Some(torn) = &recovery.torn {
         tracing::info!(?torn, "the end of the log was torn; no promise was made about it");
     }

@@ -87,7 +87,8 @@ mod types;
 
 pub use group::{
     ChangeError, Changes as GroupChanges, Group, GroupConfig, GroupParts, GroupStatus, InvalidConfig, Members,
-    MembershipId, Progress, SoleError, StartError, Submitted, TransferError, destroy, make_sole_voter,
+    MembershipId, Progress, SoleError, StartError, Submitted, TransferError, destroy, end_of_log, make_sole_voter,
+    make_sole_voter_of_meta,
 };
 pub use known::KnownVersion;
 pub use load::{Load, Pacer, Pressure, Priority};

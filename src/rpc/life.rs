@@ -147,7 +147,7 @@ impl Operator {
             return Err(Fault::cluster_state(format!("{} was removed: add the new node instead", record.name)));
         }
         self.until_agreed_dead(dead).await;
-        self.judge_dead(&meta, dead, "add the new node, then drain and remove this one")?;
+        self.judge_dead(&meta, dead, "add the new node, then drain and remove this one", false)?;
         let newcomer = Newcomer {
             address: request.node_endpoint,
             zone: zone_or_none(&request.zone)?.or(Some(record.zone.clone())),
@@ -220,7 +220,7 @@ impl Operator {
     /// voters that live without it; `quorum_lost`: shards may have none, for they are to be recovered.
     fn may_be_lost(&self, meta: &MetaState, node: NodeId, quorum_lost: bool) -> Result<(), Fault> {
         let name = meta.name_of(node);
-        self.judge_dead(meta, node, "drain it, and remove it when it holds nothing")?;
+        self.judge_dead(meta, node, "drain it, and remove it when it holds nothing", quorum_lost)?;
         let told = self.told(meta);
         let part = told.values().flatten().filter(|told| self.takes_part(told));
         let taking_part = part.map(|(_, _, replica)| (replica.group, replica.replica)).collect();
@@ -240,13 +240,14 @@ impl Operator {
     }
 
     /// Whether a node may be treated as dead: this node hears a majority, not that one, and nobody who is heard here hears it.
-    fn judge_dead(&self, meta: &MetaState, node: NodeId, instead: &str) -> Result<(), Fault> {
+    /// `quorum_lost`: no majority of the nodes may be left to be heard, by an operator's word; the meta group's will do.
+    fn judge_dead(&self, meta: &MetaState, node: NodeId, instead: &str, quorum_lost: bool) -> Result<(), Fault> {
         let name = meta.name_of(node);
         if self.liveness(node) != Liveness::Dead {
             return Err(Fault::cluster_state(format!("{name} is not dead: {instead}")));
         }
         let me = meta.name_of(self.me());
-        if self.parts.ear.is_isolated() {
+        if self.parts.ear.is_isolated() && !quorum_lost {
             return Err(Fault::cluster_state(format!(
                 "{me} hears no majority of the nodes and can't tell whether {name} is dead: ask another node"
             )));
@@ -297,7 +298,7 @@ impl Operator {
         let meta = self.living_meta()?;
         let node = self.node_named(&meta, &request.node)?;
         self.until_agreed_dead(node).await;
-        self.judge_dead(&meta, node, "drain it")?;
+        self.judge_dead(&meta, node, "drain it", false)?;
         let plan = Some(self.change(request.validate_only, |_| Ok(Command::Hurry { node })).await?);
         Ok(v1::GiveUpNodeResponse { plan })
     }

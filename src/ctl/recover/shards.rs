@@ -17,6 +17,7 @@ use super::super::node::{Node, node_name};
 use super::super::output::{number, right, span, table, text};
 use super::super::shard::shards;
 use super::super::text::{plain, short, wrapped};
+use crate::client::AdminClient;
 use crate::proto::v1::{self, get_raft_state_request, get_shard_request::Of};
 
 /// How often it is looked whether a shard is led.
@@ -92,15 +93,16 @@ struct Answer {
 }
 
 pub(super) async fn one(context: &Context, options: One) -> Result<(), Failure> {
-    let recovered = look(context, &living(context).await?, options.shard, options.from.as_deref()).await?;
+    let (nodes, admin) = (living(context).await?, context.patient_admin().await?);
+    let recovered = look(context, &nodes, &admin, options.shard, options.from.as_deref()).await?;
     carry_out(context, Answer { recovered: vec![recovered], refused: Vec::new() }, options.dry_run).await
 }
 
 pub(super) async fn all(context: &Context, options: All) -> Result<(), Failure> {
-    let nodes = living(context).await?;
+    let (nodes, admin) = (living(context).await?, context.patient_admin().await?);
     let mut answer = Answer::default();
     for shard in shards(context, None).await?.into_iter().filter(|shard| shard.leader.is_none()) {
-        match look(&context.again(), &nodes, shard.shard, None).await {
+        match look(&context.again(), &nodes, &admin, shard.shard, None).await {
             Ok(recovered) => answer.recovered.push(recovered),
             Err(failure @ Failure::Unreachable(_)) => return Err(failure),
             Err(failure) => answer.refused.push(Refused { shard: shard.shard, why: plain(&failure.to_string()) }),
@@ -116,10 +118,15 @@ async fn living(context: &Context) -> Result<Vec<Node>, Failure> {
 }
 
 /// What recovering a shard would do, or why it is refused.
-async fn look(context: &Context, nodes: &[Node], shard: u32, from: Option<&str>) -> Result<Recovered, Failure> {
+async fn look(
+    context: &Context,
+    nodes: &[Node],
+    admin: &AdminClient,
+    shard: u32,
+    from: Option<&str>,
+) -> Result<Recovered, Failure> {
     let of = Some(get_raft_state_request::Of::Shard(shard));
-    let said =
-        each(context, nodes, async |admin| admin.get_raft_state(v1::GetRaftStateRequest { of: of.clone() }).await);
+    let said = each(context, nodes, async |admin| admin.get_raft_state(v1::GetRaftStateRequest { of }).await);
     let states = said.await.into_iter().filter_map(|said| Some((said.node, said.answer.ok()?.state?)));
     let mut left: Vec<Left> = states.filter_map(|(node, state)| voter(node, &state)).collect();
     left.sort_by_key(|replica| Reverse((replica.last_log_term, replica.last_log_index)));
@@ -133,7 +140,7 @@ async fn look(context: &Context, nodes: &[Node], shard: u32, from: Option<&str>)
     };
     left.iter_mut().for_each(|replica| replica.goes_on = replica.node == chosen);
     let request = v1::RecoverShardRequest { shard, from_node: chosen.clone(), validate_only: true };
-    let told = context.patient_admin().await?.recover_shard(request).await?;
+    let told = admin.recover_shard(request).await?;
     let names = |names: Vec<String>| names.iter().map(|name| plain(name)).collect();
     Ok(Recovered {
         shard,
@@ -171,10 +178,11 @@ async fn carry_out(context: &Context, mut answer: Answer, dry_run: bool) -> Resu
         context.note(&answer.text());
     }
     let context = permission(context, &answer.sentence()).await?;
+    let admin = context.patient_admin().await?;
     for recovered in &mut answer.recovered {
         let Recovered { shard, from_node, .. } = &*recovered;
         let request = v1::RecoverShardRequest { shard: *shard, from_node: from_node.clone(), validate_only: false };
-        context.again().patient_admin().await?.recover_shard(request).await?;
+        admin.recover_shard(request).await?;
         recovered.done = true;
     }
     for recovered in &mut answer.recovered {

@@ -46,6 +46,7 @@ impl MetaState {
                 }
             }
             Command::Recover { group, version, survivor } => self.recover(group, version, survivor),
+            Command::RecoverMeta { survivor } => self.recover_meta(survivor),
             life => self.apply_life(life),
         };
         let epoch = self.epoch;

@@ -283,6 +283,13 @@ pub enum Command {
         #[n(2)]
         survivor: ReplicaId,
     },
+    /// The same of the meta group. Proposed by nobody: it comes into the survivor's log with its new membership.
+    #[n(24)]
+    RecoverMeta {
+        /// The one that is left.
+        #[n(0)]
+        survivor: ReplicaId,
+    },
 }
 
 impl Command {
@@ -328,7 +335,7 @@ impl Command {
             | Self::ForgetNode { .. }
             | Self::Spare { .. }
             | Self::SetMetaWanted { .. } => Some(Feature::NodeLife),
-            Self::Recover { .. } => Some(Feature::Recovery),
+            Self::Recover { .. } | Self::RecoverMeta { .. } => Some(Feature::Recovery),
         }
     }
 }

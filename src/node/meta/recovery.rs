@@ -14,11 +14,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ids::{GroupId, NodeId, ReplicaId};
+use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
 use crate::plan::{Allotted, Membership, MembershipId, Recovery};
 
 use super::apply::Change;
 use super::{GroupRecord, MetaState, Refusal};
+
+/// More commands than a meta group that is lost can have acknowledged without the replica that is left of it.
+const LOST_MAX: u64 = 1 << 20;
 
 impl MetaState {
     /// Whether a node's replicas are given up: it is removed, or was dead for too long.
@@ -91,6 +94,31 @@ impl MetaState {
         Ok(Change::Something)
     }
 
+    /// The meta group goes on with one replica alone. What it had acknowledged and this one has not is lost: replica ids given out,
+    /// epochs and revisions that others have seen. So all of these go on far beyond whatever that can have been.
+    pub(super) fn recover_meta(&mut self, survivor: ReplicaId) -> Result<Change, Refusal> {
+        let fresh = ReplicaId(self.next_replica.0 + LOST_MAX);
+        let record = self.groups.get_mut(&GroupId::META).ok_or(Refusal::UnknownGroup)?;
+        let known = record.recorded.replicas.get(&survivor).filter(|allotted| allotted.dismissed_by.is_none());
+        known.ok_or(Refusal::UnknownReplica)?;
+        let before = record.recorded.membership.clone().unwrap_or_else(|| founders(record));
+        for (_, allotted) in record.recorded.replicas.iter_mut().filter(|(replica, _)| **replica != survivor) {
+            // Every node listens under a fresh id as soon as it is heard.
+            allotted.dismissed_by.get_or_insert(before.id);
+        }
+        record.recovery = Some(Recovery { survivor, fresh, before });
+        record.version += 1;
+        self.next_replica = fresh;
+        self.revision += LOST_MAX;
+        self.epoch.0 += LOST_MAX;
+        Ok(Change::Something)
+    }
+
+    /// Whether somebody who tells of that epoch knows of a recovery of the meta group that this state doesn't.
+    pub fn is_of_before(&self, told: Epoch) -> bool {
+        told.0 >= self.epoch.0.saturating_add(LOST_MAX / 2)
+    }
+
     /// The groups that were recovered.
     pub fn recovered(&self) -> BTreeMap<GroupId, Recovery> {
         let of = |(group, record): (&GroupId, &GroupRecord)| Some((*group, record.recovery.clone()?));
@@ -129,7 +157,7 @@ fn founders(record: &GroupRecord) -> Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{Epoch, ShardId};
+    use crate::ids::ShardId;
     use crate::node::folder::{Charter, ClusterId, Founder};
     use crate::node::meta::{Answer, Command};
     use crate::raft::MetaState as _;
@@ -264,6 +292,28 @@ mod tests {
         done(&mut meta, other);
         assert!(!meta.groups[&SHARD].admits(five[0]) && meta.groups[&SHARD].admits(second));
         assert_eq!(meta.to_go_on_alone(others[1]), [(SHARD, second)]);
+    }
+
+    #[test]
+    fn a_recovered_meta_group_goes_on_beyond_all_that_the_lost_one_can_have_given_out() {
+        let (mut meta, _) = founded(5);
+        let lost = meta.clone();
+        done(&mut meta, Command::RecoverMeta { survivor: ReplicaId(1) });
+        assert!(meta.next_replica.0 > lost.next_replica.0 + 1_000_000 && meta.revision > lost.revision + 1_000_000);
+        assert!(lost.is_of_before(meta.epoch) && !meta.is_of_before(meta.epoch) && !lost.is_of_before(lost.epoch));
+        let here: Vec<NodeId> =
+            (1..=5).map(NodeId).filter(|node| meta.hosted_by(*node).any(|(group, _)| group == GroupId::META)).collect();
+        assert_eq!(here, [NodeId(1)], "the others listen anew");
+        let old = Membership {
+            id: MembershipId { index: 90, term: 9 },
+            voters: (1..=3).map(ReplicaId).collect(),
+            leaving: None,
+            learners: BTreeSet::new(),
+        };
+        let told = Command::RecordMembership { group: GroupId::META, membership: old.clone() };
+        assert_eq!(refused(&mut meta, told), Refusal::Outdated);
+        let alone = Membership { voters: [ReplicaId(1)].into(), ..old };
+        done(&mut meta, Command::RecordMembership { group: GroupId::META, membership: alone });
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub use config::{GroupConfig, InvalidConfig};
 pub use propose::Submitted;
-pub use sole::{SoleError, make_sole_voter};
+pub use sole::{SoleError, end_of_log, make_sole_voter, make_sole_voter_of_meta};
 pub use status::{GroupStatus, Members, MembershipId, Progress};
 
 use openraft::async_runtime::watch::WatchReceiver;
