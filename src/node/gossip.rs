@@ -240,6 +240,13 @@ pub struct Report {
     pub heat: Option<Vec<ShardHeat>>,
 }
 
+impl Report {
+    /// Whether no replica of a shard is left there.
+    pub fn holds_no_shard(&self) -> bool {
+        self.replicas.iter().all(|replica| replica.group == GroupId::META)
+    }
+}
+
 /// What was heard of a node.
 #[derive(Clone, Debug)]
 pub struct Heard {
@@ -429,6 +436,15 @@ impl Ear {
     /// The nodes that are heard, or were a moment ago.
     pub fn not_dead(&self) -> Vec<NodeId> {
         self.health.lock().iter().filter(|(_, liveness)| *liveness != Liveness::Dead).map(|(node, _)| node).collect()
+    }
+
+    /// Looks at the last reports of all nodes.
+    pub fn reports(&self, mut look: impl FnMut(NodeId, &Report)) {
+        for (node, heard) in self.heard.read().iter() {
+            if let Some((_, report)) = &heard.report {
+                look(*node, report);
+            }
+        }
     }
 
     /// What was heard of a node.

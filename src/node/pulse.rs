@@ -21,6 +21,8 @@ const FULL_EVERY: u32 = 10;
 const REPORT: Duration = Duration::from_secs(1);
 /// How soon another one is sent, where replicas have come or gone.
 const REPORT_AGAIN: Duration = Duration::from_millis(100);
+/// And how much later for each replica that it tells of.
+const REPORT_PART: Duration = Duration::from_millis(2);
 /// From how long on the machine counts as suspended: reading two clocks one after the other is not.
 const SUSPENDED_MS: u64 = 50;
 /// How long the groups' thread may take to answer before the node falls silent.
@@ -83,8 +85,8 @@ pub(super) async fn run(inner: Arc<Inner>) {
 }
 
 /// This node's own report, once in every [`REPORT`].
-async fn own_report(inner: &Inner, thermometer: &mut Thermometer) -> Report {
-    let Times { p50_us, p99_us, .. } = inner.metrics.commands.turn();
+async fn own_report(inner: &Inner, thermometer: &mut Thermometer, times: Times) -> Report {
+    let Times { p50_us, p99_us, .. } = times;
     let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
     inner.metrics.command_p50_seconds.set(seconds(p50_us));
     inner.metrics.command_p99_seconds.set(seconds(p99_us));
@@ -114,11 +116,19 @@ async fn own_report(inner: &Inner, thermometer: &mut Thermometer) -> Report {
 /// Sends reports.
 pub(super) async fn report(inner: Arc<Inner>) {
     let mut thermometer = Thermometer::over(inner.config.heat_average_ms);
+    let (mut times, mut turned) = (inner.metrics.commands.turn(), inner.clock.monotonic());
     loop {
-        // Not one for each of many replicas that come at once.
-        tokio::time::sleep(REPORT_AGAIN).await;
-        let _ = tokio::time::timeout(REPORT - REPORT_AGAIN, inner.told_soon.notified()).await;
-        let report = own_report(&inner, &mut thermometer).await;
+        // Not one for each of many replicas that come at once, and the larger it is the more seldom.
+        let replicas = u32::try_from(inner.shards.ids().len()).unwrap_or(u32::MAX);
+        let again = REPORT.min(REPORT_AGAIN + REPORT_PART.saturating_mul(replicas));
+        tokio::time::sleep(again).await;
+        let _ = tokio::time::timeout(REPORT - again, inner.told_soon.notified()).await;
+        let now = inner.clock.monotonic();
+        // What is remembered is remembered by the second.
+        if now.since(turned) >= u64::try_from(REPORT.as_millis()).unwrap_or(u64::MAX) {
+            (times, turned) = (inner.metrics.commands.turn(), now);
+        }
+        let report = own_report(&inner, &mut thermometer, times).await;
         inner.last_report.store(Arc::new(report.clone()));
         let frame = encode(&Gossip::Report(report));
         for node in inner.link.peers() {

@@ -37,6 +37,10 @@ use super::shards::Hosted;
 
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(200);
+/// How soon it is looked again where a step was done.
+const LOOK_SOON: Duration = Duration::from_millis(20);
+/// And how much later for each group that is led here.
+const LOOK_PART: Duration = Duration::from_millis(1);
 /// How long a command for the meta group may take.
 const META_MS_MAX: u64 = 2000;
 /// How long handing settings to the shards may keep the loop.
@@ -102,8 +106,11 @@ pub(super) async fn run(inner: Arc<Inner>) {
     let busy = Arc::new(Mutex::new(Busy::default()));
     let mut calm_since = inner.clock.monotonic();
     loop {
-        // What follows a step is decided as soon as that is done.
-        let _ = tokio::time::timeout(LOOK, inner.stepped.notified()).await;
+        // What follows a step is decided soon after that is done, and the later the more there is to be looked at.
+        let led = u32::try_from(inner.shards.led().len()).unwrap_or(u32::MAX);
+        let soon = LOOK.min(LOOK_SOON + LOOK_PART.saturating_mul(led));
+        tokio::time::sleep(soon).await;
+        let _ = tokio::time::timeout(LOOK - soon, inner.stepped.notified()).await;
         if inner.is_leaving() {
             tokio::time::sleep(LOOK).await;
             continue;

@@ -282,9 +282,11 @@ impl Operator {
         }
     }
 
-    /// How many views wait on a node to be handed off, as it told last; `None`: nothing was heard of it.
+    /// How many views wait on a node to be handed off, as it told last; `None`: nothing was heard of it since it is empty. What it told
+    /// before doesn't count: it may have accepted more since.
     pub(super) fn hints_on(&self, node: NodeId) -> Option<u64> {
-        self.report_of(node).map(|(_, report)| report.hints.waiting)
+        let report = self.report_of(node).map(|(_, report)| report);
+        report.filter(|report| report.hints.waiting > 0 || report.holds_no_shard()).map(|report| report.hints.waiting)
     }
 
     pub(super) async fn forget(&self, request: v1::ForgetNodeRequest) -> Result<v1::ForgetNodeResponse, Fault> {

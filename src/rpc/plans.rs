@@ -50,7 +50,7 @@ impl Operator {
         let mut told: BTreeMap<_, _> =
             self.parts.ear.heat().into_iter().map(|(node, (_, heat))| (node, heat)).collect();
         told.extend((self.parts.report)().heat.map(|own| (self.me(), own)));
-        due(meta, heat::costs(meta, &self.leading(), &told, 0).as_ref())
+        due(meta, heat::about(meta, &self.leading(), &told).as_ref())
     }
 
     fn busy(&self, meta: &MetaState) -> BTreeMap<ShardId, Move> {

@@ -40,6 +40,8 @@ const INTERVAL_MAX: Duration = Duration::from_secs(60);
 const HOUSEHOLDS_MAX: u32 = 20_000;
 /// For how long at the end a complaint may pass by itself: nodes say once a second how they are.
 const SETTLES: Duration = Duration::from_secs(5);
+/// For how long it must be well then.
+const WELL_FOR: Duration = Duration::from_millis(1_200);
 /// How often it is looked whether all shards are led.
 const LEADS_AGAIN: Duration = Duration::from_millis(100);
 /// How often it is shown.
@@ -123,13 +125,19 @@ async fn led(context: &Context) -> Result<Status, Failure> {
 /// What is still not as it should be after [`SETTLES`]: a lead on its way, or a follower that is a moment behind, is no reason
 /// to call a cluster degraded. One that `was_healthy` not, before, isn't waited for.
 async fn lasting_complaints(context: &Context, was_healthy: bool) -> Vec<String> {
-    let until = tokio::time::Instant::now() + if was_healthy { SETTLES } else { Duration::ZERO };
+    let now = tokio::time::Instant::now;
+    let until = now() + if was_healthy { SETTLES } else { Duration::ZERO };
+    let (mut well_since, mut complained) = (None, false);
     loop {
         let complaints = match status(&context.again()).await {
             Ok(status) => status.complaints(),
             Err(failure) => vec![format!("it does not say how it is: {failure}")],
         };
-        if complaints.is_empty() || tokio::time::Instant::now() >= until {
+        // Well at the first look is well; after a complaint it has to be for a while.
+        well_since = complaints.is_empty().then(|| well_since.unwrap_or_else(now));
+        let stays = well_since.is_some_and(|since| !complained || now() - since >= WELL_FOR);
+        complained |= !complaints.is_empty();
+        if stays || now() >= until {
             return complaints;
         }
         tokio::time::sleep(LEADS_AGAIN).await;

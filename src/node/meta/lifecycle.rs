@@ -224,7 +224,7 @@ impl MetaState {
         if !(GRACE_MS_MIN..=GRACE_MS_MAX).contains(&rebalance.grace_ms) {
             return Err(Refusal::OutOfRange);
         }
-        let moves = rules != self.rules;
+        let moves = rules != self.rules || rebalance.leads_by_number != self.rebalance().leads_by_number;
         if !moves && rebalance == self.rebalance() {
             return NOTHING;
         }

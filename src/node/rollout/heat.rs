@@ -69,6 +69,21 @@ pub fn costs(
     meta.shard_count?.shards().all(|shard| known.contains_key(&shard)).then_some(known)
 }
 
+/// What every shard costs as far as that is known, however shortly it was measured; what isn't known costs as much as the others do on
+/// average. `None` where nothing is known.
+pub fn about(
+    meta: &MetaState,
+    leading: &BTreeMap<ShardId, NodeId>,
+    told: &BTreeMap<NodeId, Vec<ShardHeat>>,
+) -> Option<Costs> {
+    let told = told.iter().flat_map(|(node, heat)| heat.iter().map(move |heat| (*node, heat)));
+    let by_leader = told.filter(|(node, heat)| leading.get(&heat.shard) == Some(node));
+    let known: Costs = by_leader.map(|(_, heat)| (heat.shard, heat.cost.saturating_add(IDLE_COST))).collect();
+    let mean = known.values().fold(0_u64, |sum, cost| sum.saturating_add(*cost)).checked_div(known.len() as u64)?;
+    let of = |shard: ShardId| (shard, known.get(&shard).copied().unwrap_or(mean));
+    Some(meta.shard_count?.shards().map(of).collect())
+}
+
 /// Leads that are to move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moves {
@@ -130,6 +145,8 @@ impl Balance {
 fn may_move(meta: &MetaState, seen: &Seen) -> bool {
     let members = meta.members();
     meta.follows_heat()
+        // Nothing is moved by itself where an operator doesn't want that.
+        && meta.rebalance().automatic
         && meta.change.is_none()
         && seen.majority
         && members.iter().all(|member| seen.ready.contains(&member.node))

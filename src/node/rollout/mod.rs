@@ -60,8 +60,12 @@ pub struct Seen {
     pub alive_ms: BTreeMap<NodeId, u64>,
     /// Whether a majority of all nodes is heard.
     pub majority: bool,
-    /// How many views wait on nodes that live to be handed off, as these told last.
+    /// How many views wait on nodes that live to be handed off, as these told when they held no replica of a shard any more.
     pub hints: BTreeMap<NodeId, u64>,
+    /// Nodes that another one which lives says that it hears.
+    pub heard: BTreeSet<NodeId>,
+    /// What shards cost as far as that is known; see [`heat::about`].
+    pub costs_about: Option<heat::Costs>,
     /// Who leads the shards.
     pub leading: BTreeMap<ShardId, NodeId>,
     /// What every shard costs; `None`: that isn't known of all.
@@ -75,6 +79,20 @@ pub struct Seen {
 impl Seen {
     fn lives_for(&self, node: NodeId, ms: u64) -> bool {
         self.alive_ms.get(&node).is_some_and(|since| *since >= ms)
+    }
+
+    /// Whether nobody hears it any more.
+    fn is_dead(&self, node: NodeId) -> bool {
+        self.dead_ms.contains_key(&node) && !self.heard.contains(&node)
+    }
+
+    /// Whether a node has handed off all that it accepted, or is dead for good: what a node that is silent for a moment, or begins anew, has
+    /// accepted isn't lost.
+    fn has_nothing_left(&self, node: NodeId, grace_ms: u64) -> bool {
+        match self.alive.contains(&node) {
+            true => self.hints.get(&node) == Some(&0),
+            false => self.is_dead(node) && self.dead_for(node, grace_ms),
+        }
     }
 
     fn dead_for(&self, node: NodeId, ms: u64) -> bool {
@@ -116,7 +134,7 @@ fn lives(meta: &MetaState, seen: &Seen) -> Option<Command> {
         let life = record.life();
         let alive = seen.alive.contains(&node);
         match record.intent {
-            Intent::Joining if life.replaces.is_some_and(|dead| seen.alive.contains(&dead)) => {
+            Intent::Joining if life.replaces.is_some_and(|dead| !meta.is_removed(dead) && !seen.is_dead(dead)) => {
                 // It was dead when an operator said so. While that isn't certain again, the newcomer waits.
                 let lives = life.replaces.filter(|dead| seen.lives_for(*dead, TAKE_BACK_MS.min(rebalance.grace_ms)));
                 if let Some(lives) = lives {
@@ -131,9 +149,9 @@ fn lives(meta: &MetaState, seen: &Seen) -> Option<Command> {
                     forced: None,
                 });
             }
-            // What a node that lives has accepted is handed off first.
-            Intent::Draining if life.replaced && alive && seen.hints.get(&node) != Some(&0) => {}
-            Intent::Draining if life.replaced && !meta.rests_on(node) => {
+            Intent::Draining
+                if life.replaced && !meta.rests_on(node) && seen.has_nothing_left(node, rebalance.grace_ms) =>
+            {
                 return Some(Command::Remove { node, lost: None });
             }
             Intent::Active if life.given_up && seen.lives_for(node, TAKE_BACK_MS.min(rebalance.grace_ms)) => {
@@ -142,7 +160,11 @@ fn lives(meta: &MetaState, seen: &Seen) -> Option<Command> {
             Intent::Active if !life.given_up && !life.held && seen.dead_for(node, rebalance.grace_ms) => {
                 let able = meta.members().iter().filter(|member| seen.alive.contains(&member.node)).count();
                 // On nodes that are silent themselves nothing could be made anew.
-                if seen.majority && able >= meta.nodes_needed() && meta.members().len() > meta.nodes_needed() {
+                if seen.majority
+                    && seen.is_dead(node)
+                    && able >= meta.nodes_needed()
+                    && meta.members().len() > meta.nodes_needed()
+                {
                     return Some(Command::GiveUp { node });
                 }
             }
@@ -161,7 +183,7 @@ fn begin(meta: &MetaState, seen: &Seen, settled: &mut Settled) -> Option<Command
     if !meta.rebalance().may_begin() && !leads_nowhere(meta) {
         return None;
     }
-    let target = settled.due(meta, seen.costs.as_ref())?;
+    let target = settled.due(meta, seen.costs_about.as_ref())?;
     let copies = target.replicas_moved_since(meta.placement.as_ref()?);
     let why = reason(meta, &target);
     let change =
@@ -236,14 +258,25 @@ fn see(inner: &Inner, meta: &MetaState, times: Times, since: &mut Since) -> Seen
     let mut alive: BTreeSet<NodeId> = inner.ear.alive().into_iter().collect();
     alive.insert(me);
     let shard = |(group, lead): (GroupId, super::leaders::Lead)| Some((group.shard()?, lead.node));
-    let heard = |node: &NodeId| Some((*node, inner.ear.heard(*node)?.report?.1.hints.waiting));
-    let mut hints: BTreeMap<NodeId, u64> = alive.iter().filter_map(heard).collect();
+    let (mut hints, mut heard) = (BTreeMap::new(), BTreeSet::new());
+    inner.ear.reports(|node, report| {
+        if !alive.contains(&node) {
+            return;
+        }
+        // One that has told of its hints while something stood on it may have accepted more since.
+        if report.holds_no_shard() {
+            hints.insert(node, report.hints.waiting);
+        }
+        heard.extend(report.hears.iter().flatten());
+    });
     hints.insert(me, inner.hints.status().waiting);
     let leading = inner.leaders.all().into_iter().filter_map(shard).collect();
     let told = if meta.follows_heat() { told(inner) } else { BTreeMap::new() };
     let takes = |node: &NodeId| if *node == me { inner.leads() } else { inner.ear.leads(*node) } == Leads::Takes;
     Seen {
         hints,
+        heard,
+        costs_about: heat::about(meta, &leading, &told),
         dead_ms: since.ms(Liveness::Dead, now),
         alive_ms: since.ms(Liveness::Alive, now),
         majority: !inner.ear.is_isolated(),

@@ -218,7 +218,7 @@ fn a_dead_node_is_replaced_by_one_change_and_removed() {
     assert_eq!((meta.name_of(node(2)), meta.node_named("n2")), ("n2.2".to_string(), Some(node(9))));
     carry(&mut meta);
     let before = meta.placement.clone().unwrap();
-    let proposed = settle(&mut meta, |meta| without(meta, 2, 1));
+    let proposed = settle(&mut meta, |meta| without(meta, 2, 400_000));
     assert_eq!(proposed.iter().filter(|c| is_begin(c)).count(), 1, "{proposed:?}");
     assert!(meta.is_removed(node(2)));
     assert_eq!(held(&meta, 9), SHARDS as usize);
@@ -240,6 +240,15 @@ fn a_dead_node_that_lives_again_before_its_successor_listens_is_not_replaced() {
         }
     };
     assert_eq!(settle(&mut meta, heard_for(5)), [], "whether it stays isn't known yet");
+    let suspect = |meta: &MetaState| {
+        let mut seen = all_alive(meta);
+        seen.alive.remove(&node(2));
+        seen.alive_ms.insert(node(2), 5);
+        seen
+    };
+    assert_eq!(settle(&mut meta, suspect), [], "it is silent, and not dead");
+    let by_another = |meta: &MetaState| Seen { heard: [node(2)].into(), ..without(meta, 2, 600_000) };
+    assert_eq!(settle(&mut meta, by_another), [], "another one hears it");
     let proposed = settle(&mut meta, heard_for(60_000));
     assert_eq!(proposed[0], Command::Spare { node: node(4), lives: node(2) });
     let (joined, stays) = (&meta.nodes[&node(4)], &meta.nodes[&node(2)]);
@@ -268,6 +277,14 @@ fn a_replaced_node_that_lives_is_removed_when_it_has_handed_off_what_it_accepted
     };
     settle(&mut meta, back(Some(3)));
     assert_eq!(held(&meta, 2), 0);
+    let suspect = |meta: &MetaState| {
+        let mut seen = all_alive(meta);
+        seen.alive.remove(&node(2));
+        seen.hints.remove(&node(2));
+        seen
+    };
+    assert_eq!(settle(&mut meta, suspect), [], "it is silent, and not dead");
+    assert_eq!(settle(&mut meta, |meta| without(meta, 2, 10_000)), [], "it begins anew");
     for hints in [Some(3), Some(1), None] {
         assert_eq!(settle(&mut meta, back(hints)), [], "{hints:?}");
     }
