@@ -109,11 +109,15 @@ fn recover_meta(config: &Config, yes: bool) -> anyhow::Result<()> {
     println!();
     println!("It can go on alone when most voters of the meta group are gone for good. Of all");
     println!("folders that are left take the one whose log ends last: the higher term, then");
-    println!("the higher entry. What the others had acknowledged without it is lost: changes");
-    println!("of nodes, placement, rules, settings and versions; nothing of accounts.");
-    println!("Every other node that voted must stay off until its folder is wiped, or until");
-    println!("this node runs and has removed it: two of them would be a meta group by");
-    println!("themselves.");
+    println!("the higher entry, and only that one: two would be two clusters. What the others");
+    println!("had acknowledged without it is lost: changes of nodes, placement, rules,");
+    println!("settings and versions. A shard whose replicas had all moved since is not found");
+    println!("again. Wipe the folder of every other node that voted before it is started: two");
+    println!("of them would be the old meta group, and the shards with them the old cluster.");
+    if let Some((name, address)) = left.others.iter().find(|(_, address)| is_taken(address)).cloned() {
+        left.close();
+        anyhow::bail!("{name} runs at {address}: stop all nodes first. If it has a majority nothing is lost");
+    }
     if yes {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(left.go_on_alone())?;
         println!();
@@ -126,6 +130,13 @@ fn recover_meta(config: &Config, yes: bool) -> anyhow::Result<()> {
     }
     left.close();
     Ok(())
+}
+
+/// Whether something listens there.
+fn is_taken(address: &str) -> bool {
+    use std::net::ToSocketAddrs as _;
+    let reached = |at| std::net::TcpStream::connect_timeout(&at, std::time::Duration::from_secs(1)).is_ok();
+    address.to_socket_addrs().is_ok_and(|mut found| found.any(reached))
 }
 
 /// The exit code of a node that was removed from its cluster: starting it again as it is helps nothing.

@@ -102,7 +102,8 @@ pub(super) async fn run(inner: Arc<Inner>) {
         inner.shards.rest(&wanted).await;
         inner.shards.open(&wanted, &meta).await;
         if inner.shards.gives_votes() {
-            inner.shards.go_on_alone(&meta).await;
+            // As it is now: what came before this may have taken long.
+            inner.shards.go_on_alone(&inner.meta.now.load_full()).await;
         }
         begin_meta(&inner).await;
         inner.shards.initialize(&meta).await;

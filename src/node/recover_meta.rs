@@ -10,8 +10,9 @@
 //!
 //! # Caveats
 //!
-//! Of several folders that are left the one whose log ends last must be taken, and only one: nobody can check that. Voters that were
-//! left out and come back refuse themselves only when they hear of it: wipe them, or remove their nodes before they are started.
+//! Of several folders that are left the one whose log ends last must be taken, and only one: nobody can check that, and two that were
+//! recovered don't tell each other apart. Voters that were left out and come back refuse themselves only when they hear of it: wipe them.
+//! Replicas of shards that the lost group had given out without this replica are not opened by the nodes that have them.
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use crate::wal::Wal;
 use super::config::Config;
 use super::core::Seeds;
 use super::folder::{DataFolder, FolderError, RecordError};
+use super::link::Book;
 use super::meta::{Command, Replicated};
 use super::storage::{self, StorageError};
 use super::surroundings::Surroundings;
@@ -70,6 +72,8 @@ pub struct MetaLeft {
     /// The term and the index of the last entry of its log: of two folders the one with the higher term goes further, then the longer
     /// log.
     pub end: (u64, u64),
+    /// The other nodes that it knows, and where they listened for nodes.
+    pub others: Vec<(String, String)>,
     clock: Arc<dyn Clock>,
     wal: Wal,
     // Keeps the folder from being taken.
@@ -98,7 +102,11 @@ impl MetaLeft {
             return Err(NotRecovered::NothingLeft);
         };
         let (node, cluster) = (identity.node, charter.cluster.to_string());
-        Ok(Self { node, cluster, replica, end, clock, wal, _folder: folder })
+        let book = Book::open(folder.fs().clone())?;
+        super::belonging::learn_founders(&book, charter);
+        let others = book.nodes().into_iter().filter(|other| *other != node);
+        let others = others.filter_map(|other| Some((format!("node {other}"), book.link_address(other)?))).collect();
+        Ok(Self { node, cluster, replica, end, others, clock, wal, _folder: folder })
     }
 
     /// Has the replica lead alone when its node is started next. Done again before that it changes nothing.

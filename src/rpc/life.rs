@@ -261,6 +261,11 @@ impl Operator {
         }
     }
 
+    /// Whether a node is heard, here or by another that is.
+    pub(super) fn lives_for_somebody(&self, meta: &MetaState, node: NodeId) -> bool {
+        self.liveness(node) != Liveness::Dead || self.who_hears(meta, node).is_some()
+    }
+
     /// A node that is heard here and says that it hears the other.
     fn who_hears(&self, meta: &MetaState, node: NodeId) -> Option<NodeId> {
         let hears = |other: &NodeId| {

@@ -63,6 +63,21 @@ impl Operator {
             return Err(Fault::cluster_state(format!("shard {shard} is led by {name}: nothing is to be recovered")));
         }
         meta.may_recover(group, survivor).map_err(|why| self.refused_recovery(meta, shard, why))?;
+        // Given up is what is recorded; whether they are back already is heard.
+        let gone = voters.iter().filter_map(on).filter(|node| meta.counts_as_gone(*node) && !meta.is_removed(*node));
+        if let Some(back) = gone.into_iter().find(|node| self.lives_for_somebody(meta, *node)) {
+            return Err(Fault::cluster_state(format!(
+                "{} was given up and is heard again: shard {shard} may have a quorum with it. Wait until it is taken back",
+                meta.name_of(back)
+            )));
+        }
+        let told = self.told(meta).remove(&group).unwrap_or_default();
+        if !told.iter().any(|told| told.2.replica == survivor && self.takes_part(told)) {
+            return Err(Fault::cluster_state(format!(
+                "replica {survivor} of shard {shard} doesn't run on {}, or has not told so yet: name another node",
+                meta.name_of(node)
+            )));
+        }
         Ok(Recovery { survivor, version: record.version, voters: voters.iter().filter_map(on).collect() })
     }
 

@@ -141,13 +141,23 @@ async fn look(
     left.iter_mut().for_each(|replica| replica.goes_on = replica.node == chosen);
     let request = v1::RecoverShardRequest { shard, from_node: chosen.clone(), validate_only: true };
     let told = admin.recover_shard(request).await?;
-    let names = |names: Vec<String>| names.iter().map(|name| plain(name)).collect();
+    let names = |names: Vec<String>| -> Vec<String> { names.iter().map(|name| plain(name)).collect() };
+    let (voters, gone) = (names(told.voters), names(told.gone));
+    let answered = |name: &String| left.iter().any(|replica| replica.node == *name);
+    let silent: Vec<&str> =
+        voters.iter().filter(|name| !gone.contains(*name) && !answered(name)).map(String::as_str).collect();
+    if from.is_none() && !silent.is_empty() {
+        return Err(Failure::error(format!(
+            "{} may have a longer log of shard {shard}, and did not tell: ask again when it does, or choose with --from",
+            silent.join(", ")
+        )));
+    }
     Ok(Recovered {
         shard,
         from_node: chosen,
         replica_id: told.replica_id,
-        voters: names(told.voters),
-        gone: names(told.gone),
+        voters,
+        gone,
         left,
         hints_waiting: told.hints_waiting,
         done: false,
@@ -170,7 +180,7 @@ fn voter(node: String, state: &v1::RaftState) -> Option<Left> {
     })
 }
 
-async fn carry_out(context: &Context, mut answer: Answer, dry_run: bool) -> Result<(), Failure> {
+async fn carry_out(context: &Context, answer: Answer, dry_run: bool) -> Result<(), Failure> {
     if dry_run || answer.recovered.is_empty() {
         return context.show(context.screen(&answer, || answer.text(), answer.verdict())?);
     }
@@ -179,12 +189,18 @@ async fn carry_out(context: &Context, mut answer: Answer, dry_run: bool) -> Resu
     }
     let context = permission(context, &answer.sentence()).await?;
     let admin = context.patient_admin().await?;
-    for recovered in &mut answer.recovered {
-        let Recovered { shard, from_node, .. } = &*recovered;
-        let request = v1::RecoverShardRequest { shard: *shard, from_node: from_node.clone(), validate_only: false };
-        admin.recover_shard(request).await?;
-        recovered.done = true;
+    let Answer { recovered: asked, mut refused } = answer;
+    let mut recovered = Vec::new();
+    for one in asked {
+        let request =
+            v1::RecoverShardRequest { shard: one.shard, from_node: one.from_node.clone(), validate_only: false };
+        // Whatever becomes of one, the others are done, and all of it is told.
+        match admin.recover_shard(request).await {
+            Ok(_) => recovered.push(Recovered { done: true, ..one }),
+            Err(error) => refused.push(Refused { shard: one.shard, why: plain(&Failure::from(error).to_string()) }),
+        }
     }
+    let mut answer = Answer { recovered, refused };
     for recovered in &mut answer.recovered {
         recovered.leader = led(&context, recovered.shard).await?;
     }
@@ -273,7 +289,9 @@ impl Answer {
         gone.dedup();
         let mut told = vec![format!(
             "What was acknowledged and stands on {} only is lost, and destroyed there when they come back. How much that is nobody \
-             can tell: at most what came in the moments before a replica that goes on heard its leader last, and since",
+             can tell: all that the replica which goes on had not received, which may have lagged behind before its leader was \
+             gone, or did not run. Be sure that no process of theirs still runs, cut off or suspended: those would go on \
+             acknowledging by themselves",
             gone.join(", ")
         )];
         for recovered in &self.recovered {

@@ -10,7 +10,13 @@
 //! - a node whose process begins after this command gives no shard's vote, its own included, before it has applied what the
 //!   meta group had committed by then (`node::confirm`), and then it runs none of them (`Wanted::rest`).
 //!
-//! So it takes two nodes that were given up and never stopped, and hear nobody of the rest: that is what the operator vouches for.
+//! So it takes nodes that were given up and never stopped, one of which leads or two of which give their votes, and that hear nobody of the
+//! rest: that is what the operator vouches for. Where the meta group itself was recovered its old voters must never run again as they are:
+//! they would confirm each other.
+//!
+//! # Caveats
+//!
+//! Revisions follow the log's indexes, so those that were lost are given out again.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -6,6 +6,7 @@
 
 use crate::ids::{GroupId, ReplicaId};
 use crate::node::meta::MetaState;
+use crate::plan::Recovery;
 use crate::raft::make_sole_voter;
 
 use super::{Shards, Wanted};
@@ -47,14 +48,19 @@ impl Shards {
     /// Makes survivors go on alone that are here and don't yet.
     pub async fn go_on_alone(&self, meta: &MetaState) {
         for (group, replica) in meta.to_go_on_alone(self.parts.node) {
-            self.go_on(group, replica).await;
+            let Some(recovery) = meta.groups.get(&group).and_then(|record| record.recovery.clone()) else { continue };
+            self.go_on(group, replica, &recovery).await;
         }
     }
 
-    async fn go_on(&self, group: GroupId, replica: ReplicaId) {
+    async fn go_on(&self, group: GroupId, replica: ReplicaId, recovery: &Recovery) {
         // One that can't be opened can't stand for its group either.
         let Some(hosted) = self.exactly(group, replica) else { return };
-        if self.is_stopping() || hosted.status().members.voters == [[replica]] {
+        // Where all voters are of after the recovery it has gone on, whatever the meta state says that this was decided by: alone again,
+        // it would lead beside those that it has made its equals since.
+        let members = hosted.status().members;
+        let has_gone_on = members.voters.iter().flatten().all(|voter| recovery.admits(*voter));
+        if self.is_stopping() || (has_gone_on && !members.voters.is_empty()) {
             return;
         }
         let shard = group.shard().map(|shard| shard.0);

@@ -158,7 +158,9 @@ impl Switchboard {
         if !self.admits(frame.group, frame.from) || !self.admits(frame.group, frame.to) {
             return Err(Response::Gone);
         }
-        if matches!(frame.request, Request::Vote(_) | Request::PreVote(_)) && self.is_held(frame.group) {
+        // Who is handed the lead votes for itself.
+        let votes = matches!(frame.request, Request::Vote(_) | Request::PreVote(_) | Request::TransferLeader(_));
+        if votes && self.is_held(frame.group) {
             return Err(Response::Refused("this process doesn't know yet what has become of the cluster".to_string()));
         }
         let ports = self.ports.read();
