@@ -22,6 +22,10 @@ const SETTLES: Duration = Duration::from_secs(60);
 /// `playhead --recover-meta` on a node's folder: its exit code, and all that it said.
 async fn recover_meta(cluster: &Cluster, node: &str, yes: bool) -> Result<(Option<i32>, String)> {
     let mut command = Command::new(support::binary());
+    // Settings of the tests themselves are none of a node's.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PLAYHEAD_")) {
+        command.env_remove(name);
+    }
     command.arg("--data-dir").arg(cluster.local.data(node)).args(FLAGS).arg("--recover-meta");
     let output = command.args(yes.then_some("--yes")).kill_on_drop(true).output().await?;
     let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
