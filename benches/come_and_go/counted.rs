@@ -13,7 +13,7 @@ use crate::support::process;
 
 const LOOK: Duration = Duration::from_millis(250);
 /// Bytes of snapshots that came, and of those that were taken over whole.
-const NAMES: [&str; 2] = ["playhead_snapshot_bytes_received", "playhead_snapshot_bytes_taken"];
+const NAMES: [&str; 2] = ["playhead_snapshot_bytes_received_total", "playhead_snapshot_bytes_taken_total"];
 
 /// Sums of counters over all nodes.
 #[derive(Clone, Default)]
