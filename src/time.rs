@@ -85,12 +85,18 @@ pub trait Clock: Send + Sync + fmt::Debug {
     }
 }
 
-/// Clocks for tests.
+/// For tests: clocks, and how much of what goes by chance is tried.
 #[cfg(test)]
 pub(crate) mod testing {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::{AwakeOrNotMs, Clock, MonotonicMs, WallMs};
+
+    /// How many tries of what goes by chance: few where nobody asks for more. `PLAYHEAD_TRIES` times them.
+    pub(crate) fn tries(few: u32) -> u32 {
+        let times = std::env::var("PLAYHEAD_TRIES").ok().and_then(|times| times.parse().ok());
+        few.saturating_mul(times.unwrap_or(1))
+    }
 
     /// A clock that is set by hand: awake for so long, and suspended for so long.
     #[derive(Debug, Default)]

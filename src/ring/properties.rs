@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::board::Board;
 use super::*;
 use crate::ids::{NodeId, ShardId};
+use crate::time::testing::tries;
 
 /// A cluster's members, one zone and weight a node.
 type Members = BTreeMap<u64, (u8, u32)>;
@@ -100,7 +101,7 @@ fn any_change() -> impl Strategy<Value = Change> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(tries(100)))]
 
     #[test]
     fn placements_stay_sound_through_any_changes(

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::made::{Chances, Maker};
 use super::*;
+use crate::time::testing::tries;
 
 fn chances() -> impl Strategy<Value = Chances> {
     (0..10u64, 10..60u64, 0..12u64, any::<bool>()).prop_map(|(unknown, reads, wide_ms, revisions)| Chances {
@@ -46,7 +47,7 @@ fn of_active(seen: &Seen, lie: impl Fn(&mut Vec<SeenView>) -> bool) -> Option<Se
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: tries(24), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_the_state_machine_answers_is_right(seed in any::<u64>(), chances in chances(), ops in 1..120usize) {

@@ -264,17 +264,17 @@ fn a_view_that_was_let_in_says_that_it_is_degraded() {
 #[test]
 fn a_long_outage_is_decided_whatever_of_it_was_handed_off_when() {
     let mut ops = with(v1_started(), [write(0, 10, start("v2", "d2"), started())]);
-    for n in 1..=60 {
+    for n in 1..=30 {
         for view in ["v1", "v2"] {
             ops.push(write(20 * n, 20 * n + 10, progress(view, n, 1000 * n), Outcome::Accepted));
         }
     }
     let seen = |first, second| active(&[("v1", "d1", first, 1000 * first), ("v2", "d2", second, 1000 * second)]);
-    for (at, first, second) in [(2000, 0, 60), (2100, 31, 60), (2200, 60, 60)] {
+    for (at, first, second) in [(2000, 0, 30), (2100, 16, 30), (2200, 30, 30)] {
         ops.push(read(at, at + 10, Mode::Strong, seen(first, second)));
     }
     assert_right(&ops);
-    ops.push(read(2300, 2310, Mode::Strong, seen(59, 60)));
+    ops.push(read(2300, 2310, Mode::Strong, seen(29, 30)));
     assert_wrong(&ops);
 }
 

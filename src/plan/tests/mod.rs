@@ -13,6 +13,7 @@ mod stories;
 use super::*;
 use crate::ids::{NodeId, ReplicaId};
 use crate::ring::Replicas;
+use crate::time::testing::tries;
 
 const NODES: u64 = 8;
 const LIMITS: Limits = Limits { caught_up_lag_entries_max: 64, prefer_leaders: true };
@@ -447,7 +448,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(tries(1000)))]
 
     #[test]
     fn every_run_keeps_its_quorum_and_ends_as_wanted(

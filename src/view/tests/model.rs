@@ -7,6 +7,7 @@ use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state
 
 use super::reference::{Reference, Seen};
 use super::*;
+use crate::time::testing::tries;
 
 const ACCOUNTS: [&str; 2] = ["a", "b"];
 const PROFILES: [&str; 2] = ["ann", "bob"];
@@ -419,13 +420,8 @@ impl StateMachineTest for Real {
     }
 }
 
-/// How many runs: few where nobody asks for more by `PROPTEST_CASES`.
-fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(48)
-}
-
 prop_state_machine! {
-    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: tries(48), max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_state_does_what_the_reference_does_whatever_is_resident(sequential 1..80 => Real);

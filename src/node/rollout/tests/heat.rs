@@ -3,6 +3,7 @@
 use super::*;
 use crate::node::gossip::ShardHeat;
 use crate::node::rollout::heat::{self as by_heat, Balance, Costs, Times, costs};
+use crate::time::testing::tries;
 
 const TIMES: Times = Times { average_ms: 60_000, look_ms: 10_000, rest_ms: 300_000 };
 const LOOK_MS: u64 = 10_000;
@@ -215,7 +216,7 @@ fn costs_are_known_only_where_every_leader_has_told_and_measured_for_long_enough
 
 #[test]
 fn under_constant_costs_changes_and_moves_of_leads_come_to_rest_together() {
-    for seed in 0..25 {
+    for seed in 0..u64::from(tries(10)) {
         let mut random = Random(seed);
         let mut meta = founded(3 + random.below(4), 5);
         let mut leading = Leading::new();
