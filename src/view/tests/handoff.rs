@@ -123,6 +123,22 @@ fn a_stop_that_comes_after_its_view_has_expired_makes_a_further_play_and_moves_t
 }
 
 #[test]
+fn further_plays_of_an_ended_view_that_are_the_same_in_all_that_is_told_of_them_are_one() {
+    let mut shard = shard(2);
+    shard.start(at(0), start("v1", "tv", film("heat")));
+    shard.progress(at(MINUTE), report("v1", 1, 10 * MINUTE));
+    shard.apply(at(10 * MINUTE), &Envelope::plain(Command::Tick));
+    // From longer ago than the view itself, by the calendar: they take no time, and the second begins where the first did.
+    let now = after_outage(11 * MINUTE, 60 * MINUTE);
+    for sequence in [2, 3] {
+        let late = of("v1", told(Some(sequence), 40 * MINUTE, 90_000_000));
+        assert_eq!(hand_off(&mut shard, now, vec![late.clone()]), [Handed::Taken]);
+        assert_eq!(plays(&mut shard, now, "heat").len(), 2);
+        assert_eq!(hand_off(&mut shard, now, vec![late]), [Handed::Older]);
+    }
+}
+
+#[test]
 fn what_happened_to_the_title_after_the_hint_wins() {
     let mut shard = shard(2);
     shard.start(at(0), start("v1", "tv", film("heat")));

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use self::handoff::Past;
 pub(super) use self::seen::Seen;
-use self::title::{Happening, Told, tell};
+use self::title::{Happening, Told, once, tell};
 use super::*;
 use crate::versions::Feature;
 
@@ -156,7 +156,7 @@ impl Account {
     }
 
     fn entries_of(&self, s: &Settings, who: &ProfileId, title: &TitleId) -> Vec<HistoryEntry> {
-        let mut plays = self.told(s, LogicalMs(0), who, title, false).plays;
+        let mut plays = once(self.told(s, LogicalMs(0), who, title, false).plays);
         plays.sort();
         let mut entries: Vec<HistoryEntry> = Vec::new();
         for (device, play) in plays {

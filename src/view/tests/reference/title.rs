@@ -203,6 +203,18 @@ pub(super) fn tell<'a>(
     Told { state, plays }
 }
 
+/// What was said twice, word for word, was done once, and counts as it did at first.
+pub(super) fn once(said: Vec<(DeviceId, Play)>) -> Vec<(DeviceId, Play)> {
+    let words = |p: &Play| (p.start, p.elapsed_ms, p.position_ms, p.duration_ms, p.title_type, p.kind);
+    let mut plays: Vec<(DeviceId, Play)> = Vec::new();
+    for (device, play) in said {
+        if !plays.iter().any(|(d, p)| *d == device && words(p) == words(&play) && p.view == play.view) {
+            plays.push((device, play));
+        }
+    }
+    plays
+}
+
 impl super::Reference {
     /// The newest version that it was told to work by.
     pub(super) fn adopt(&mut self, version: ClusterVersion) -> Answer {
