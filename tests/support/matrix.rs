@@ -109,12 +109,10 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("completion", "ctl_commands.rs"),
 ];
 
-/// For what has to succeed on a busy machine, and for what can't.
-const PATIENCE: [&str; 2] = ["10s", "3s"];
+/// For what has to succeed on a busy machine, for what can't, and for what nobody is there to answer.
+const PATIENCE_S: [u64; 3] = [10, 3, 1];
 /// A program that takes so much longer has not obeyed `--timeout`, however busy the machine is.
 const LATER: Duration = Duration::from_secs(4);
-/// Commands at once.
-const AT_ONCE: usize = 6;
 
 /// What the cluster lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +123,15 @@ pub enum Lack {
 }
 
 impl Lack {
+    /// Commands at once: the more, the more of them only wait.
+    fn at_once(self) -> usize {
+        match self {
+            Self::OneNode => 6,
+            Self::Quorum => 10,
+            Self::Everything => 16,
+        }
+    }
+
     /// A setting that is another one each time, so that there is something to be changed.
     fn interval_ms(self) -> &'static str {
         match self {
@@ -150,7 +157,7 @@ pub async fn contradictions(connection: &str, lack: Lack) -> Vec<String> {
         }
         futures::stream::iter(wrong)
     });
-    futures::stream::iter(running).buffer_unordered(AT_ONCE).flatten().collect().await
+    futures::stream::iter(running).buffer_unordered(lack.at_once()).flatten().collect().await
 }
 
 async fn contradiction(connection: &str, lack: Lack, row: &Row, account: &str, output: &str) -> Option<String> {
@@ -161,11 +168,15 @@ async fn contradiction(connection: &str, lack: Lack, row: &Row, account: &str, o
         Lack::Quorum => row.no_quorum,
         Lack::Everything => 4,
     };
-    let succeeds = code == 0;
-    let timeout = PATIENCE[usize::from(!succeeds)];
-    let arguments: Vec<String> = given.chain(["--timeout", timeout, "--output", output].map(String::from)).collect();
+    let patience_s = match (code, lack) {
+        (0, _) => PATIENCE_S[0],
+        (_, Lack::Everything) => PATIENCE_S[2],
+        _ => PATIENCE_S[1],
+    };
+    let timeout = format!("{patience_s}s");
+    let arguments: Vec<String> = given.chain(["--timeout", &timeout, "--output", output].map(String::from)).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let hangs = if succeeds { Duration::from_secs(10) } else { Duration::from_secs(3) } + LATER;
+    let hangs = Duration::from_secs(patience_s) + LATER;
     match tokio::time::timeout(hangs, run(connection, &arguments)).await {
         Err(_) => Some(format!("{arguments:?} hangs")),
         Ok(run) => wrong(&run, code, output).map(|wrong| format!("{arguments:?}: {wrong}\n{}{}", run.out, run.err)),
