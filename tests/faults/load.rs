@@ -463,12 +463,13 @@ impl Load {
         let mut lost = 0;
         for (n, node) in cluster.local.names().iter().enumerate() {
             let client = cluster.client_of(node, Duration::from_secs(20))?;
-            for account in self.accounts() {
-                let missing =
-                    self.read_back(&client, &account).await.map_err(|e| format!("{account} through {node}: {e}"))?;
-                if n == 0 {
-                    lost += missing;
-                }
+            let accounts = self.accounts();
+            let missing = accounts.iter().map(async |account| {
+                self.read_back(&client, account).await.map_err(|e| format!("{account} through {node}: {e}"))
+            });
+            let missing: u64 = futures::future::try_join_all(missing).await?.into_iter().sum();
+            if n == 0 {
+                lost = missing;
             }
         }
         let history = std::mem::take(&mut *self.history.lock());
