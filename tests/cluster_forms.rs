@@ -32,6 +32,11 @@ fn wishes(addresses: Vec<String>) -> v1::BootstrapRequest {
     v1::BootstrapRequest { shards: 64, replication_factor: 3, node_endpoints: addresses }
 }
 
+/// With fewer shards, where it is not their number that matters.
+fn few(addresses: Vec<String>) -> v1::BootstrapRequest {
+    v1::BootstrapRequest { shards: 16, ..wishes(addresses) }
+}
+
 async fn status(admin: &AdminClient) -> v1::GetClusterStatusResponse {
     admin.get_cluster_status(v1::GetClusterStatusRequest {}).await.unwrap()
 }
@@ -54,9 +59,13 @@ async fn until(admin: &AdminClient, what: &str, is_so: impl Fn(&v1::GetClusterSt
     assert!(looked.is_ok(), "{what} was not seen in time; the last status:\n{last:#?}");
 }
 
-fn is_whole(status: &v1::GetClusterStatusResponse) -> bool {
-    let cluster = status.cluster.clone().unwrap_or_default();
-    cluster.shards_led == 64 && cluster.replicas_current == 192 && !cluster.meta_leader.is_empty()
+/// Whether so many shards are led, with three replicas each.
+fn whole(shards: u32) -> impl Fn(&v1::GetClusterStatusResponse) -> bool {
+    move |status| {
+        let cluster = status.cluster.clone().unwrap_or_default();
+        let led = (cluster.shards_led, cluster.replicas_current) == (shards, 3 * shards);
+        led && !cluster.meta_leader.is_empty()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +81,7 @@ async fn three_nodes_become_a_cluster_by_one_call_and_stay_one_through_restarts(
     let made = operator.bootstrap(wishes(all.clone())).await.unwrap();
     assert!(made.created);
     assert_eq!((made.shards, made.replication_factor, made.nodes.len()), (64, 3, 3));
-    until(&operator, "64 of 64 shards led and 192 of 192 replicas", is_whole).await;
+    until(&operator, "64 of 64 shards led and 192 of 192 replicas", whole(64)).await;
 
     let again = operator.bootstrap(wishes(all.clone())).await.unwrap();
     assert_eq!((again.cluster_id.as_str(), again.created), (made.cluster_id.as_str(), false));
@@ -92,7 +101,7 @@ async fn three_nodes_become_a_cluster_by_one_call_and_stay_one_through_restarts(
     .await;
     cluster.start_node("n2").await.unwrap();
     until(&operator, "n2 back in its second generation", |status| {
-        status.nodes.iter().any(|node| node.node == "n2" && node.generation == 2) && is_whole(status)
+        status.nodes.iter().any(|node| node.node == "n2" && node.generation == 2) && whole(64)(status)
     })
     .await;
 
@@ -101,7 +110,7 @@ async fn three_nodes_become_a_cluster_by_one_call_and_stay_one_through_restarts(
         "every node stops by itself when asked to"
     );
     cluster.start_all().await.unwrap();
-    until(&admin(&cluster), "the whole cluster back without a command", is_whole).await;
+    until(&admin(&cluster), "the whole cluster back without a command", whole(64)).await;
 }
 
 /// A client of one node's admin port only.
@@ -118,7 +127,7 @@ async fn calls_through_all_nodes_at_once_make_one_cluster_though_a_node_is_kille
         let mut cluster = three_nodes(root.path()).await;
         let all = cluster.link_endpoints();
         let callers = ["n1", "n2", "n3"].map(|node| admin_of(&cluster, node));
-        let calls = callers.iter().map(|caller| caller.bootstrap(wishes(all.clone())));
+        let calls = callers.iter().map(|caller| caller.bootstrap(few(all.clone())));
         let calls = futures::future::join_all(calls);
         let killing = async {
             if !victim.is_empty() {
@@ -132,10 +141,10 @@ async fn calls_through_all_nodes_at_once_make_one_cluster_though_a_node_is_kille
         let mut made: Vec<String> = answers.into_iter().flatten().map(|made| made.cluster_id).collect();
         assert!(!victim.is_empty() || made.len() == 3, "with nobody killed all three calls are answered: {made:?}");
         // Whatever came of them: the next call, through any node, finishes it or says that it is done.
-        let last = admin_of(&cluster, "n3").bootstrap(wishes(cluster.link_endpoints())).await.unwrap();
+        let last = admin_of(&cluster, "n3").bootstrap(few(cluster.link_endpoints())).await.unwrap();
         made.push(last.cluster_id.clone());
         assert!(made.iter().all(|cluster| *cluster == last.cluster_id), "killed {victim:?}: two clusters: {made:?}");
-        until(&admin(&cluster), "the whole cluster", is_whole).await;
+        until(&admin(&cluster), "the whole cluster", whole(16)).await;
         for node in ["n1", "n2", "n3"] {
             let named = status(&admin_of(&cluster, node)).await.cluster.unwrap().cluster_id;
             assert_eq!(named, last.cluster_id, "{node}, killed {victim:?}");
@@ -191,12 +200,8 @@ async fn a_node_that_has_lost_its_log_and_store_gets_fresh_replicas_without_bein
     let root = tempfile::tempdir().unwrap();
     let mut cluster = three_nodes(root.path()).await;
     let operator = admin(&cluster);
-    operator.bootstrap(v1::BootstrapRequest { shards: 16, ..wishes(cluster.link_endpoints()) }).await.unwrap();
-    let is_whole = |status: &v1::GetClusterStatusResponse| {
-        let cluster = status.cluster.clone().unwrap_or_default();
-        cluster.shards_led == 16 && cluster.replicas_current == 48 && !cluster.meta_leader.is_empty()
-    };
-    until(&operator, "16 of 16 shards led and 48 of 48 replicas", is_whole).await;
+    operator.bootstrap(few(cluster.link_endpoints())).await.unwrap();
+    until(&operator, "16 of 16 shards led and 48 of 48 replicas", whole(16)).await;
     let replicas_on = |shards: Vec<v1::ShardStatus>, node: &str| {
         let replicas = shards.into_iter().flat_map(|shard| shard.replicas);
         replicas.filter(|replica| replica.node == node).map(|replica| replica.replica_id).collect::<Vec<u64>>()
@@ -220,10 +225,10 @@ async fn a_node_that_has_lost_its_log_and_store_gets_fresh_replicas_without_bein
         }
     };
     tokio::time::timeout(PATIENCE, fresh).await.expect("every replica of n2 is replaced by a fresh one");
-    until(&operator, "all fresh replicas following", is_whole).await;
+    until(&operator, "all fresh replicas following", whole(16)).await;
 
     // What was replaced is found again by a cluster that starts from its disks alone.
     cluster.kill_all().await.unwrap();
     cluster.start_all().await.unwrap();
-    until(&admin(&cluster), "the whole cluster back", is_whole).await;
+    until(&admin(&cluster), "the whole cluster back", whole(16)).await;
 }
