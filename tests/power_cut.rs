@@ -2,7 +2,7 @@
 //! ioctl: nothing more reaches the disk, the journal is not flushed) while a child process checkpoints; then it is mounted
 //! again, the store opened, and compared with what the child had been told was durable.
 //!
-//! `PLAYHEAD_POWER_CUTS` cuts (110), `PLAYHEAD_POWER_CUT_GROUP` checkpoints to a sync (16), `PLAYHEAD_SEED` (1). Checkpoints have 55 KB
+//! `PLAYHEAD_POWER_CUTS` cuts (66), `PLAYHEAD_POWER_CUT_GROUP` checkpoints to a sync (16), `PLAYHEAD_SEED` (1). Checkpoints have 55 KB
 //! in the first two thirds of the cuts and 1.1 MB in the last third, where sled reuses space between two syncs (decision
 //! 0004); `PLAYHEAD_POWER_CUT_SCALE` times 55 KB in all of them, if it is given. Where it cannot run it says `skipped`; with
 //! `PLAYHEAD_REQUIRE_FAULTS=1` that is a failure.
@@ -293,7 +293,7 @@ fn acknowledged_checkpoints_survive_power_cuts() {
             return;
         }
     };
-    let (cuts, seed) = (number("PLAYHEAD_POWER_CUTS", 110), number("PLAYHEAD_SEED", 1));
+    let (cuts, seed) = (number("PLAYHEAD_POWER_CUTS", 66), number("PLAYHEAD_SEED", 1));
     println!("seed {seed}: PLAYHEAD_SEED={seed} PLAYHEAD_POWER_CUTS={cuts} cargo test --test power_cut -- --nocapture");
     let mut rng = StdRng::seed_from_u64(seed);
     let told = Told::default();
