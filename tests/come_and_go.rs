@@ -13,22 +13,16 @@ use playhead::proto::v1;
 use support::membership::{
     LOOKS_MAX, PATIENCE, active, by_number, drain, even, forget, join, kill_one, remove, replicas, status, until,
 };
-use support::{Cluster, Result, setting};
+use support::{CALM, Cluster, Result, setting};
 
 const SHARDS: u32 = 4;
-/// Calm elections on a busy machine.
-const FLAGS: &[&str] = &[
-    "--raft-election-min-ms",
-    "1500",
-    "--raft-election-max-ms",
-    "3000",
-    "--failover-suspect-ms",
-    "1500",
-    "--disk-log-mib",
-    "128",
-    "--disk-reserve-mib",
-    "0",
-];
+/// Room for five nodes on one disk.
+const SMALL: [&str; 4] = ["--disk-log-mib", "128", "--disk-reserve-mib", "0"];
+
+fn flags() -> Vec<&'static str> {
+    [CALM.as_slice(), &SMALL].concat()
+}
+
 /// What a change did.
 struct Done {
     what: String,
@@ -40,7 +34,7 @@ struct Done {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_become_five_and_three_again_while_devices_play() -> Result<()> {
     let (kills, seed) = (setting("PLAYHEAD_COME_AND_GO_KILLS", 0) > 0, setting("PLAYHEAD_SEED", 1));
-    let mut cluster = Cluster::start(3, SHARDS, FLAGS).await?;
+    let mut cluster = Cluster::start(3, SHARDS, &flags()).await?;
     by_number(&cluster).await?;
     let client = cluster.client(PATIENCE)?;
     let plan = Plan { interval: Duration::from_millis(200), ..Plan::new(30, seed) };
@@ -147,10 +141,10 @@ async fn remove_after_it_was_switched_off(cluster: &mut Cluster, name: &str) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_nodes_replicas_are_made_anew_and_when_it_comes_back_it_is_cleaned_and_taken_back() -> Result<()> {
-    let mut cluster = Cluster::start(3, SHARDS, FLAGS).await?;
+    let mut cluster = Cluster::start(3, SHARDS, &flags()).await?;
     by_number(&cluster).await?;
     // The fourth is told whom to join by its configuration.
-    let mut flags: Vec<String> = FLAGS.iter().map(ToString::to_string).collect();
+    let mut flags: Vec<String> = flags().iter().map(ToString::to_string).collect();
     flags.extend(["--cluster-join".into(), cluster.local.link_endpoints().join(",")]);
     cluster.local.change_build(&support::binary(), &flags)?;
     cluster.local.add_node().await?;

@@ -13,12 +13,9 @@ use std::time::Duration;
 use matrix::Lack;
 use program::{Run, json, run};
 use serde_json::Value;
-use support::{Cluster, Result, film};
+use support::{CALM, Cluster, Result, film};
 
 const SHARDS: u32 = 8;
-/// Calm elections on machines that are busy with other tests.
-const FLAGS: &[&str] =
-    &["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000", "--failover-suspect-ms", "1500"];
 
 fn connection(cluster: &Cluster) -> String {
     let list = |endpoints: Vec<String>| endpoints.join(",");
@@ -58,7 +55,7 @@ fn kinds(diagnosis: &Value) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_sees_a_cluster_lose_one_node_after_the_other() -> Result<()> {
-    let mut cluster = Cluster::start(3, SHARDS, FLAGS).await?;
+    let mut cluster = Cluster::start(3, SHARDS, &CALM).await?;
     watching(&cluster).await?;
     let at = connection(&cluster);
     all_well(&at).await;

@@ -14,12 +14,10 @@ use std::time::Duration;
 use playhead::local::Endpoints;
 use playhead::proto::v1;
 use program::{json, run};
-use support::{Cluster, Result, film};
+use support::{CALM, Cluster, Result, film};
 use tokio::time::Instant;
 
 const SHARDS: u32 = 8;
-const FLAGS: &[&str] =
-    &["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000", "--failover-suspect-ms", "1500"];
 /// For how long it is looked until nodes have noticed that others are gone.
 const SETTLES: Duration = Duration::from_secs(90);
 /// What a call that can't succeed is given, and how much later it must have ended at the latest.
@@ -62,7 +60,7 @@ async fn start_view(cluster: &Cluster, account: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shards_without_a_quorum_are_named_and_all_others_are_served() -> Result<()> {
-    let mut cluster = Cluster::start(5, SHARDS, FLAGS).await?;
+    let mut cluster = Cluster::start(5, SHARDS, &CALM).await?;
     let list = |endpoints: Vec<String>| endpoints.join(",");
     let at = format!("{};admin={}", list(cluster.local.client_endpoints()), list(cluster.local.admin_endpoints()));
     run(&at, &["status", "--wait", "--timeout", "60s"]).await;

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use playhead::proto::v1;
-use support::{Cluster, Result};
+use support::{CALM, Cluster, Result};
 use tokio::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -158,8 +158,7 @@ impl Shell {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_of_the_documents_does_what_it_says() -> Result<()> {
-    let flags = ["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000", "--failover-suspect-ms", "1500"];
-    let cluster = Cluster::start(3, 8, &flags).await?;
+    let cluster = Cluster::start(3, 8, &CALM).await?;
     let shell = Shell::of(&cluster)?;
     for account in ["ann", "bob"] {
         let request = v1::StartViewRequest {

@@ -7,30 +7,14 @@ use std::time::Duration;
 
 use playhead::client::{Client, Error, StreamOptions};
 use playhead::proto::v1;
-use support::{Cluster, Result, film};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use support::{Cluster, Result, film, playing, process};
 
 const VIEWS: usize = 40;
-
-fn report(account: &str, sequence: u64) -> v1::ProgressReport {
-    let position_ms = i64::try_from(sequence).ok();
-    v1::ProgressReport {
-        account_id: account.into(),
-        view_id: "v".into(),
-        sequence,
-        position_ms,
-        state: v1::PlayState::Playing.into(),
-        ..Default::default()
-    }
-}
 
 /// How many commands of a priority a node has refused, by its metrics.
 async fn shed(cluster: &Cluster, priority: &str) -> Result<u64> {
     let address = cluster.local.endpoints("n1").ok_or("a node without endpoints")?.metrics.clone();
-    let mut stream = tokio::net::TcpStream::connect(address).await?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: node\r\nConnection: close\r\n\r\n").await?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page).await?;
+    let page = process::metrics(&address).await?;
     assert!(page.contains("playhead_shed"), "{page}");
     let label = format!("priority=\"{priority}\"");
     let rows = page.lines().filter(|line| line.starts_with("playhead_shed") && line.contains(&label));
@@ -42,7 +26,7 @@ async fn storm(client: &Client, rounds: u64) -> Result<(BTreeMap<String, u64>, u
     let stream = client.progress_stream(StreamOptions { window: 64 });
     let mut pending = Vec::new();
     for sequence in 1..=rounds {
-        let reports: Vec<_> = (0..VIEWS).map(|n| report(&format!("member-{n}"), sequence)).collect();
+        let reports: Vec<_> = (0..VIEWS).map(|n| playing(&format!("member-{n}"), "v", sequence)).collect();
         pending.push((sequence, stream.send(reports).await?));
     }
     let (mut acknowledged, mut refused) = (BTreeMap::new(), 0);
@@ -106,9 +90,9 @@ async fn an_account_that_sends_too_much_is_refused_and_its_neighbours_are_not() 
     let hasty = cluster.client(Duration::from_millis(150))?;
     let mut refused = None;
     for sequence in 1..=20 {
-        refused = hasty.report(report("greedy", sequence)).await.err().or(refused);
+        refused = hasty.report(playing("greedy", "v", sequence)).await.err().or(refused);
     }
     assert!(matches!(refused, Some(Error::Unavailable { reason: v1::ErrorReason::Overloaded, .. })), "{refused:?}");
-    assert!(patient.report(report("modest", 1)).await?.applied);
+    assert!(patient.report(playing("modest", "v", 1)).await?.applied);
     Ok(())
 }

@@ -15,7 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::accounts::{Accounts, EVENT_SHARE};
 use crate::nodes::NODES;
-use crate::support::{Cluster, Result};
+use crate::support::{Cluster, Result, film, playing};
 
 /// How often it is looked what is due.
 const TICK: Duration = Duration::from_millis(10);
@@ -26,6 +26,8 @@ const MESSAGES_MAX: usize = 64;
 /// Nothing is offered for longer: a bench ends by itself, whatever becomes of it.
 const ENDS: Duration = Duration::from_secs(600);
 const DEADLINE: Duration = Duration::from_secs(5);
+/// The view of each account.
+const VIEW: &str = "main";
 
 /// What was asked of the cluster since the last time that somebody wanted to know.
 #[derive(Clone, Copy, Debug, Default)]
@@ -167,7 +169,7 @@ impl Offering {
         let way = &mut self.ways[self.turn];
         if self.shared.started[at].load(Ordering::Relaxed) {
             self.sequences[at] += 1;
-            way.gathered.push(report(&account.name, self.sequences[at]));
+            way.gathered.push(playing(&account.name, VIEW, self.sequences[at]));
             return;
         }
         if self.shared.starts.fetch_add(1, Ordering::Relaxed) >= STARTS_MAX {
@@ -176,7 +178,7 @@ impl Offering {
             return;
         }
         // Said again while it is on its way, it is the same start.
-        let (shared, channel, request) = (self.shared.clone(), way.channel.clone(), start(&account.name));
+        let (shared, channel, request) = (self.shared.clone(), way.channel.clone(), film(&account.name, VIEW));
         tokio::spawn(async move {
             let mut request = tonic::Request::new(request);
             request.set_timeout(DEADLINE);
@@ -186,29 +188,5 @@ impl Offering {
             }
             shared.starts.fetch_sub(1, Ordering::Relaxed);
         });
-    }
-}
-
-fn start(account: &str) -> v1::StartViewRequest {
-    v1::StartViewRequest {
-        account_id: account.into(),
-        view_id: "main".into(),
-        profile_id: "p".into(),
-        device_id: "tv".into(),
-        title_id: "film".into(),
-        title_type: v1::TitleType::Film.into(),
-        duration_ms: Some(7_200_000),
-        ..Default::default()
-    }
-}
-
-fn report(account: &str, sequence: u64) -> v1::ProgressReport {
-    v1::ProgressReport {
-        account_id: account.into(),
-        view_id: "main".into(),
-        sequence,
-        position_ms: Some(i64::try_from(sequence).unwrap_or(0) * 10 % 7_000_000),
-        state: v1::PlayState::Playing.into(),
-        ..Default::default()
     }
 }

@@ -24,10 +24,10 @@ use clap::Parser;
 use load::{Asked, Load};
 use nodes::{NODES, Seen, peak};
 use playhead::proto::v1;
-use support::{Cluster, Result};
+use support::{CALM, Cluster, Result};
 
-/// Averages, looks and rests are short here, so that a run is; elections calm, since a busy machine is no failure.
-const FLAGS: &[&str] = &[
+/// Averages, looks and rests are short here, so that a run is.
+const FLAGS: [&str; 8] = [
     "--heat-average-ms",
     "12000",
     "--heat-look-ms",
@@ -36,18 +36,14 @@ const FLAGS: &[&str] = &[
     "10000",
     "--limits-account-per-second",
     "0",
-    "--raft-election-min-ms",
-    "1500",
-    "--raft-election-max-ms",
-    "3000",
-    "--failover-suspect-ms",
-    "1500",
 ];
 /// How long leads may take to come to rest, and after how long without a move they have.
 const BALANCING_MAX: Duration = Duration::from_secs(40);
 const AT_REST: Duration = Duration::from_secs(9);
 /// Rows that are measured until there is one in which no lead moved.
 const ROWS_MAX: usize = 4;
+/// For how long nothing is asked.
+const IDLE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What is asked of a balanced cluster.
 const BAR: f64 = 1.15;
@@ -101,8 +97,9 @@ async fn all(flags: &Flags) -> Result<()> {
     let begun = Instant::now();
     let accounts = Accounts::new(flags.shards, flags.seed)?;
     println!("{}", accounts.told());
-    let cluster = Cluster::start(NODES, flags.shards, FLAGS).await?;
+    let mut cluster = Cluster::start(NODES, flags.shards, &[CALM.as_slice(), &FLAGS].concat()).await?;
     by_heat(&cluster, false).await?;
+    idle(&mut cluster).await?;
     let load = Load::begin(&cluster, accounts, f64::from(flags.rate)).await?;
     let mut bench = Bench { cluster, load, seconds: Duration::from_secs(flags.seconds), moves: 0 };
     let rate = flags.rate;
@@ -127,6 +124,7 @@ async fn all(flags: &Flags) -> Result<()> {
     bench.balanced().await?;
     let after = bench.row_at_rest("by heat, after it").await?;
     bench.load.end().await;
+    idle(&mut bench.cluster).await?;
     let worst = [event.0, event.1, after.0, after.1].into_iter().fold(0.0, f64::max);
     println!(
         "balanced: {worst:.3} of the mean at most, by cost and by requests (bar: {BAR}): {}; {:.0} s in all",
@@ -137,6 +135,17 @@ async fn all(flags: &Flags) -> Result<()> {
         true => Ok(()),
         false => Err("a node is hotter than it may be".into()),
     }
+}
+
+/// Prints what the nodes do where nobody asks for anything: what a shard costs that nobody uses, and what views cost that are held.
+async fn idle(cluster: &mut Cluster) -> Result<()> {
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = Seen::now(cluster).await?;
+    tokio::time::sleep(IDLE).await;
+    let after = Seen::now(cluster).await?;
+    let cores = after.cpu_since(&before).iter().sum::<f64>() / IDLE.as_secs_f64();
+    println!("nothing asked, {} active views: {cores:.3} cores of the nodes", after.views);
+    Ok(())
 }
 
 async fn by_heat(cluster: &Cluster, heat: bool) -> Result<()> {

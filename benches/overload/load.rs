@@ -20,7 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
-use crate::support::{Cluster, Result};
+use crate::support::{Cluster, Result, film, playing};
 
 /// Within what a request is good.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -281,7 +281,7 @@ impl Load {
         let node = &mut self.nodes[one.node];
         if kind == Kind::Progress {
             one.sequence += 1;
-            node.gathered.push(report(&one.account, one.sequence));
+            node.gathered.push(playing(&one.account, "main", one.sequence));
             return;
         }
         if tally.calls.fetch_add(1, Ordering::Relaxed) >= CALLS_MAX {
@@ -355,25 +355,5 @@ async fn call(kind: Kind, channel: Channel, account: &str, view: String) -> Resu
 }
 
 fn start(account: &str, view: &str, device: &str) -> v1::StartViewRequest {
-    v1::StartViewRequest {
-        account_id: account.into(),
-        view_id: view.into(),
-        profile_id: "p".into(),
-        device_id: device.into(),
-        title_id: format!("title-{view}"),
-        title_type: v1::TitleType::Film.into(),
-        duration_ms: Some(7_200_000),
-        ..Default::default()
-    }
-}
-
-fn report(account: &str, sequence: u64) -> v1::ProgressReport {
-    v1::ProgressReport {
-        account_id: account.into(),
-        view_id: "main".into(),
-        sequence,
-        position_ms: Some(i64::try_from(sequence).unwrap_or(0) % 7_000_000),
-        state: v1::PlayState::Playing.into(),
-        ..Default::default()
-    }
+    v1::StartViewRequest { device_id: device.into(), title_id: format!("title-{view}"), ..film(account, view) }
 }

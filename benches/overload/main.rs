@@ -15,7 +15,6 @@
 mod support;
 
 mod load;
-mod nodes;
 mod picture;
 mod svg;
 
@@ -105,12 +104,17 @@ async fn all(flags: &Flags) -> Result<()> {
 async fn row(cluster: &mut Cluster, load: &mut Load, flags: &Flags, times: f64, rate: f64) -> Result<Row> {
     load.run(rate, WARM_UP).await?;
     process::reset_peaks(cluster);
-    let before = nodes::cpu_us(cluster);
+    let before = cpu_us(cluster);
     let measured = load.run(rate, Duration::from_secs(flags.seconds)).await?;
-    let (cpu_us, memory_mib) = (nodes::cpu_us(cluster) - before, process::peaks(cluster).iter().sum::<u64>() >> 20);
+    let (cpu_us, memory_mib) = (cpu_us(cluster) - before, process::peaks(cluster).iter().sum::<u64>() >> 20);
     // What was refused has left nothing behind that the next row would have to do.
     tokio::time::sleep(Duration::from_secs(2)).await;
     Ok(Row { times, measured, cpu_us, memory_mib })
+}
+
+/// User and system CPU of all nodes.
+fn cpu_us(cluster: &mut Cluster) -> u64 {
+    process::pids(cluster).into_iter().map(process::cpu_us).sum()
 }
 
 fn header() -> String {

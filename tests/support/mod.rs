@@ -27,6 +27,10 @@ const SETTLE_MAX: Duration = Duration::from_secs(90);
 /// How often a test looks whether it has.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// Calm elections: a machine that is busy with other tests is no failure.
+pub const CALM: [&str; 6] =
+    ["--raft-election-min-ms", "1500", "--raft-election-max-ms", "3000", "--failover-suspect-ms", "1500"];
+
 /// A cluster of real processes, killed when it is dropped.
 pub struct Cluster {
     pub local: LocalCluster,
@@ -50,6 +54,18 @@ pub fn film(account: &str, view: &str) -> v1::StartViewRequest {
         title_id: "film-1".into(),
         title_type: v1::TitleType::Film.into(),
         duration_ms: Some(6_000_000),
+        ..Default::default()
+    }
+}
+
+/// Such a view's progress: further than the last.
+pub fn playing(account: &str, view: &str, sequence: u64) -> v1::ProgressReport {
+    v1::ProgressReport {
+        account_id: account.into(),
+        view_id: view.into(),
+        sequence,
+        position_ms: Some(i64::try_from(sequence).unwrap_or(0) % 6_000_000),
+        state: v1::PlayState::Playing.into(),
         ..Default::default()
     }
 }

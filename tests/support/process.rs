@@ -23,6 +23,16 @@ pub fn pids(cluster: &mut Cluster) -> Vec<i32> {
     cluster.local.names().iter().filter_map(|name| cluster.local.pid(name)).collect()
 }
 
+/// User and system CPU of a process, us.
+pub fn cpu_us(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in parentheses, may have blanks; the 12th and 13th fields behind it are user and system ticks.
+    let behind = stat.rsplit(')').next().unwrap_or_default().to_string();
+    let fields: Vec<u64> = behind.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    // Linux shows ticks of 10 ms to user space, whatever the kernel counts in.
+    fields.get(11).zip(fields.get(12)).map_or(0, |(user, system)| user + system) * 10_000
+}
+
 /// Forgets how much memory the nodes had at most.
 pub fn reset_peaks(cluster: &mut Cluster) {
     for pid in pids(cluster) {
