@@ -1,13 +1,15 @@
-//! Placing at full size: how long it takes, what a join and a leave move beside the least that they must, and how even it is.
+//! Placing at full size: how long it takes, what a join and a leave move beside the least that they must, how even it is, and how long it
+//! takes to find leads that are even by what shards cost.
 //!
 //! `cargo run --example placement`, or with `--release`: 1,000 nodes, 4,096 shards, 3 replicas.
 #![allow(clippy::disallowed_methods, reason = "it reads the clock, to tell how long it takes")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, Table, presets};
-use playhead::ids::NodeId;
+use playhead::ids::{NodeId, ShardId};
+use playhead::plan::balance::{Scene, hottest_permille, leads_by_heat};
 use playhead::plan::rollout::{Summary, moves};
 use playhead::ring::{Member, Placement, Rules, ShardCount, Slack, place};
 
@@ -57,6 +59,38 @@ fn main() -> anyhow::Result<()> {
         }
     }
     println!("{table}");
+    by_cost(count)
+}
+
+/// How long the leads of a target take that are even by what shards cost, which is by a Zipf law over shards: uneven as few are.
+fn by_cost(count: ShardCount) -> anyhow::Result<()> {
+    let members: Vec<Member> = (0..=NODES).map(|node| Member::plain(NodeId(node))).collect();
+    let rules = Rules::default();
+    let target = place(&members, count, rules, &Placement::empty(count))?;
+    println!("\nleads by what shards cost, {} nodes; the hottest node beside the mean", members.len());
+    for (name, flat) in [("uneven", 500), ("very uneven", 50), ("as uneven as can be", 0)] {
+        // In an order that has nothing to do with where shards stand.
+        let cost = |shard: ShardId| 1_000_000_000 / (1 + flat + u64::from(shard.0.reverse_bits() >> 20));
+        let heat: BTreeMap<ShardId, u64> = count.shards().map(|shard| (shard, cost(shard))).collect();
+        let resting = BTreeSet::new();
+        let scene = |placement| Scene {
+            placement,
+            members: &members,
+            rules,
+            heat: &heat,
+            resting: &resting,
+            copying: 0,
+            acting: false,
+        };
+        let hottest = |placement| hottest_permille(&scene(placement)) as f64 / 1e3;
+        let begun = Instant::now();
+        let after = leads_by_heat(&target, &target, &members, rules, &heat);
+        let took_ms = begun.elapsed().as_secs_f64() * 1e3;
+        let moved =
+            target.iter().filter(|(shard, r)| after.get(*shard).is_some_and(|to| to.leader != r.leader)).count();
+        let (before, after) = (hottest(&target), hottest(&after));
+        println!("  {name:<20} {before:>6.2} -> {after:>6.2}, {moved:>5} leads moved, {took_ms:>8.0} ms");
+    }
     Ok(())
 }
 

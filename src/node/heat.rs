@@ -146,12 +146,12 @@ mod tests {
         assert_eq!(next(1, count(true, 500, 0)), Some((0, 0)), "nobody knows since when");
         assert_eq!(next(2, count(true, 520, 0)), Some((40_000, 1000)), "20 requests of 16 KiB");
         assert_eq!(next(3, count(true, 520, 0)), Some((20_000, 2000)));
-        assert_eq!(next(4, count(true, 520, 600)), Some((15_333, 3000)), "600 views are six requests a second");
+        assert_eq!(next(4, count(true, 520, 6_000)), Some((15_333, 3000)), "6,000 views are six requests a second");
         assert_eq!(next(5, count(true, 520, 0)), Some((11_499, 4000)));
         assert_eq!(next(6, count(true, 520, 0)), Some((9_199, 5000)));
         assert_eq!(next(7, count(true, 520, 0)), Some((7_359, 6000)), "a fifth less each second from now on");
-        assert_eq!(next(8, count(false, 520, 600)), None);
-        assert_eq!(next(9, count(true, 530, 600)), Some((0, 0)), "another lead is measured anew");
+        assert_eq!(next(8, count(false, 520, 6_000)), None);
+        assert_eq!(next(9, count(true, 530, 6_000)), Some((0, 0)), "another lead is measured anew");
         assert_eq!(next(10, count(true, 3, 0)), Some((6_000, 1000)), "started anew meanwhile");
         assert_eq!(next(10, count(true, 3, 0)), Some((6_000, 1000)), "no time has passed");
     }
@@ -159,16 +159,16 @@ mod tests {
     #[test]
     fn what_is_led_is_shown_and_what_is_led_no_more_is_not() {
         let (mut thermometer, metrics) = (Thermometer::over(60_000), Metrics::new());
-        for (at, count) in [count(true, 5, 200), count(true, 9, 200)].into_iter().enumerate() {
+        for (at, count) in [count(true, 5, 2_000), count(true, 9, 2_000)].into_iter().enumerate() {
             let reads = thermometer.read(MonotonicMs(1000 * at as u64), [count].into_iter());
             thermometer.show(&reads, &metrics);
         }
         let text = metrics.encode();
-        for line in ["shard_requests_total{shard=\"7\"} 9", "shard_active_views{shard=\"7\"} 200"] {
+        for line in ["shard_requests_total{shard=\"7\"} 9", "shard_active_views{shard=\"7\"} 2000"] {
             assert!(text.contains(line), "{line} is missing in {text}");
         }
         assert!(text.contains("shard_cost{shard=\"7\"} 10.0"), "{text}");
-        let reads = thermometer.read(MonotonicMs(3000), [count(false, 9, 200)].into_iter());
+        let reads = thermometer.read(MonotonicMs(3000), [count(false, 9, 2_000)].into_iter());
         thermometer.show(&reads, &metrics);
         let text = metrics.encode();
         assert!(!text.contains("shard_cost{") && text.contains("shard_requests_total{shard=\"7\"} 9"), "{text}");

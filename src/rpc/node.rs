@@ -15,6 +15,7 @@ use super::{Fault, Limits};
 use crate::net::Listener;
 use crate::node::bootstrap::{BootstrapError, Wishes};
 use crate::node::join::{JoinError, LetIn, Newcomer};
+use crate::node::rollout::heat::Times;
 use crate::node::router::Call;
 use crate::node::{Given, Node};
 use crate::ring::ShardCount;
@@ -138,6 +139,7 @@ pub async fn faces(node: Node, seed: u64) -> Result<Faces, ServeError> {
         client_scheme: scheme,
         report: Arc::new(move || reporting.report()),
         spoken: node.spoken(),
+        heat_measured_ms: Times::of(config).measured_ms(),
         generation: node.generation(),
         bootstrap: Arc::new(Founder { node: node.clone(), random: Mutex::new(StdRng::seed_from_u64(seed)) }),
         leads: Arc::new(Giver(node.clone())),

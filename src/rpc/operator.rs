@@ -98,6 +98,8 @@ pub struct OperatorParts {
     pub report: Arc<dyn Fn() -> Report + Send + Sync>,
     /// The cluster versions that this node speaks.
     pub spoken: crate::versions::Spoken,
+    /// How long a lead must have been measured before it counts what it costs, milliseconds.
+    pub heat_measured_ms: u64,
     /// How often this node has started on its folder.
     pub generation: crate::ids::Generation,
     /// Makes a cluster.

@@ -8,8 +8,9 @@ use super::fault::Fault;
 use super::operator::Operator;
 use crate::health::Liveness;
 use crate::ids::{GroupId, NodeId, ShardId};
+use crate::node::gossip::Leads;
 use crate::node::meta::{Command, Intent, MetaState, Turn};
-use crate::node::rollout::{due, heat, reason, under_way, way};
+use crate::node::rollout::{Seen, Sources, due, heat, leading, reason, under_way, way};
 use crate::plan::rollout::Move;
 use crate::proto::v1;
 use crate::ring::Placement;
@@ -31,6 +32,18 @@ pub(super) fn rules(meta: &MetaState) -> v1::PlacementRules {
     }
 }
 
+/// Whether leads move by what shards cost, where the rule says so.
+fn lead_balance(meta: &MetaState, seen: &Seen) -> v1::LeadBalance {
+    let waits = heat::waits(meta, seen);
+    let state = if waits.is_empty() { v1::LeadBalanceState::ByCost } else { v1::LeadBalanceState::Waits };
+    let hottest = seen.costs_about.as_ref().map_or(0, |costs| heat::hottest_permille(meta, costs));
+    v1::LeadBalance {
+        state: state.into(),
+        waits: waits.iter().take(WAITS_MAX).map(|wait| wait.told(meta)).collect(),
+        hottest_permille: u32::try_from(hottest).unwrap_or(u32::MAX),
+    }
+}
+
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
@@ -40,21 +53,33 @@ fn copies<'a>(moves: impl IntoIterator<Item = &'a Move>) -> usize {
 }
 
 impl Operator {
-    fn leading(&self) -> BTreeMap<ShardId, NodeId> {
-        let leads = self.parts.leaders.all();
-        leads.into_iter().filter_map(|(group, lead)| Some((group.shard()?, lead.node))).collect()
+    fn sources(&self) -> Sources<'_> {
+        Sources {
+            ear: &self.parts.ear,
+            leaders: &self.parts.leaders,
+            me: self.me(),
+            my_leads: if self.parts.leads.held() { Leads::Held } else { Leads::Takes },
+            my_heat: (self.parts.report)().heat,
+            measured_ms: self.parts.heat_measured_ms,
+            now: self.parts.router.clock().monotonic(),
+        }
     }
 
-    /// The placement that is due, with leads by what this node knows of heat; what begins, the meta leader's node decides.
+    /// The placement that is due, with leads by what this node has heard of what shards cost; what begins, the meta leader's node decides.
     fn due(&self, meta: &MetaState) -> Option<Placement> {
-        let mut told: BTreeMap<_, _> =
-            self.parts.ear.heat().into_iter().map(|(node, (_, heat))| (node, heat)).collect();
-        told.extend((self.parts.report)().heat.map(|own| (self.me(), own)));
-        due(meta, heat::about(meta, &self.leading(), &told).as_ref())
+        due(meta, self.sources().heard(meta).costs_about.as_ref())
+    }
+
+    /// Whether leads move by what shards cost, as this node sees it.
+    fn lead_balance(&self, meta: &MetaState) -> v1::LeadBalance {
+        if !meta.follows_heat() {
+            return v1::LeadBalance { state: v1::LeadBalanceState::ByNumber.into(), ..Default::default() };
+        }
+        lead_balance(meta, &self.sources().heard(meta))
     }
 
     fn busy(&self, meta: &MetaState) -> BTreeMap<ShardId, Move> {
-        let leading = self.leading();
+        let leading = leading(&self.parts.leaders);
         let alive: BTreeSet<NodeId> =
             meta.nodes.keys().copied().filter(|node| self.liveness(*node) == Liveness::Alive).collect();
         under_way(meta, &leading, &alive)
@@ -179,6 +204,7 @@ impl Operator {
             plan: Some(self.plan_now(&meta)),
             rules: Some(rules(&meta)),
             answered_by: self.name(),
+            leads: Some(self.lead_balance(&meta)),
         })
     }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::super::each::Said;
 use super::super::output::{number, ranges, span};
+use super::super::plan::Leads;
 use super::super::shard::{DIFFER, Replica, Shard};
 use super::super::status::Status;
 use super::super::upgrade::Versions;
@@ -39,6 +40,8 @@ pub(super) struct Heard {
     pub(super) said: Vec<Said<Own>>,
     /// What one node says of versions, if its build knows of any.
     pub(super) versions: Option<Versions>,
+    /// What one node says of how leads are balanced, if its build tells.
+    pub(super) leads: Option<Leads>,
 }
 
 /// What a node says of itself.

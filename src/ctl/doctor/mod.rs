@@ -14,6 +14,7 @@ use super::each::{Said, each};
 use super::exit::Failure;
 use super::node::Node;
 use super::output::{bare_table, judged, text, wall};
+use super::plan::Leads;
 use super::shard::Shard;
 use super::status::Status;
 use super::text::{plain, wrapped};
@@ -47,6 +48,8 @@ struct Diagnosis {
     nodes: usize,
     nodes_answered: usize,
     shards: usize,
+    /// Null: the cluster doesn't tell.
+    leads: Option<Leads>,
     findings: Vec<Finding>,
 }
 
@@ -57,6 +60,7 @@ pub(super) async fn run(context: &Context) -> Result<(), Failure> {
         nodes: heard.said.len(),
         nodes_answered: heard.said.iter().filter(|said| said.answer.is_ok()).count(),
         shards: heard.shards.len(),
+        leads: heard.leads.clone(),
         findings: judge(&heard),
     };
     let verdict = diagnosis.verdict();
@@ -68,7 +72,7 @@ async fn hear(context: &Context) -> Result<Heard, Failure> {
     let admin = context.admin()?;
     let status = Status::from(context.read(admin.get_cluster_status(v1::GetClusterStatusRequest {})).await?);
     if status.cluster_id.is_empty() {
-        return Ok(Heard { status, shards: Vec::new(), said: Vec::new(), versions: None });
+        return Ok(Heard { status, shards: Vec::new(), said: Vec::new(), versions: None, leads: None });
     }
     let nodes: Vec<Node> = status.nodes.iter().filter(|node| node.intent != "removed").cloned().collect();
     let clock = &context.clock;
@@ -76,7 +80,9 @@ async fn hear(context: &Context) -> Result<Heard, Failure> {
     let shards = context.read(admin.all_shards()).await?.into_iter().map(Shard::from).collect();
     // A node of a build that knows no versions says nothing of them.
     let versions = context.read(admin.get_versions(v1::GetVersionsRequest {})).await.ok().map(Versions::from);
-    Ok(Heard { status, shards, said, versions })
+    let plan = context.read(admin.get_plan(v1::GetPlanRequest {})).await.ok();
+    let leads = plan.and_then(|plan| Some(Leads::new(Some(plan.leads?), true)));
+    Ok(Heard { status, shards, said, versions, leads })
 }
 
 /// What a node says of itself and of the others.
@@ -115,8 +121,11 @@ impl Diagnosis {
     }
 
     fn text(&self) -> String {
-        let Self { nodes, nodes_answered, shards, findings, .. } = self;
-        let asked = format!("{nodes_answered} of {nodes} nodes answered; {shards} shards looked at");
+        let Self { nodes, nodes_answered, shards, leads, findings, .. } = self;
+        let mut asked = format!("{nodes_answered} of {nodes} nodes answered; {shards} shards looked at");
+        if let Some(leads) = leads {
+            asked.push_str(&format!("\n{}", wrapped(&leads.text(), WIDTH).join("\n")));
+        }
         if findings.is_empty() {
             return format!("{asked}\n\nnothing is wrong");
         }

@@ -37,7 +37,7 @@ fn cluster(shards: u32) -> Heard {
             sees: names.iter().map(|other| ((*other).to_string(), "alive")).collect(),
         }),
     });
-    Heard { status, said: said.collect(), shards: (0..shards).map(shard).collect(), versions: None }
+    Heard { status, said: said.collect(), shards: (0..shards).map(shard).collect(), versions: None, leads: None }
 }
 
 fn shard(number: u32) -> Shard {

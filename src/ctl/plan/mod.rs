@@ -3,6 +3,7 @@
 //! Such a command asks what it would bring about, shows that, asks whether to go on, does it, and waits where it is told to.
 
 mod follow;
+mod leads;
 mod show;
 mod turn;
 
@@ -18,6 +19,7 @@ use super::text::{plain, short, wrapped};
 use super::watch;
 use crate::client::{AdminClient, Error};
 use crate::proto::v1;
+pub(super) use leads::Leads;
 use turn::Turn;
 
 /// The most moves that a table lists.

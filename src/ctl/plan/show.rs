@@ -7,7 +7,7 @@ use super::super::exit::Failure;
 use super::super::output::span;
 use super::super::text::{plain, wrapped};
 use super::super::watch;
-use super::Plan;
+use super::{Leads, Plan};
 use crate::proto::v1;
 
 /// The change, and the rules that it follows.
@@ -19,6 +19,7 @@ struct Shown {
     grace_ms: u64,
     automatic: bool,
     heat: bool,
+    leads: Leads,
     answered_by: String,
 }
 
@@ -32,6 +33,7 @@ impl Shown {
             grace_ms: rules.grace_ms,
             automatic: rules.automatic,
             heat: rules.heat,
+            leads: Leads::new(answer.leads, rules.heat),
             answered_by: plain(&answer.answered_by),
         }
     }
@@ -39,9 +41,9 @@ impl Shown {
     fn text(&self) -> String {
         let begin = if self.automatic { "changes begin by themselves" } else { "changes wait for `plan apply`" };
         let (grace, copies) = (span(self.grace_ms), self.replication_factor);
-        let leads = if self.heat { "leads move by what shards cost" } else { "leads are even by number" };
-        let rules = format!("{copies} copies of each shard; {begin}; dead nodes are given up after {grace}; {leads}");
-        format!("{}\n\n{}", self.plan.text().trim_end(), wrapped(&rules, 80).join("\n"))
+        let rules = format!("{copies} copies of each shard; {begin}; dead nodes are given up after {grace}");
+        let (rules, leads) = (wrapped(&rules, 80).join("\n"), wrapped(&self.leads.text(), 80).join("\n"));
+        format!("{}\n\n{rules}\n{leads}", self.plan.text().trim_end())
     }
 }
 

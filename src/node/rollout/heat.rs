@@ -6,7 +6,8 @@
 //! # Invariants
 //!
 //! - What is proposed has the same nodes for every shard as before, is fenced by the epoch, and comes only while no change of the
-//!   cluster is under way, a majority is heard, and every member lives, takes leads and has told lately what it leads costs (node/40).
+//!   cluster is under way, a majority is heard, every member lives, takes leads and has told lately what it leads costs, and every shard
+//!   is led by whom the placement wants (node/40).
 //!
 //! # Caveats
 //!
@@ -16,9 +17,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{NodeId, ShardId};
+use crate::node::config::Config;
 use crate::node::gossip::ShardHeat;
 use crate::node::meta::{Command, MetaState};
 use crate::plan::balance::{self, Scene, Shift, Tuning, Verdict};
+use crate::ring::Placement;
 use crate::time::MonotonicMs;
 
 use super::Seen;
@@ -26,9 +29,9 @@ use super::Seen;
 /// What every shard costs, in thousandths of a request a second.
 pub type Costs = BTreeMap<ShardId, u64>;
 
-/// A shard that nobody uses costs its leader as much as a request a second: heartbeats. So leads are even by number where there
-/// is nothing else to go by.
-const IDLE_COST: u64 = 1000;
+/// A shard that nobody uses costs its leader as much as a request in four seconds. So leads are even by number where there is nothing
+/// else to go by, and hardly where there is.
+const IDLE_COST: u64 = 250;
 /// A report that is older tells nothing: five were missed.
 pub(super) const FRESH_MS: u64 = 5_000;
 /// A lead counts as measured after this part of the time that is averaged over.
@@ -46,8 +49,13 @@ pub struct Times {
 }
 
 impl Times {
+    /// As a node is configured.
+    pub fn of(config: &Config) -> Self {
+        Self { average_ms: config.heat_average_ms, look_ms: config.heat_look_ms, rest_ms: config.heat_rest_ms }
+    }
+
     /// How long a lead must have been measured.
-    pub(super) fn measured_ms(&self) -> u64 {
+    pub fn measured_ms(&self) -> u64 {
         self.average_ms / MEASURED_PART
     }
 }
@@ -115,11 +123,11 @@ impl Balance {
     /// The leads that should move now, if any.
     pub fn look(&mut self, meta: &MetaState, seen: &Seen, now: MonotonicMs) -> Option<Moves> {
         let since = *self.since.get_or_insert(now);
-        let waits = |from: Option<MonotonicMs>, ms| from.is_some_and(|from| now.since(from) < ms);
-        if waits(Some(since), self.times.average_ms) || waits(self.looked, self.times.look_ms) {
+        let early = |from: Option<MonotonicMs>, ms| from.is_some_and(|from| now.since(from) < ms);
+        if early(Some(since), self.times.average_ms) || early(self.looked, self.times.look_ms) {
             return None;
         }
-        let costs = seen.costs.as_ref().filter(|_| may_move(meta, seen))?;
+        let costs = seen.costs.as_ref().filter(|_| meta.follows_heat() && waits(meta, seen).is_empty())?;
         self.looked = Some(now);
         self.moved.retain(|_, moved| now.since(*moved) < self.times.rest_ms);
         let moving = super::under_way(meta, &seen.leading, &seen.alive);
@@ -141,15 +149,81 @@ impl Balance {
     }
 }
 
-/// Whether leads may be moved as the cluster is.
-fn may_move(meta: &MetaState, seen: &Seen) -> bool {
-    let members = meta.members();
-    meta.follows_heat()
-        // Nothing is moved by itself where an operator doesn't want that.
-        && meta.rebalance().automatic
-        && meta.change.is_none()
-        && seen.majority
-        && members.iter().all(|member| seen.ready.contains(&member.node))
+/// Why no lead moves by what shards cost, though the rule is that they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Nothing is moved by itself: an operator doesn't want that.
+    ByHand,
+    /// A change of the cluster is under way.
+    Change,
+    /// The node that looks hears no majority.
+    NoMajority,
+    /// This node is not heard.
+    Silent(NodeId),
+    /// This node lives, and takes no leads.
+    TakesNone(NodeId),
+    /// This node has not told lately what it leads costs.
+    Untold(NodeId),
+    /// So many shards are led by nobody, or by another node than the placement wants.
+    Elsewhere(usize),
+    /// Some leads are too new: what they cost isn't known.
+    Unmeasured,
+}
+
+/// All that leads wait for, as a node sees it; empty: they may move.
+pub fn waits(meta: &MetaState, seen: &Seen) -> Vec<Wait> {
+    let mut waits = Vec::new();
+    let mut note = |is_so: bool, wait| waits.extend(is_so.then_some(wait));
+    note(!meta.rebalance().automatic, Wait::ByHand);
+    note(meta.change.is_some(), Wait::Change);
+    note(!seen.majority, Wait::NoMajority);
+    for node in meta.members().into_iter().map(|member| member.node) {
+        match (seen.alive.contains(&node), seen.takes.contains(&node), seen.told.contains(&node)) {
+            (false, ..) => note(true, Wait::Silent(node)),
+            (_, false, _) => note(true, Wait::TakesNone(node)),
+            (.., told) => note(!told, Wait::Untold(node)),
+        }
+    }
+    let wanted = meta.placement.iter().flat_map(Placement::iter);
+    let elsewhere = wanted.filter(|(shard, replicas)| seen.leading.get(shard) != replicas.leader.as_ref()).count();
+    note(elsewhere > 0, Wait::Elsewhere(elsewhere));
+    // What was told by nobody was not measured either.
+    let new = waits.is_empty() && seen.costs.is_none();
+    waits.extend(new.then_some(Wait::Unmeasured));
+    waits
+}
+
+impl Wait {
+    /// In words.
+    pub fn told(&self, meta: &MetaState) -> String {
+        let name = |node: &NodeId| meta.name_of(*node);
+        match self {
+            Self::ByHand => "changes don't begin by themselves (`ring rules --automatic`)".into(),
+            Self::Change => "a change of the cluster is under way".into(),
+            Self::NoMajority => "no majority of the nodes is heard".into(),
+            Self::Silent(node) => format!("{} is not heard", name(node)),
+            Self::TakesNone(node) => format!("{} takes no leads now", name(node)),
+            Self::Untold(node) => format!("{} has not told lately what its shards cost", name(node)),
+            Self::Elsewhere(1) => "a shard is led by another node than it should be, or by none".into(),
+            Self::Elsewhere(n) => format!("{n} shards are led by other nodes than they should be, or by none"),
+            Self::Unmeasured => "leads have moved a moment ago: what they cost is not known yet".into(),
+        }
+    }
+}
+
+/// How hot the hottest node is where shards cost so much, in thousandths of the mean; 0 before there is a placement.
+pub fn hottest_permille(meta: &MetaState, costs: &Costs) -> u64 {
+    let (members, resting) = (meta.members(), BTreeSet::new());
+    let scene = |placement| Scene {
+        placement,
+        members: &members,
+        rules: meta.rules,
+        heat: costs,
+        resting: &resting,
+        copying: 0,
+        acting: false,
+    };
+    meta.placement.as_ref().map_or(0, |placement| balance::hottest_permille(&scene(placement)))
 }
 
 /// What should move where shards cost so much; `None` before there is a placement. Of replicas nothing moves.

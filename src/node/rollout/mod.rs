@@ -21,6 +21,7 @@
 //! How long a node has been dead is counted from when this node began to lead the meta group: another leader counts anew.
 
 mod due;
+mod heard;
 pub mod heat;
 mod voters;
 
@@ -35,12 +36,12 @@ use crate::time::{MonotonicMs, WallMs};
 use crate::versions::Feature;
 
 use super::core::Inner;
-use super::gossip::{Leads, ShardHeat};
 use super::meta::{Answer, Change, Command, Intent, MetaState, NodeRecord, Turn};
 
 use heat::{Balance, Moves, Times};
 
 pub use due::{Settled, due, reason, way};
+pub use heard::{Sources, leading};
 
 /// How often it is looked.
 const LOOK: Duration = Duration::from_millis(200);
@@ -70,8 +71,10 @@ pub struct Seen {
     pub leading: BTreeMap<ShardId, NodeId>,
     /// What every shard costs; `None`: that isn't known of all.
     pub costs: Option<heat::Costs>,
-    /// Nodes that live, take leads and have told lately what they lead costs.
-    pub ready: BTreeSet<NodeId>,
+    /// Nodes that live and take leads.
+    pub takes: BTreeSet<NodeId>,
+    /// Nodes that have told lately what they lead costs.
+    pub told: BTreeSet<NodeId>,
     /// The calendar.
     pub now: WallMs,
 }
@@ -237,30 +240,25 @@ impl Since {
     }
 }
 
-/// What each node that lives has told lately of what it leads costs; this node's own among them.
-fn told(inner: &Inner) -> BTreeMap<NodeId, Vec<ShardHeat>> {
-    let now = inner.clock.monotonic();
-    let heard = inner.ear.heat().into_iter();
-    let mut told: BTreeMap<NodeId, Vec<ShardHeat>> =
-        heard.filter(|(_, (at, _))| now.since(*at) <= heat::FRESH_MS).map(|(node, (_, heat))| (node, heat)).collect();
-    if let Some(own) = &inner.last_report.load().heat {
-        told.insert(inner.me.node, own.clone());
-    }
-    told
-}
-
 fn see(inner: &Inner, meta: &MetaState, times: Times, since: &mut Since) -> Seen {
     let now = inner.clock.monotonic();
     let me = inner.me.node;
     let others = meta.nodes.keys().filter(|node| **node != me);
     let liveness = others.filter_map(|node| Some((*node, inner.ear.liveness(*node)?)));
     since.look(liveness.chain([(me, Liveness::Alive)]), now);
-    let mut alive: BTreeSet<NodeId> = inner.ear.alive().into_iter().collect();
-    alive.insert(me);
-    let shard = |(group, lead): (GroupId, super::leaders::Lead)| Some((group.shard()?, lead.node));
+    let sources = Sources {
+        ear: &inner.ear,
+        leaders: &inner.leaders,
+        me,
+        my_leads: inner.leads(),
+        my_heat: inner.last_report.load().heat.clone(),
+        measured_ms: times.measured_ms(),
+        now,
+    };
+    let seen = sources.heard(meta);
     let (mut hints, mut heard) = (BTreeMap::new(), BTreeSet::new());
     inner.ear.reports(|node, report| {
-        if !alive.contains(&node) {
+        if !seen.alive.contains(&node) {
             return;
         }
         // One that has told of its hints while something stood on it may have accepted more since.
@@ -270,45 +268,62 @@ fn see(inner: &Inner, meta: &MetaState, times: Times, since: &mut Since) -> Seen
         heard.extend(report.hears.iter().flatten());
     });
     hints.insert(me, inner.hints.status().waiting);
-    let leading = inner.leaders.all().into_iter().filter_map(shard).collect();
-    let told = if meta.follows_heat() { told(inner) } else { BTreeMap::new() };
-    let takes = |node: &NodeId| if *node == me { inner.leads() } else { inner.ear.leads(*node) } == Leads::Takes;
-    Seen {
-        hints,
-        heard,
-        costs_about: heat::about(meta, &leading, &told),
-        dead_ms: since.ms(Liveness::Dead, now),
-        alive_ms: since.ms(Liveness::Alive, now),
-        majority: !inner.ear.is_isolated(),
-        costs: heat::costs(meta, &leading, &told, times.measured_ms()),
-        ready: told.keys().copied().filter(|node| alive.contains(node) && takes(node)).collect(),
-        alive,
-        leading,
-        now: inner.clock.wall(),
+    let (dead_ms, alive_ms) = (since.ms(Liveness::Dead, now), since.ms(Liveness::Alive, now));
+    Seen { hints, heard, dead_ms, alive_ms, now: inner.clock.wall(), ..seen }
+}
+
+/// What a look remembers for the next one, and what it found.
+struct Look {
+    settled: Settled,
+    balance: Balance,
+    found: Option<Found>,
+}
+
+/// What is to be proposed.
+enum Found {
+    /// A change of the cluster, or a part of it.
+    Change(Command),
+    /// Leads that move by what shards cost.
+    Leads(Moves),
+}
+
+impl Look {
+    fn of(meta: &MetaState, seen: &Seen, (mut settled, mut balance): (Settled, Balance), now: MonotonicMs) -> Self {
+        let change = decide(meta, seen, &mut settled).map(Found::Change);
+        let found = change.or_else(|| balance.look(meta, seen, now).map(Found::Leads));
+        Self { settled, balance, found }
     }
 }
 
 /// Looks while the meta group is led here, until the node stops.
 pub(super) async fn run(inner: Arc<Inner>) {
-    let config = &inner.config;
-    let (average_ms, look_ms, rest_ms) = (config.heat_average_ms, config.heat_look_ms, config.heat_rest_ms);
-    let times = Times { average_ms, look_ms, rest_ms };
-    let anew = || (Since::default(), Settled::default(), Balance::new(times));
-    let (mut since, mut settled, mut balance) = anew();
+    let times = Times::of(&inner.config);
+    let anew = || (Since::default(), (Settled::default(), Balance::new(times)));
+    let (mut since, mut memory) = anew();
     loop {
         tokio::time::sleep(LOOK).await;
-        inner.metrics.hottest_node.set(balance.worst_permille as f64 / 1e3);
+        inner.metrics.hottest_node.set(memory.1.worst_permille as f64 / 1e3);
         if inner.is_leaving() || !inner.leads_meta() {
-            (since, settled, balance) = anew();
+            (since, memory) = anew();
             continue;
         }
         let meta = inner.meta.now.load_full();
         let seen = see(&inner, &meta, times, &mut since);
-        if let Some(command) = decide(&meta, &seen, &mut settled) {
-            propose(&inner, &meta, &command, in_words(&meta, &command)).await;
-        } else if let Some(moves) = balance.look(&meta, &seen, inner.clock.monotonic()) {
-            move_leads(&inner, &meta, &moves, &mut balance).await;
+        // Of a thousand nodes and their shards a look takes long, where something has changed.
+        let (now, looked_at) = (inner.clock.monotonic(), meta.clone());
+        let look = inner.threads.blocking(move || Look::of(&looked_at, &seen, memory, now)).await;
+        let Ok(Look { settled, mut balance, found }) = look else {
+            (since, memory) = anew();
+            continue;
+        };
+        match found {
+            Some(Found::Change(command)) => {
+                propose(&inner, &meta, &command, in_words(&meta, &command)).await;
+            }
+            Some(Found::Leads(moves)) => move_leads(&inner, &meta, &moves, &mut balance).await,
+            None => {}
         }
+        memory = (settled, balance);
     }
 }
 

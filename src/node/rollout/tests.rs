@@ -1,6 +1,7 @@
 //! A cluster of the meta state alone: groups do at once what the placement wants of them.
 
 mod heat;
+mod zipf;
 
 use super::*;
 use crate::ids::{Epoch, ReplicaId};
@@ -17,15 +18,19 @@ fn node(n: u64) -> NodeId {
 }
 
 fn founded(nodes: u64, version: u32) -> MetaState {
-    let founder = |n| Founder {
-        node: node(n),
+    founded_of(&(1..=nodes).collect::<Vec<_>>(), SHARDS, version)
+}
+
+fn founded_of(nodes: &[u64], shards: u32, version: u32) -> MetaState {
+    let founder = |n: &u64| Founder {
+        node: node(*n),
         name: format!("n{n}"),
         zone: Zone::default(),
         weight: Weight::default(),
         link: format!("127.0.0.1:{n}"),
     };
-    let shards = ShardCount::new(SHARDS).unwrap();
-    let founders = (1..=nodes).map(founder).collect();
+    let shards = ShardCount::new(shards).unwrap();
+    let founders = nodes.iter().map(founder).collect();
     let charter = Charter::new(ClusterId::from_random(1, 2), shards, Rules::default(), founders).unwrap();
     let charter = charter.at(ClusterVersion(version));
     let placement = place(&charter.members(), shards, charter.rules, &Placement::empty(shards)).unwrap();

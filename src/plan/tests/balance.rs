@@ -94,7 +94,7 @@ fn without_heat_nothing_moves() {
 fn cost_and_average_bear_any_number() {
     let most = Heat { requests_per_s: u64::MAX, bytes_per_s: u64::MAX, active_views: u64::MAX };
     assert_eq!(most.cost(), u64::MAX);
-    assert_eq!(Heat { requests_per_s: 2, bytes_per_s: 32 * 1024, active_views: 50 }.cost(), 4500);
+    assert_eq!(Heat { requests_per_s: 2, bytes_per_s: 32 * 1024, active_views: 500 }.cost(), 4500);
     assert_eq!((averaged(100, 200, 60, 60), averaged(100, 200, 0, 60), averaged(7, 7, 9, 0)), (150, 100, 7));
     assert_eq!(averaged(u64::MAX, u64::MAX, u64::MAX, u64::MAX), u64::MAX);
     let shards: [(&[u64], u64); 2] = [(&[1, 2], u64::MAX), (&[1, 2], u64::MAX)];

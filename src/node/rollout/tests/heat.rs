@@ -2,32 +2,36 @@
 
 use super::*;
 use crate::node::gossip::ShardHeat;
-use crate::node::rollout::heat::{self as by_heat, Balance, Costs, Times, costs};
+use crate::node::rollout::heat::{self as by_heat, Balance, Costs, Times, Wait, costs, waits};
 use crate::time::testing::tries;
 
 const TIMES: Times = Times { average_ms: 60_000, look_ms: 10_000, rest_ms: 300_000 };
 const LOOK_MS: u64 = 10_000;
 
 /// SplitMix64.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, most: u64) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % most
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, most: u64) -> u64 {
+        self.next() % most
     }
 }
 
 /// Everybody is heard and every shard costs so much.
-fn seen(meta: &MetaState, costs: &Costs) -> Seen {
+pub(super) fn seen(meta: &MetaState, costs: &Costs) -> Seen {
     let seen = all_alive(meta);
-    let ready = meta.members().into_iter().map(|member| member.node).collect();
-    Seen { costs: Some(costs.clone()), ready, ..seen }
+    let takes = seen.alive.clone();
+    Seen { costs: Some(costs.clone()), told: takes.clone(), takes, leading: leads(meta), ..seen }
 }
 
-fn leads(meta: &MetaState) -> BTreeMap<ShardId, NodeId> {
+pub(super) fn leads(meta: &MetaState) -> BTreeMap<ShardId, NodeId> {
     meta.placement.iter().flat_map(Placement::iter).filter_map(|(shard, r)| Some((shard, r.leader?))).collect()
 }
 
@@ -141,10 +145,31 @@ fn leads_stay_while_anything_is_unknown_or_under_way_or_the_rule_says_so() {
     };
     let well = seen(&founded, &heat);
     assert!(moves(&founded, &well));
-    assert!(!moves(&founded, &Seen { majority: false, ..well.clone() }));
-    assert!(!moves(&founded, &Seen { costs: None, ..well.clone() }));
-    let ready = well.ready.iter().copied().filter(|n| *n != node(3)).collect();
-    assert!(!moves(&founded, &Seen { ready, ..well.clone() }), "one is silent, or takes no leads");
+    assert_eq!(waits(&founded, &well), []);
+    let unknown = Seen { costs: None, ..well.clone() };
+    assert!(!moves(&founded, &unknown) && waits(&founded, &unknown) == [Wait::Unmeasured]);
+    let but = |nodes: &BTreeSet<NodeId>| nodes.iter().copied().filter(|n| *n != node(3)).collect();
+    let mut elsewhere = well.leading.clone();
+    elsewhere.insert(ShardId(0), node(if well.leading[&ShardId(0)] == node(1) { 2 } else { 1 }));
+    for (not, wait, told) in [
+        (Seen { majority: false, ..well.clone() }, Wait::NoMajority, "no majority of the nodes is heard"),
+        (Seen { alive: but(&well.alive), ..well.clone() }, Wait::Silent(node(3)), "n3 is not heard"),
+        (Seen { takes: but(&well.takes), ..well.clone() }, Wait::TakesNone(node(3)), "n3 takes no leads now"),
+        (
+            Seen { told: but(&well.told), ..well.clone() },
+            Wait::Untold(node(3)),
+            "n3 has not told lately what its shards cost",
+        ),
+        (
+            Seen { leading: elsewhere, ..well.clone() },
+            Wait::Elsewhere(1),
+            "a shard is led by another node than it should be, or by none",
+        ),
+    ] {
+        let waits = waits(&founded, &not);
+        assert!(!moves(&founded, &not) && waits == [wait], "{waits:?}");
+        assert_eq!(waits[0].told(&founded), told);
+    }
     let (mut early, mut off, mut busy) = (founded.clone(), founded.clone(), founded.clone());
     early.cluster_version = ClusterVersion(4);
     assert!(!moves(&early, &well));
@@ -157,7 +182,7 @@ fn leads_stay_while_anything_is_unknown_or_under_way_or_the_rule_says_so() {
     let change = Change { target, why, since, paused: true, copies: 0 };
     let from = busy.epoch;
     done(&mut busy, Command::Begin { from, change });
-    assert!(!moves(&busy, &well));
+    assert!(!moves(&busy, &well) && waits(&busy, &well) == [Wait::Change]);
 }
 
 #[test]
@@ -210,7 +235,7 @@ fn costs_are_known_only_where_every_leader_has_told_and_measured_for_long_enough
     // What one says that led before doesn't count, however hot.
     let all = (0..SHARDS).map(ShardId).map(|shard| ShardHeat { shard, cost: 1 << 60, measured_ms: 99_999 });
     told.extend([tell(2, 10_000), (node(9), all.collect())]);
-    assert!(costs(&meta, &leading, &told, 10_000).unwrap().values().all(|cost| *cost == 6_000));
+    assert!(costs(&meta, &leading, &told, 10_000).unwrap().values().all(|cost| *cost == 5_250));
     assert_eq!(costs(&MetaState::default(), &leading, &told, 0), None);
 }
 
