@@ -8,6 +8,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::Notify;
 
 use super::GroupParts;
+use crate::ids::ReplicaId;
 use crate::raft::batcher::{Ended, Lead, Queue, Terms};
 use crate::raft::load::Priority;
 use crate::raft::machine::{Core, Machine, Piece, Replica, push};
@@ -46,18 +47,16 @@ pub(super) struct Minder<M: Machine> {
     pub(super) lead: Arc<Lead>,
     pub(super) reads: Arc<Reads>,
     pub(super) orders: Arc<Orders>,
-    /// When the newest checkpoint was asked for.
-    pub(super) checkpoint_at: MonotonicMs,
+    /// When the next checkpoint is due, whatever was written.
+    pub(super) checkpoint_due: MonotonicMs,
 }
 
 impl<M: Machine> Minder<M> {
     /// Looks after the replica until it is told to end, or the replica has failed.
     pub(super) async fn run(mut self) {
         let orders = Arc::clone(&self.orders);
-        // Replicas of one node shall not all write their checkpoints at the same time.
-        let interval = self.parts.config.checkpoint_ms_max;
-        let spread = self.parts.replica.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (interval / 2 + 1);
-        self.checkpoint_at = MonotonicMs(self.parts.clock.monotonic().0.saturating_sub(spread));
+        self.checkpoint_due =
+            first_checkpoint(self.parts.clock.monotonic(), self.parts.replica, self.parts.config.checkpoint_ms_max);
         loop {
             tokio::select! {
                 () = orders.stop.notified() => return,
@@ -106,11 +105,9 @@ impl<M: Machine> Minder<M> {
         if trim && !changed && !self.core.is_checkpointing() {
             self.core.let_go();
         }
-        let due = trim
-            || bytes >= self.parts.config.checkpoint_log_bytes
-            || now.since(self.checkpoint_at) >= self.parts.config.checkpoint_ms_max;
+        let due = trim || bytes >= self.parts.config.checkpoint_log_bytes || now >= self.checkpoint_due;
         if changed && due && !self.core.is_checkpointing() {
-            self.checkpoint_at = now;
+            self.checkpoint_due = now.plus(self.parts.config.checkpoint_ms_max);
             // A replica that has stopped is seen at the next look.
             let _ = self.raft.trigger().snapshot().await;
         }
@@ -126,5 +123,27 @@ impl<M: Machine> Minder<M> {
         if snapshot >= Some(upto) && purged < Some(upto) {
             let _ = self.raft.trigger().purge_log(upto).await;
         }
+    }
+}
+
+/// When a replica that begins now writes its first checkpoint at the latest: those of one node are spread over half an interval, as they
+/// would all write at the same time otherwise, then and ever after.
+fn first_checkpoint(now: MonotonicMs, replica: ReplicaId, interval_ms: u64) -> MonotonicMs {
+    let spread = replica.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (interval_ms / 2 + 1);
+    now.plus(interval_ms - spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_of_one_node_checkpoint_apart_also_when_the_process_has_just_begun() {
+        let mut due: Vec<u64> = (1..=64).map(|n| first_checkpoint(MonotonicMs(0), ReplicaId(n), 60_000).0).collect();
+        due.sort_unstable();
+        assert!(due.iter().all(|due| (30_000..=60_000).contains(due)), "{due:?}");
+        let most_in_a_second =
+            due.iter().map(|from| due.iter().filter(|at| (*from..from + 1000).contains(at)).count()).max();
+        assert!(most_in_a_second < Some(8), "{due:?}");
     }
 }

@@ -195,7 +195,7 @@ async fn assemble<M: Machine>(
                 lead: Arc::clone(&lead),
                 reads: Arc::clone(&reads),
                 orders: Arc::clone(&minding),
-                checkpoint_at: MonotonicMs(0),
+                checkpoint_due: MonotonicMs(0),
             }
             .run(),
         )),
