@@ -434,10 +434,11 @@ impl Export for MemExport {
                 At::Rows(after) => (false, after.as_deref()),
                 At::End => return Ok(None),
             };
+            let now = self.store.clock.monotonic();
             let found = self.store.with(self.replica, |replica| {
                 let map = if images { &replica.content.images } else { &replica.content.rows };
                 let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-                Ok(replica.lease.holds(self.serial).then(|| chunk(map, from, bytes_max)))
+                Ok(replica.lease.goes_on(self.serial, now).then(|| chunk(map, from, bytes_max)))
             })?;
             let found = found.ok_or(ExportError::LeaseLost(self.replica))?;
             let last = found.pairs.last().map(|(key, _)| key.clone());

@@ -92,8 +92,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn begin_install(&self, replica: ReplicaId) -> Result<Box<dyn Install>, WriteError>;
 
     /// Begins to read all of one checkpoint. Until the reader is dropped, checkpoints of this replica answer
-    /// [`WriteError::Busy`], and their caller tries again; after `lease_ms` a checkpoint goes ahead all the same and the
-    /// reader's next call answers [`ExportError::LeaseLost`]. So a slow reader never holds up the log for longer than that.
+    /// [`WriteError::Busy`], and their caller tries again; when the reader has asked for nothing in `lease_ms`, or has taken
+    /// ten times as long, a checkpoint goes ahead all the same and the reader's next call answers [`ExportError::LeaseLost`].
+    /// So a slow reader never holds up the log for longer than that.
     fn export(&self, replica: ReplicaId, lease_ms: u64) -> Result<Box<dyn Export>, ExportError>;
 
     /// Removes a replica, at once for readers. Dropping one that is not here does nothing.

@@ -249,24 +249,46 @@ pub(super) fn check_group(checkpoints: usize) -> Result<(), WriteError> {
 /// Who reads all of a replica, until when.
 #[derive(Debug, Default)]
 pub(super) struct Lease {
-    held: Option<(u64, MonotonicMs)>,
+    held: Option<Held>,
     serial: u64,
 }
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    serial: u64,
+    lease_ms: u64,
+    until: MonotonicMs,
+    /// However fast it goes on.
+    at_last: MonotonicMs,
+}
+
+/// So many times its lease a reader may take that goes on within each.
+pub(super) const LEASES_MAX: u64 = 10;
 
 impl Lease {
     /// Takes the lease unless another has it and its time has not run out: the serial number to show.
     pub(super) fn take(&mut self, now: MonotonicMs, lease_ms: u64) -> Option<u64> {
-        if self.held.is_some_and(|(_, until)| now < until) {
+        if self.held.is_some_and(|held| now < held.until) {
             return None;
         }
         self.serial += 1;
-        self.held = Some((self.serial, now.plus(lease_ms)));
+        let at_last = now.plus(lease_ms.saturating_mul(LEASES_MAX));
+        self.held = Some(Held { serial: self.serial, lease_ms, until: now.plus(lease_ms), at_last });
         Some(self.serial)
     }
 
     /// Whether the reader with this number still reads what it began with.
-    pub(super) fn holds(&self, serial: u64) -> bool {
-        self.held.is_some_and(|(held, _)| held == serial)
+    fn holds(&self, serial: u64) -> bool {
+        self.held.is_some_and(|held| held.serial == serial)
+    }
+
+    /// The same, of a reader that goes on now: its time begins anew, up to the last.
+    pub(super) fn goes_on(&mut self, serial: u64, now: MonotonicMs) -> bool {
+        let held = self.held.as_mut().filter(|held| held.serial == serial);
+        if let Some(Held { lease_ms, until, at_last, .. }) = held {
+            *until = now.plus(*lease_ms).min(*at_last).max(*until);
+        }
+        self.holds(serial)
     }
 
     pub(super) fn release(&mut self, serial: u64) {
@@ -277,7 +299,7 @@ impl Lease {
 
     /// Whether a checkpoint may go ahead; breaks a lease whose time has run out.
     pub(super) fn allows_change(&mut self, now: MonotonicMs) -> bool {
-        if self.held.is_some_and(|(_, until)| now < until) {
+        if self.held.is_some_and(|held| now < held.until) {
             return false;
         }
         self.held = None;
@@ -423,5 +445,20 @@ mod tests {
         assert!(lease.holds(2));
         lease.release(2);
         assert!(lease.allows_change(MonotonicMs(11)));
+    }
+
+    #[test]
+    fn a_lease_lasts_while_its_reader_goes_on_but_not_for_ever() {
+        let mut lease = Lease::default();
+        lease.take(MonotonicMs(100), 10);
+        for at in (100..200).step_by(9) {
+            assert!(!lease.allows_change(MonotonicMs(at)), "{at}");
+            assert!(lease.goes_on(1, MonotonicMs(at)));
+        }
+        assert!(!lease.goes_on(2, MonotonicMs(199)));
+        assert!(!lease.allows_change(MonotonicMs(199)));
+        assert!(lease.goes_on(1, MonotonicMs(300)), "nobody wants to change anything");
+        assert!(lease.allows_change(MonotonicMs(300)));
+        assert!(!lease.goes_on(1, MonotonicMs(300)));
     }
 }

@@ -423,6 +423,9 @@ pub(super) fn an_export_that_outlasts_its_lease_loses_it(rig: &mut impl Rig) {
     clock.advance(100);
     // Nobody has asked for a checkpoint yet: going on is harmless.
     export.next(1).unwrap();
+    clock.advance(99);
+    assert_eq!(write(&*store, A, rows(2, vec![])), Err(WriteError::Busy(A)), "it went on");
+    clock.advance(1);
     write(&*store, A, rows(2, vec![])).unwrap();
     assert_eq!(export.next(1), Err(ExportError::LeaseLost(A)));
     let mut second = store.export(A, 100).unwrap();

@@ -73,7 +73,7 @@ impl Export for DiskExport {
         loop {
             let step = self.step(bytes_max)?;
             // Asked after reading: a checkpoint cannot have come before what was read and be unknown here.
-            if !self.replica.lease.lock().holds(self.serial) {
+            if !self.replica.lease.lock().goes_on(self.serial, self.inner.clock.monotonic()) {
                 return Err(ExportError::LeaseLost(self.replica.id));
             }
             if let ControlFlow::Break(answer) = step {
