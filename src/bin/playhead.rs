@@ -147,12 +147,13 @@ const REMOVED: u8 = 78;
 #[error("{0}")]
 struct Removed(String);
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(mut config: Config) -> anyhow::Result<()> {
     telemetry::init(config.log_format == LogFormat::Json, &config.log_filter)?;
     telemetry::install_panic_hook();
     // The groups and the log have threads of their own, which everybody waits for: they get a core's worth of room.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = cores.saturating_sub(1).max(1);
+    config.snapshots_bytes_per_second = config.snapshots_rate(cores);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(workers).enable_all().thread_name("grpc").build()?;
     let served = runtime.block_on(serve(config));

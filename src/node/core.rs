@@ -236,7 +236,7 @@ impl Node {
             .map_err(|source| StartError::Io { what: "the pulses' thread", source })?;
         let runtimes =
             Runtimes { groups: thread.handle().clone(), pulses: pulses.handle().clone(), ..Runtimes::current() };
-        let pace = Arc::new(Pace::new(config.snapshots_bytes_per_second));
+        let pace = Arc::new(Pace::new(config.snapshots_rate(1)));
         let link = Link::new(link_config, book, metrics.clone(), runtimes);
         let shards = Arc::new(Shards::new(Parts {
             node: identity.node,

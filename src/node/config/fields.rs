@@ -435,13 +435,14 @@ pub const FIELDS: &[Field] = &[
         512,
         "The most bytes of hints that wait here; the file may take four times as much, and at most 1 GiB."
     ),
-    number!(
+    plain!(
         "snapshots.bytes_per_second",
         snapshots_bytes_per_second,
-        "67108864",
-        65536,
-        17179869184,
-        "The most bytes of snapshots that this node sends to others in a second, all together."
+        "0",
+        "0, or a whole number from 65536 to 17179869184",
+        |value| *value == 0 || (65_536..=17_179_869_184).contains(value),
+        "The most bytes of snapshots that this node sends to others in a second, all together. 0: 2 MiB for each processor, \
+         at least 4 MiB and at most 64."
     ),
     plain!(
         "leaders.balance",
