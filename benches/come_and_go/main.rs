@@ -13,6 +13,7 @@
 mod support;
 
 mod counted;
+mod seconds;
 mod state;
 
 use std::time::Duration;
@@ -25,6 +26,7 @@ use support::membership::{self, PATIENCE};
 use support::{Cluster, Result, process};
 
 use counted::Counted;
+use seconds::Seconds;
 
 #[derive(Parser)]
 struct Flags {
@@ -46,6 +48,9 @@ struct Flags {
     /// Kills a participant of each change.
     #[arg(long)]
     kills: bool,
+    /// Prints every second of the changes.
+    #[arg(long)]
+    seconds: bool,
     /// Decides what the households do, and who is killed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -56,6 +61,9 @@ struct Flags {
     #[arg(long, hide = true)]
     bench: bool,
 }
+
+/// By then every replica has written the history that came, and moved it to its archive, with two checkpoints: no change's work.
+const CHECKPOINTS: Duration = Duration::from_secs(125);
 
 /// The changes: who leaves, or `None` where a node comes; and who holds replicas after it.
 const CHANGES: [(Option<&str>, &[&str]); 4] = [
@@ -103,6 +111,9 @@ async fn run(flags: &Flags) -> Result<()> {
     let client = cluster.client(Duration::from_secs(10))?;
     state::fill(&client, flags.state_mib).await?;
     cluster.settled().await?;
+    if flags.state_mib > 0 {
+        tokio::time::sleep(CHECKPOINTS).await;
+    }
 
     let pace = Pace { rate: flags.rate, duration: Duration::from_secs(24 * 3600), late_max: Duration::from_secs(10) };
     let plan = Plan { pace: Some(pace), ..Plan::new(flags.households, flags.seed) };
@@ -113,7 +124,7 @@ async fn run(flags: &Flags) -> Result<()> {
     let mut rows = Vec::new();
     for (number, (leaves, nodes)) in CHANGES.into_iter().enumerate() {
         let kill = flags.kills.then(|| flags.seed.wrapping_mul(31).wrapping_add(number as u64));
-        let row = change(&mut cluster, &fleet, &counted, leaves, nodes, flags.calm, kill).await?;
+        let row = change(&mut cluster, &fleet, &counted, leaves, nodes, flags, kill).await?;
         row.print();
         rows.push(row);
     }
@@ -126,21 +137,22 @@ async fn change(
     counted: &Counted,
     leaves: Option<&str>,
     nodes: &[&str],
-    calm: u64,
+    flags: &Flags,
     kill: Option<u64>,
 ) -> Result<Row> {
-    let stats = fleet.stats();
-    let _ = stats.take_latencies();
-    tokio::time::sleep(Duration::from_secs(calm)).await;
-    let before = stats.take_latencies();
+    let seconds = Seconds::begin(fleet.stats(), process::pids(cluster));
+    tokio::time::sleep(Duration::from_secs(flags.calm)).await;
+    let before = seconds.end(flags.seconds);
     let had = membership::replicas(&cluster.admin(PATIENCE)?).await?;
     process::reset_peaks(cluster);
     let watch = counted.begin(cluster).await;
     let begun = cluster.clock.monotonic();
+    let seconds = Seconds::begin(fleet.stats(), process::pids(cluster));
     let name = match leaves {
         None => membership::join(cluster).await?,
         Some(name) => name.to_string(),
     };
+    seconds.beside(process::pids(cluster));
     let held = held(cluster, &name).await?;
     match leaves {
         None => membership::active(cluster, &name).await?,
@@ -152,7 +164,7 @@ async fn change(
     }
     membership::even(cluster, nodes).await?;
     let ms = cluster.clock.monotonic().since(begun);
-    let during = stats.take_latencies();
+    let during = seconds.end(flags.seconds);
     let (moved, taken) = watch.end().await;
     led_by_preference(cluster).await?;
     let copies = membership::replicas(&cluster.admin(PATIENCE)?).await?.difference(&had).count();
