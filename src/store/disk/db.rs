@@ -84,7 +84,15 @@ pub(super) struct Database {
     /// The file that sled writes, to be synced: sled's own flush is not durable.
     file: File,
     blobs_synced: Mutex<BTreeSet<OsString>>,
-    failed: Mutex<Option<String>>,
+    failed: Mutex<Option<Failure>>,
+}
+
+/// Why a database is used no more.
+#[derive(Clone, Debug)]
+struct Failure {
+    what: String,
+    /// sled read what it had not written.
+    is_damage: bool,
 }
 
 /// How often, and how long apart, a database that another process still has is tried: a node that restarts may find the
@@ -122,15 +130,25 @@ impl Database {
                 other => return Err(NotOpened::Damaged(other.to_string())),
             }
         };
-        Self::settle(db, path).map_err(|e| NotOpened::Io(e.to_string()))
+        Self::settle(db, path)
     }
 
     /// Makes what opening made durable.
-    fn settle(db: sled::Db, path: &Path) -> io::Result<Self> {
-        let flushed = flushes_durably(&db).map_err(io::Error::other)?;
+    fn settle(db: sled::Db, path: &Path) -> Result<Self, NotOpened> {
+        // What sled's own opening did not look at may be damaged, too.
+        let flushed = flushes_durably(&db).map_err(|error| match Bad::from(error) {
+            Bad::Corrupt(what) => NotOpened::Damaged(what),
+            bad => NotOpened::Io(bad.into_text()),
+        })?;
         if !flushed {
-            return Err(io::Error::other("this program is linked so that sled's flush is not durable"));
+            return Err(NotOpened::Io("this program is linked so that sled's flush is not durable".to_string()));
         }
+        let file = Self::sync_files(path).map_err(|e| NotOpened::Io(e.to_string()))?;
+        Ok(Self { db, path: path.to_path_buf(), file, blobs_synced: Mutex::default(), failed: Mutex::default() })
+    }
+
+    /// All that is in its folder; the file that sled writes.
+    fn sync_files(path: &Path) -> io::Result<File> {
         let file = File::options().read(true).write(true).open(path.join("db"))?;
         file.sync_all()?;
         for entry in fs::read_dir(path)? {
@@ -140,8 +158,7 @@ impl Database {
         if let Some(parent) = path.parent() {
             File::open(parent)?.sync_all()?;
         }
-        let path = path.to_path_buf();
-        Ok(Self { db, path, file, blobs_synced: Mutex::default(), failed: Mutex::default() })
+        Ok(file)
     }
 
     pub(super) fn sled(&self) -> &sled::Db {
@@ -150,7 +167,7 @@ impl Database {
 
     fn check(&self) -> Result<(), Bad> {
         match &*self.failed.lock() {
-            Some(what) => Err(Bad::Failed(what.clone())),
+            Some(failure) => Err(Bad::Failed(failure.what.clone())),
             None if durable::has_failed() => Err(Bad::Failed("a sync of sled's log has failed".to_string())),
             None => Ok(()),
         }
@@ -179,10 +196,16 @@ impl Database {
         // What sled has not noticed counts all the same.
         let done = done.and_then(|done| self.check().map(|()| done));
         done.map_err(|bad| {
+            let is_damage = matches!(bad, Bad::Corrupt(_));
             let what = format!("{}: {}", self.path.display(), bad.into_text());
-            *self.failed.lock() = Some(what.clone());
+            self.failed.lock().get_or_insert(Failure { what: what.clone(), is_damage });
             Bad::Failed(what)
         })
+    }
+
+    /// What was damaged, where that is why it is used no more.
+    pub(super) fn damage(&self) -> Option<String> {
+        self.failed.lock().as_ref().filter(|failure| failure.is_damage).map(|failure| failure.what.clone())
     }
 
     /// Makes all that was written durable. Never tried again when it fails: after a failed sync the pages that were not

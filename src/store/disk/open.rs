@@ -76,52 +76,127 @@ impl DiskStore {
         }
         rewrite::clear(&options.path)?;
         let evidence = Evidence::take(&options.path, &["live", "archive"])?;
-        let (live, live_damage) = open_or_replace(&options, "live", options.live_cache_bytes)?;
-        let (archive, archive_damage) = open_or_replace(&options, "archive", options.archive_cache_bytes)?;
-        let inner = Inner {
-            options,
-            clock,
-            live,
-            archive,
-            replicas: RwLock::default(),
-            retired: RwLock::default(),
-            unclear: RwLock::default(),
-            orphans: Mutex::default(),
-            counters: Counters::default(),
-        };
-        let mut loaded = load_all(&inner, archive_damage.as_deref()).map_err(failed)?;
-        let known: BTreeMap<_, _> = known.iter().map(|record| (record.replica, record)).collect();
-        let ids: BTreeSet<_> = loaded.keys().chain(known.keys()).copied().collect();
-        let mut verdicts = Vec::new();
-        for id in ids {
-            let verdict = match loaded.remove(&id) {
-                Some(Ok(replica)) => {
-                    let found = replica.view.read().header.as_ref().map(|header| (header.generation, header.checksum));
-                    let verdict = rules::judge(found, known.get(&id).copied());
-                    inner.replicas.write().insert(id, Arc::new(replica));
-                    verdict
-                }
-                Some(Err(NotLoaded::Retired(retirement))) => Verdict::Retired(retirement),
-                Some(Err(NotLoaded::Unclear(what))) => Verdict::Unclear(what),
-                None => match &live_damage {
-                    Some(damage) => Verdict::Retired(Retirement::DatabaseUnreadable(damage.clone())),
-                    None => rules::judge(None, known.get(&id).copied()),
-                },
-            };
-            match &verdict {
-                Verdict::Retired(reason) => drop(inner.retired.write().insert(id, reason.clone())),
-                Verdict::Unclear(what) => drop(inner.unclear.write().insert(id, what.clone())),
-                Verdict::Sound { .. } => {}
+        let mut damage = Damage::default();
+        let opened = loop {
+            match attempt(&options, &clock, known, &mut damage) {
+                Ok(opened) => break opened,
+                // sled opens databases of which it finds out only later that they are damaged.
+                Err(Failed { found, .. }) if damage.is_more(&found) => damage.set_aside(&options, found)?,
+                Err(Failed { error, .. }) => return Err(error),
             }
-            verdicts.push((id, verdict));
-        }
-        inner.live.sync().and_then(|()| inner.archive.sync()).map_err(failed)?;
-        let damaged = live_damage.is_some() || archive_damage.is_some();
-        if !damaged && verdicts.iter().all(|(_, verdict)| matches!(verdict, Verdict::Sound { .. })) {
+        };
+        if damage.is_none() && opened.verdicts.iter().all(|(_, verdict)| matches!(verdict, Verdict::Sound { .. })) {
             evidence.discard()?;
         }
-        Ok(Opened { store: DiskStore { inner: Arc::new(inner) }, verdicts })
+        Ok(opened)
     }
+}
+
+/// What was wrong with the databases, where it was.
+#[derive(Debug, Default)]
+struct Damage {
+    live: Option<String>,
+    archive: Option<String>,
+}
+
+impl Damage {
+    fn of(inner: &Inner) -> Self {
+        Self { live: inner.live.damage(), archive: inner.archive.damage() }
+    }
+
+    fn is_none(&self) -> bool {
+        self.live.is_none() && self.archive.is_none()
+    }
+
+    /// Whether a database is damaged that was not moved aside before: a fresh one that is damaged, too, helps nobody.
+    fn is_more(&self, found: &Self) -> bool {
+        (found.live.is_some() && self.live.is_none()) || (found.archive.is_some() && self.archive.is_none())
+    }
+
+    fn set_aside(&mut self, options: &Options, found: Self) -> io::Result<()> {
+        for (name, known, found) in
+            [("live", &mut self.live, found.live), ("archive", &mut self.archive, found.archive)]
+        {
+            if let (None, Some(what)) = (&known, found) {
+                tracing::error!(database = name, %what, "a database is damaged: it is moved aside, and a fresh one begun");
+                move_aside(options, name)?;
+                *known = Some(what);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why the store did not open, and what is damaged in it. Nothing of it is open any more.
+struct Failed {
+    error: OpenError,
+    found: Damage,
+}
+
+impl<E: Into<OpenError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), found: Damage::default() }
+    }
+}
+
+/// Opens both databases and loads all replicas; `damage` is what was found before, and what opening finds.
+fn attempt(
+    options: &Options,
+    clock: &Arc<dyn Clock>,
+    known: &[CheckpointRecord],
+    damage: &mut Damage,
+) -> Result<Opened, Failed> {
+    let (live, live_damage) = open_or_replace(options, "live", options.live_cache_bytes)?;
+    damage.live = damage.live.take().or(live_damage);
+    let (archive, archive_damage) = open_or_replace(options, "archive", options.archive_cache_bytes)?;
+    damage.archive = damage.archive.take().or(archive_damage);
+    let inner = Inner {
+        options: options.clone(),
+        clock: clock.clone(),
+        live,
+        archive,
+        replicas: RwLock::default(),
+        retired: RwLock::default(),
+        unclear: RwLock::default(),
+        orphans: Mutex::default(),
+        counters: Counters::default(),
+    };
+    match fill(&inner, known, damage) {
+        Ok(verdicts) => Ok(Opened { store: DiskStore { inner: Arc::new(inner) }, verdicts }),
+        Err(bad) => Err(Failed { error: failed(bad), found: Damage::of(&inner) }),
+    }
+}
+
+/// Loads what is there, and judges it by what the log knows.
+fn fill(inner: &Inner, known: &[CheckpointRecord], damage: &Damage) -> Result<Vec<(ReplicaId, Verdict)>, Bad> {
+    let mut loaded = load_all(inner, damage.archive.as_deref())?;
+    let known: BTreeMap<_, _> = known.iter().map(|record| (record.replica, record)).collect();
+    let ids: BTreeSet<_> = loaded.keys().chain(known.keys()).copied().collect();
+    let mut verdicts = Vec::new();
+    for id in ids {
+        let verdict = match loaded.remove(&id) {
+            Some(Ok(replica)) => {
+                let found = replica.view.read().header.as_ref().map(|header| (header.generation, header.checksum));
+                let verdict = rules::judge(found, known.get(&id).copied());
+                inner.replicas.write().insert(id, Arc::new(replica));
+                verdict
+            }
+            Some(Err(NotLoaded::Retired(retirement))) => Verdict::Retired(retirement),
+            Some(Err(NotLoaded::Unclear(what))) => Verdict::Unclear(what),
+            None => match &damage.live {
+                Some(damage) => Verdict::Retired(Retirement::DatabaseUnreadable(damage.clone())),
+                None => rules::judge(None, known.get(&id).copied()),
+            },
+        };
+        match &verdict {
+            Verdict::Retired(reason) => drop(inner.retired.write().insert(id, reason.clone())),
+            Verdict::Unclear(what) => drop(inner.unclear.write().insert(id, what.clone())),
+            Verdict::Sound { .. } => {}
+        }
+        verdicts.push((id, verdict));
+    }
+    inner.live.sync().and_then(|()| inner.archive.sync())?;
+    Ok(verdicts)
 }
 
 fn failed(bad: Bad) -> OpenError {
@@ -156,18 +231,22 @@ fn open_or_replace(options: &Options, name: &str, cache: u64) -> Result<(Databas
         Err(NotOpened::InUse) => Err(OpenError::InUse),
         Err(NotOpened::Io(what)) => Err(OpenError::Io(format!("{name}: {what}"))),
         Err(NotOpened::Damaged(what)) => {
-            let aside = options.path.join(format!("{name}.damaged"));
-            if aside.exists() {
-                fs::remove_dir_all(&aside)?;
-            }
-            fs::rename(&path, &aside)?;
-            File::open(&options.path)?.sync_all()?;
+            move_aside(options, name)?;
             match open() {
                 Ok(database) => Ok((database, Some(what))),
                 Err(again) => Err(OpenError::Io(format!("a fresh {name} does not open: {again:?}"))),
             }
         }
     }
+}
+
+fn move_aside(options: &Options, name: &str) -> io::Result<()> {
+    let aside = options.path.join(format!("{name}.damaged"));
+    if aside.exists() {
+        fs::remove_dir_all(&aside)?;
+    }
+    fs::rename(options.path.join(name), &aside)?;
+    File::open(&options.path)?.sync_all()
 }
 
 type Loaded = BTreeMap<ReplicaId, Result<Replica, NotLoaded>>;

@@ -253,6 +253,50 @@ fn a_damaged_database_is_moved_aside_and_retires_what_was_in_it() {
 }
 
 #[test]
+fn a_byte_that_flipped_anywhere_does_not_keep_the_store_from_opening() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    store.create(A).unwrap();
+    checkpoint(&store, A, 1, 0..2000);
+    let known = [cool_all(&store, A, 2)];
+    drop(store);
+    let file = rig.options().path.join("archive").join("db");
+    let (folder, kept) = (file.parent().unwrap().to_path_buf(), rig.options().path.join("kept"));
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        let _ = fs::remove_dir_all(to);
+        fs::create_dir(to).unwrap();
+        for entry in fs::read_dir(from).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+        fs::create_dir(to.join("blobs")).unwrap();
+    };
+    copy(&folder, &kept);
+    let bytes = fs::read(&file).unwrap();
+    let mut moved_aside = 0;
+    for nth in 0..40 {
+        copy(&kept, &folder);
+        let _ = fs::remove_dir_all(rig.options().path.join("archive.damaged"));
+        let mut bytes = bytes.clone();
+        let at = (bytes.len() / 40 * nth) + nth * 97;
+        bytes[at % 100_000.min(bytes.len())] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        // The helper fails the test where the store does not open.
+        let (store, verdicts) = open(&rig, &known);
+        moved_aside += usize::from(rig.options().path.join("archive.damaged").exists());
+        match &verdicts[&A] {
+            Verdict::Sound { .. } => match store.scan(A, b"", b"", 10_000) {
+                Ok(scan) => assert_eq!(scan.rows.len(), 2000),
+                Err(error) => {
+                    assert!(matches!(error, ReadError::Corrupt { .. } | ReadError::Unclear { .. }), "{error}")
+                }
+            },
+            Verdict::Retired(_) | Verdict::Unclear(_) => {}
+        }
+    }
+    assert!(moved_aside > 0);
+}
+
+#[test]
 fn what_an_interrupted_install_left_is_swept() {
     let rig = DiskRig::new();
     let (store, _) = open(&rig, &[]);
