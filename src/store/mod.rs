@@ -93,7 +93,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Begins to read all of one checkpoint. Until the reader is dropped, checkpoints of this replica answer
     /// [`WriteError::Busy`], and their caller tries again; when the reader has asked for nothing in `lease_ms`, or has taken
-    /// ten times as long, a checkpoint goes ahead all the same and the reader's next call answers [`ExportError::LeaseLost`].
+    /// five times as long, a checkpoint goes ahead all the same and the reader's next call answers [`ExportError::LeaseLost`].
     /// So a slow reader never holds up the log for longer than that.
     fn export(&self, replica: ReplicaId, lease_ms: u64) -> Result<Box<dyn Export>, ExportError>;
 

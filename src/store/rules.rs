@@ -251,6 +251,8 @@ pub(super) fn check_group(checkpoints: usize) -> Result<(), WriteError> {
 pub(super) struct Lease {
     held: Option<Held>,
     serial: u64,
+    /// When a change was held off last.
+    refused_at: Option<MonotonicMs>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -263,12 +265,15 @@ struct Held {
 }
 
 /// So many times its lease a reader may take that goes on within each.
-pub(super) const LEASES_MAX: u64 = 10;
+pub(super) const LEASES_MAX: u64 = 5;
+/// For how long after a change was held off nobody else may begin to read: readers that follow each other would hold it off for ever.
+const CHANGE_FIRST_MS: u64 = 1000;
 
 impl Lease {
     /// Takes the lease unless another has it and its time has not run out: the serial number to show.
     pub(super) fn take(&mut self, now: MonotonicMs, lease_ms: u64) -> Option<u64> {
-        if self.held.is_some_and(|held| now < held.until) {
+        let change_waits = self.refused_at.is_some_and(|at| now < at.plus(CHANGE_FIRST_MS));
+        if change_waits || self.held.is_some_and(|held| now < held.until) {
             return None;
         }
         self.serial += 1;
@@ -300,9 +305,10 @@ impl Lease {
     /// Whether a checkpoint may go ahead; breaks a lease whose time has run out.
     pub(super) fn allows_change(&mut self, now: MonotonicMs) -> bool {
         if self.held.is_some_and(|held| now < held.until) {
+            self.refused_at = Some(now);
             return false;
         }
-        self.held = None;
+        (self.held, self.refused_at) = (None, None);
         true
     }
 
@@ -451,14 +457,28 @@ mod tests {
     fn a_lease_lasts_while_its_reader_goes_on_but_not_for_ever() {
         let mut lease = Lease::default();
         lease.take(MonotonicMs(100), 10);
-        for at in (100..200).step_by(9) {
+        for at in (100..150).step_by(9) {
             assert!(!lease.allows_change(MonotonicMs(at)), "{at}");
             assert!(lease.goes_on(1, MonotonicMs(at)));
         }
-        assert!(!lease.goes_on(2, MonotonicMs(199)));
-        assert!(!lease.allows_change(MonotonicMs(199)));
+        assert!(!lease.goes_on(2, MonotonicMs(149)));
+        assert!(!lease.allows_change(MonotonicMs(149)));
         assert!(lease.goes_on(1, MonotonicMs(300)), "nobody wants to change anything");
         assert!(lease.allows_change(MonotonicMs(300)));
         assert!(!lease.goes_on(1, MonotonicMs(300)));
+    }
+
+    #[test]
+    fn a_change_that_was_held_off_comes_before_the_next_reader() {
+        let mut lease = Lease::default();
+        lease.take(MonotonicMs(0), 10);
+        assert!(!lease.allows_change(MonotonicMs(5)));
+        lease.release(1);
+        assert_eq!(lease.take(MonotonicMs(5), 10), None);
+        assert!(lease.allows_change(MonotonicMs(6)));
+        assert_eq!(lease.take(MonotonicMs(6), 10), Some(2));
+        assert!(!lease.allows_change(MonotonicMs(7)));
+        lease.release(2);
+        assert_eq!(lease.take(MonotonicMs(7 + CHANGE_FIRST_MS), 10), Some(3), "nobody changes anything any more");
     }
 }

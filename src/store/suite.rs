@@ -433,6 +433,8 @@ pub(super) fn an_export_that_outlasts_its_lease_loses_it(rig: &mut impl Rig) {
     assert_eq!(write(&*store, A, rows(3, vec![])), Err(WriteError::Busy(A)));
     assert_eq!(read_all(&mut *second).unwrap().1.len(), 20);
     drop(second);
+    assert!(matches!(store.export(A, 100), Err(ExportError::Busy(A))), "a checkpoint waits");
+    write(&*store, A, rows(3, vec![])).unwrap();
     let mut third = store.export(A, 100).unwrap();
     store.drop_replica(A).unwrap();
     assert!(third.next(1).is_err());

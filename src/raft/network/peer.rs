@@ -284,6 +284,10 @@ fn export_error(error: &ExportError) -> RpcError {
             tracing::error!(%error, "a checkpoint can't be read to be sent");
             unreachable(error)
         }
+        ExportError::LeaseLost(_) => {
+            tracing::warn!(%error, "a snapshot took too long and begins again: raise snapshots.bytes_per_second");
+            unreachable(error)
+        }
         _ => unreachable(error),
     }
 }

@@ -137,7 +137,7 @@ impl Database {
     fn settle(db: sled::Db, path: &Path) -> Result<Self, NotOpened> {
         // What sled's own opening did not look at may be damaged, too.
         let flushed = flushes_durably(&db).map_err(|error| match Bad::from(error) {
-            Bad::Corrupt(what) => NotOpened::Damaged(what),
+            Bad::Corrupt(what) if !durable::has_failed() => NotOpened::Damaged(what),
             bad => NotOpened::Io(bad.into_text()),
         })?;
         if !flushed {
@@ -196,7 +196,8 @@ impl Database {
         // What sled has not noticed counts all the same.
         let done = done.and_then(|done| self.check().map(|()| done));
         done.map_err(|bad| {
-            let is_damage = matches!(bad, Bad::Corrupt(_));
+            // After a failed sync what is read back may be anything.
+            let is_damage = matches!(bad, Bad::Corrupt(_)) && !durable::has_failed();
             let what = format!("{}: {}", self.path.display(), bad.into_text());
             self.failed.lock().get_or_insert(Failure { what: what.clone(), is_damage });
             Bad::Failed(what)

@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -60,6 +61,8 @@ pub struct Opened {
     pub verdicts: Vec<(ReplicaId, Verdict)>,
 }
 
+/// How long after damage was seen it is looked whether it is still there.
+const SUSPECTED_WAIT: Duration = Duration::from_secs(1);
 /// sled writes a little when it opens.
 const OPEN_BYTES: u64 = 16 << 20;
 
@@ -76,12 +79,19 @@ impl DiskStore {
         }
         rewrite::clear(&options.path)?;
         let evidence = Evidence::take(&options.path, &["live", "archive"])?;
-        let mut damage = Damage::default();
+        let (mut damage, mut suspected) = (Damage::default(), Damage::default());
         let opened = loop {
             match attempt(&options, &clock, known, &mut damage) {
                 Ok(opened) => break opened,
-                // sled opens databases of which it finds out only later that they are damaged.
-                Err(Failed { found, .. }) if damage.is_more(&found) => damage.set_aside(&options, found)?,
+                // sled opens databases of which it finds out only later that they are damaged. A disk that was away for a moment
+                // looks the same: only what is damaged when it is read anew, too, is taken for it.
+                Err(Failed { found, .. }) if damage.is_more(&found) => match suspected.is_more(&found) {
+                    true => {
+                        std::thread::sleep(SUSPECTED_WAIT);
+                        suspected.add(found);
+                    }
+                    false => damage.set_aside(&options, found)?,
+                },
                 Err(Failed { error, .. }) => return Err(error),
             }
         };
@@ -111,6 +121,11 @@ impl Damage {
     /// Whether a database is damaged that was not moved aside before: a fresh one that is damaged, too, helps nobody.
     fn is_more(&self, found: &Self) -> bool {
         (found.live.is_some() && self.live.is_none()) || (found.archive.is_some() && self.archive.is_none())
+    }
+
+    fn add(&mut self, found: Self) {
+        self.live = self.live.take().or(found.live);
+        self.archive = self.archive.take().or(found.archive);
     }
 
     fn set_aside(&mut self, options: &Options, found: Self) -> io::Result<()> {
@@ -169,7 +184,7 @@ fn attempt(
 
 /// Loads what is there, and judges it by what the log knows.
 fn fill(inner: &Inner, known: &[CheckpointRecord], damage: &Damage) -> Result<Vec<(ReplicaId, Verdict)>, Bad> {
-    let mut loaded = load_all(inner, damage.archive.as_deref())?;
+    let mut loaded = load_all(inner, damage)?;
     let known: BTreeMap<_, _> = known.iter().map(|record| (record.replica, record)).collect();
     let ids: BTreeSet<_> = loaded.keys().chain(known.keys()).copied().collect();
     let mut verdicts = Vec::new();
@@ -258,7 +273,8 @@ enum NotLoaded {
 }
 
 /// Loads every replica that a pointer names, and sweeps all other trees.
-fn load_all(inner: &Inner, archive_damage: Option<&str>) -> Result<Loaded, Bad> {
+fn load_all(inner: &Inner, damage: &Damage) -> Result<Loaded, Bad> {
+    let archive_damage = damage.archive.as_deref();
     let mut loaded = Loaded::new();
     let mut named = BTreeSet::new();
     let pointers = inner.live.read(|| {
@@ -285,7 +301,9 @@ fn load_all(inner: &Inner, archive_damage: Option<&str>) -> Result<Loaded, Bad> 
         };
         loaded.insert(id, replica);
     }
-    for database in [&inner.live, &inner.archive] {
+    // Where the pointers were lost nobody knows what the archive's trees are for, and a person may want them.
+    let swept = if damage.live.is_some() { &[&inner.live][..] } else { &[&inner.live, &inner.archive] };
+    for database in swept {
         for tree in database.sled().tree_names() {
             let orphan = TreeName::parse(&tree).filter(|name| !named.contains(&name.text()));
             if orphan.is_some() {
