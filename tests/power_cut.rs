@@ -3,7 +3,7 @@
 //! again, the store opened, and compared with what the child had been told was durable.
 //!
 //! `PLAYHEAD_POWER_CUTS` cuts (66), `PLAYHEAD_POWER_CUT_GROUP` checkpoints to a sync (16), `PLAYHEAD_SEED` (1). Checkpoints have 55 KB
-//! in the first two thirds of the cuts and 1.1 MB in the last third, where sled reuses space between two syncs (decision
+//! in the first half of the cuts and 1.1 MB in the second, where sled reuses space between two syncs (decision
 //! 0004); `PLAYHEAD_POWER_CUT_SCALE` times 55 KB in all of them, if it is given. Where it cannot run it says `skipped`; with
 //! `PLAYHEAD_REQUIRE_FAULTS=1` that is a failure.
 #![allow(clippy::unwrap_used, reason = "a test")]
@@ -299,7 +299,7 @@ fn acknowledged_checkpoints_survive_power_cuts() {
     let told = Told::default();
     let (mut bad, mut acknowledged, mut ahead, mut life) = (Vec::new(), 0, 0, 0);
     for cut in 1..=cuts {
-        let wanted = number("PLAYHEAD_POWER_CUT_SCALE", if cut * 3 <= cuts * 2 { 1 } else { 20 });
+        let wanted = number("PLAYHEAD_POWER_CUT_SCALE", if cut * 2 <= cuts { 1 } else { 20 });
         if SCALE.swap(wanted, Ordering::Relaxed) != wanted {
             // What was written so far can't be computed with another scale.
             told.lock().unwrap().clear();

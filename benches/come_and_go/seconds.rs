@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use playhead::device::Stats;
 use tokio::task::JoinHandle;
 
+use crate::support::process;
+
 const SECOND: Duration = Duration::from_secs(1);
-/// Clock ticks a second, as `/proc` counts them on Linux.
-const TICKS: u64 = 100;
 
 /// Takes how long reports took once a second.
 pub(crate) struct Seconds {
@@ -60,7 +60,8 @@ impl Seconds {
             let Second { took, processor } = &pair[1];
             all.add(took).unwrap_or_else(|error| unreachable!("all have the same bounds: {error}"));
             let ms = |q| took.value_at_quantile(q) as f64 / 1e3;
-            let used: Vec<u64> = processor.iter().zip(&pair[0].processor).map(|(now, then)| now - then).collect();
+            let used: Vec<u64> =
+                processor.iter().zip(&pair[0].processor).map(|(now, then)| now.saturating_sub(*then)).collect();
             if print {
                 let (count, p50, p99, most) = (took.len(), ms(0.5), ms(0.99), ms(1.0));
                 println!(
@@ -73,13 +74,5 @@ impl Seconds {
 }
 
 fn second(stats: &Stats, pids: &[i32]) -> Second {
-    Second { took: stats.take_latencies(), processor: pids.iter().map(|pid| processor_ms(*pid)).collect() }
-}
-
-/// What a process has used, as far as it can be known.
-fn processor_ms(pid: i32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // User and system time are the 14th and 15th field; the second one may have blanks, and ends with a bracket.
-    let fields = text.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
-    fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * 1000 / TICKS
+    Second { took: stats.take_latencies(), processor: pids.iter().map(|pid| process::cpu_us(*pid) / 1000).collect() }
 }
