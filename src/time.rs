@@ -94,8 +94,9 @@ pub(crate) mod testing {
 
     /// How many tries of what goes by chance: few where nobody asks for more. `PLAYHEAD_TRIES` times them.
     pub(crate) fn tries(few: u32) -> u32 {
-        let times = std::env::var("PLAYHEAD_TRIES").ok().and_then(|times| times.parse().ok());
-        few.saturating_mul(times.unwrap_or(1))
+        let times = std::env::var("PLAYHEAD_TRIES").map_or(Ok(1), |times| times.parse::<u32>());
+        let times = times.ok().filter(|times| *times > 0).expect("PLAYHEAD_TRIES: a whole number from 1 is accepted");
+        few.saturating_mul(times)
     }
 
     /// A clock that is set by hand: awake for so long, and suspended for so long.

@@ -2,7 +2,8 @@
 //! the slack, which is none. Every household is checked by strong reads, some after each play and all at the end.
 //!
 //! `cargo bench --bench come_and_go` prints a row for each change; `-- --state-mib 1400` fills the shards before with so much history, of
-//! which the first node that comes gets three quarters; `-- --kills` kills a participant of each change in its middle and starts it again.
+//! which the first node that comes gets three quarters; `-- --kills` kills a participant of each change in its middle and starts it again;
+//! `-- --seconds` prints every second of it.
 //!
 //! A row says how many replicas were made anew beside the least that had to be, bytes of snapshots beside those of the copies that count,
 //! how even it is then, and how long reports took since they were due, in the seconds before the change and while it went on. Ends with 1

@@ -236,6 +236,7 @@ impl Node {
             .map_err(|source| StartError::Io { what: "the pulses' thread", source })?;
         let runtimes =
             Runtimes { groups: thread.handle().clone(), pulses: pulses.handle().clone(), ..Runtimes::current() };
+        // The program has filled in what goes by the machine's processors; a node without it sends as little as any.
         let pace = Arc::new(Pace::new(config.snapshots_rate(1)));
         let link = Link::new(link_config, book, metrics.clone(), runtimes);
         let shards = Arc::new(Shards::new(Parts {

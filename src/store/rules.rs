@@ -265,7 +265,7 @@ struct Held {
 }
 
 /// So many times its lease a reader may take that goes on within each.
-pub(super) const LEASES_MAX: u64 = 5;
+const LEASES_MAX: u64 = 5;
 /// For how long after a change was held off nobody else may begin to read: readers that follow each other would hold it off for ever.
 const CHANGE_FIRST_MS: u64 = 1000;
 

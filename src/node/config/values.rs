@@ -100,8 +100,8 @@ impl Config {
         (self.limits_node_per_second, self.limits_account_per_second)
     }
 
-    /// How many bytes of snapshots a second are sent: as set, or by how many processors the machine has. A MiB takes about a
-    /// twenty-fifth of a processor's second at both its ends, and whoever reports meanwhile is not to wait twice as long.
+    /// How many bytes of snapshots a second are sent: as set, or by how many processors the machine has, so that the processors
+    /// are left to members (decision 0016).
     pub fn snapshots_rate(&self, processors: usize) -> u64 {
         match self.snapshots_bytes_per_second {
             0 => (u64::try_from(processors).unwrap_or(u64::MAX).saturating_mul(2)).clamp(4, 64) << 20,
