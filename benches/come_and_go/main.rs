@@ -6,7 +6,8 @@
 //! `-- --seconds` prints every second of it.
 //!
 //! A row says how many replicas were made anew beside the least that had to be, bytes of snapshots beside those of the copies that count,
-//! how even it is then, and how long reports took since they were due, in the seconds before the change and while it went on. Ends with 1
+//! how even it is then, and how long reports took since they were due, in the seconds before the change and while it went on;
+//! and, p99 as well, what the machine's own disk takes meanwhile to sync one block of one file: where that is long, so are reports. Ends with 1
 //! if anything was lost or contradicted, or a call failed.
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
@@ -14,9 +15,11 @@
 mod support;
 
 mod counted;
+mod disk;
 mod seconds;
 mod state;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -27,6 +30,7 @@ use support::membership::{self, PATIENCE};
 use support::{Cluster, Result, process};
 
 use counted::Counted;
+use disk::Disk;
 use seconds::Seconds;
 
 #[derive(Parser)]
@@ -84,8 +88,9 @@ struct Row {
     replicas: (u32, u32),
     leads: (u32, u32),
     seconds: f64,
-    before: Histogram<u64>,
-    during: Histogram<u64>,
+    /// Reports, and syncs of the disk.
+    before: (Histogram<u64>, Histogram<u64>),
+    during: (Histogram<u64>, Histogram<u64>),
     memory: u64,
 }
 
@@ -120,12 +125,12 @@ async fn run(flags: &Flags) -> Result<()> {
     let plan = Plan { pace: Some(pace), ..Plan::new(flags.households, flags.seed) };
     let fleet = Fleet::start(client.clone(), cluster.clock.clone(), plan);
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let counted = Counted::default();
+    let (counted, disk) = (Counted::default(), Arc::new(Disk::begin()?));
     header();
     let mut rows = Vec::new();
     for (number, (leaves, nodes)) in CHANGES.into_iter().enumerate() {
         let kill = flags.kills.then(|| flags.seed.wrapping_mul(31).wrapping_add(number as u64));
-        let row = change(&mut cluster, &fleet, &counted, leaves, nodes, flags, kill).await?;
+        let row = change(&mut cluster, &fleet, &counted, &disk, leaves, nodes, flags, kill).await?;
         row.print();
         rows.push(row);
     }
@@ -136,19 +141,20 @@ async fn change(
     cluster: &mut Cluster,
     fleet: &Fleet,
     counted: &Counted,
+    disk: &Arc<Disk>,
     leaves: Option<&str>,
     nodes: &[&str],
     flags: &Flags,
     kill: Option<u64>,
 ) -> Result<Row> {
-    let seconds = Seconds::begin(fleet.stats(), process::pids(cluster));
+    let seconds = Seconds::begin(fleet.stats(), disk, process::pids(cluster));
     tokio::time::sleep(Duration::from_secs(flags.calm)).await;
     let before = seconds.end(flags.seconds);
     let had = membership::replicas(&cluster.admin(PATIENCE)?).await?;
     process::reset_peaks(cluster);
     let watch = counted.begin(cluster).await;
     let begun = cluster.clock.monotonic();
-    let seconds = Seconds::begin(fleet.stats(), process::pids(cluster));
+    let seconds = Seconds::begin(fleet.stats(), disk, process::pids(cluster));
     let name = match leaves {
         None => membership::join(cluster).await?,
         Some(name) => name.to_string(),
@@ -216,7 +222,7 @@ async fn spread(cluster: &Cluster, nodes: &[&str]) -> Result<((u32, u32), (u32, 
 
 fn header() {
     println!(
-        "{:<11} {:>6} {:>5} {:>8} {:>6} {:>6} {:>9} {:>7} {:>7} | {:>9} {:>9} {:>9} {:>9} {:>5} {:>8}",
+        "{:<11} {:>6} {:>5} {:>8} {:>6} {:>6} {:>9} {:>7} {:>7} | {:>9} {:>9} {:>9} {:>9} {:>5} | {:>9} {:>9} {:>8}",
         "change",
         "copies",
         "least",
@@ -231,6 +237,8 @@ fn header() {
         "p99 calm",
         "p99 chg",
         "ratio",
+        "sync calm",
+        "sync chg",
         "peak MiB"
     );
 }
@@ -246,9 +254,9 @@ impl Row {
 
     fn print(&self) {
         let ms = |of: &Histogram<u64>, q| of.value_at_quantile(q) as f64 / 1e3;
-        let (calm, change) = (ms(&self.before, 0.99), ms(&self.during, 0.99));
+        let (calm, change) = (ms(&self.before.0, 0.99), ms(&self.during.0, 0.99));
         println!(
-            "{:<11} {:>6} {:>5} {:>8.1} {:>6.3} {:>6.1} {:>9.1} {:>7} {:>7} | {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>5.2} {:>8.0}",
+            "{:<11} {:>6} {:>5} {:>8.1} {:>6.3} {:>6.1} {:>9.1} {:>7} {:>7} | {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>5.2} | {:>9.2} {:>9.2} {:>8.0}",
             self.what,
             self.copies,
             self.least,
@@ -258,11 +266,13 @@ impl Row {
             self.moved as f64 / MIB / self.seconds.max(0.001),
             format!("{}-{}", self.replicas.0, self.replicas.1),
             format!("{}-{}", self.leads.0, self.leads.1),
-            ms(&self.before, 0.5),
-            ms(&self.during, 0.5),
+            ms(&self.before.0, 0.5),
+            ms(&self.during.0, 0.5),
             calm,
             change,
             change / calm.max(0.001),
+            ms(&self.before.1, 0.99),
+            ms(&self.during.1, 0.99),
             self.memory as f64 / MIB,
         );
     }

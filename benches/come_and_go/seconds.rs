@@ -1,4 +1,4 @@
-//! How long reports took, second by second, beside the processor time that each node used meanwhile.
+//! How long reports took, second by second, beside the processor time that each node used meanwhile, and what the machine had left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use playhead::device::Stats;
 use tokio::task::JoinHandle;
 
+use crate::disk::Disk;
 use crate::support::process;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,33 +17,67 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(crate) struct Seconds {
     past: Arc<Mutex<Vec<Second>>>,
     stats: Arc<Stats>,
+    disk: Arc<Disk>,
     pids: Arc<Mutex<Vec<i32>>>,
     task: JoinHandle<()>,
 }
 
 struct Second {
     took: Histogram<u64>,
+    /// Syncs of the machine's disk.
+    disk: Histogram<u64>,
     /// Of each process since it began, milliseconds.
     processor: Vec<u64>,
+    machine: Machine,
+}
+
+/// Time of all processors since the machine began, in ticks.
+#[derive(Clone, Copy, Default)]
+struct Machine {
+    idle: u64,
+    /// Another machine had the processor.
+    stolen: u64,
+    all: u64,
+}
+
+impl Machine {
+    fn now() -> Self {
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        // user nice system idle iowait irq softirq steal: proc_stat(5).
+        let fields: Vec<u64> =
+            stat.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8).flat_map(str::parse).collect();
+        match fields[..] {
+            [.., idle, wait, _, _, stolen] => Self { idle: idle + wait, stolen, all: fields.iter().sum() },
+            _ => Self::default(),
+        }
+    }
+
+    /// Per cent of the time since then that nobody used, and that others took.
+    fn since(self, then: Self) -> (u64, u64) {
+        let all = self.all.saturating_sub(then.all).max(1);
+        let of = |now: u64, then: u64| now.saturating_sub(then) * 100 / all;
+        (of(self.idle, then.idle), of(self.stolen, then.stolen))
+    }
 }
 
 impl Seconds {
     /// From now on, beside these processes.
-    pub(crate) fn begin(stats: Arc<Stats>, pids: Vec<i32>) -> Self {
-        let _ = stats.take_latencies();
-        let past = Arc::new(Mutex::new(vec![second(&stats, &pids)]));
+    pub(crate) fn begin(stats: Arc<Stats>, disk: &Arc<Disk>, pids: Vec<i32>) -> Self {
+        let (_, _) = (stats.take_latencies(), disk.take());
+        let disk = disk.clone();
+        let past = Arc::new(Mutex::new(vec![second(&stats, &disk, &pids)]));
         let pids = Arc::new(Mutex::new(pids));
         let task = tokio::spawn({
-            let (stats, past, pids) = (stats.clone(), past.clone(), pids.clone());
+            let (stats, disk, past, pids) = (stats.clone(), disk.clone(), past.clone(), pids.clone());
             async move {
                 loop {
                     tokio::time::sleep(SECOND).await;
-                    let now = second(&stats, &pids.lock());
+                    let now = second(&stats, &disk, &pids.lock());
                     past.lock().push(now);
                 }
             }
         });
-        Self { past, stats, pids, task }
+        Self { past, stats, disk, pids, task }
     }
 
     /// Beside these processes from now on.
@@ -50,29 +85,33 @@ impl Seconds {
         *self.pids.lock() = pids;
     }
 
-    /// All together; with `print`, a line for each second.
-    pub(crate) fn end(self, print: bool) -> Histogram<u64> {
+    /// All together, reports and the disk's syncs; with `print`, a line for each second.
+    pub(crate) fn end(self, print: bool) -> (Histogram<u64>, Histogram<u64>) {
         self.task.abort();
         let mut past = self.past.lock();
-        past.push(second(&self.stats, &self.pids.lock()));
-        let mut all = past[0].took.clone();
+        past.push(second(&self.stats, &self.disk, &self.pids.lock()));
+        let (mut all, mut syncs) = (past[0].took.clone(), past[0].disk.clone());
         for (number, pair) in past.windows(2).enumerate() {
-            let Second { took, processor } = &pair[1];
-            all.add(took).unwrap_or_else(|error| unreachable!("all have the same bounds: {error}"));
+            let Second { took, disk, processor, machine } = &pair[1];
+            let added = all.add(took).and_then(|()| syncs.add(disk));
+            added.unwrap_or_else(|error| unreachable!("all have the same bounds: {error}"));
             let ms = |q| took.value_at_quantile(q) as f64 / 1e3;
             let used: Vec<u64> =
                 processor.iter().zip(&pair[0].processor).map(|(now, then)| now.saturating_sub(*then)).collect();
             if print {
                 let (count, p50, p99, most) = (took.len(), ms(0.5), ms(0.99), ms(1.0));
+                let sync = disk.max() as f64 / 1e3;
+                let (idle, stolen) = machine.since(pair[0].machine);
                 println!(
-                    "  {number:>3} s {count:>5} reports, p50 {p50:>8.2} p99 {p99:>8.2} most {most:>8.2} ms; processor ms {used:?}"
+                    "  {number:>3} s {count:>5} reports, p50 {p50:>8.2} p99 {p99:>8.2} most {most:>8.2} ms; sync {sync:>6.1} ms, idle {idle:>2} % stolen {stolen:>2} %, nodes' ms {used:?}"
                 );
             }
         }
-        all
+        (all, syncs)
     }
 }
 
-fn second(stats: &Stats, pids: &[i32]) -> Second {
-    Second { took: stats.take_latencies(), processor: pids.iter().map(|pid| process::cpu_us(*pid) / 1000).collect() }
+fn second(stats: &Stats, disk: &Disk, pids: &[i32]) -> Second {
+    let processor = pids.iter().map(|pid| process::cpu_us(*pid) / 1000).collect();
+    Second { took: stats.take_latencies(), disk: disk.take(), processor, machine: Machine::now() }
 }
