@@ -448,6 +448,11 @@ impl Node {
         &self.inner.clock
     }
 
+    /// Who does what would block.
+    pub fn threads(&self) -> &Threads {
+        &self.inner.threads
+    }
+
     /// What people call this node.
     pub fn name(&self) -> &str {
         &self.inner.me.name

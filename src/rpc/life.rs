@@ -84,14 +84,14 @@ impl Operator {
             let command = decide(&meta)?;
             let tried = after(&meta, std::slice::from_ref(&command)).map_err(|why| refused(&meta, &command, why))?;
             if validate_only {
-                return Ok(self.asked(&tried));
+                return Ok(self.asked(&tried.into()).await);
             }
             match self.parts.router.propose_meta(&command, &self.call()).await.map_err(Failure::from)? {
                 meta::Answer::Done { .. } => {
                     self.news_of_meta(meta.revision).await;
-                    return Ok(self.plan_now(&*self.meta()?));
+                    return Ok(self.plan_now(&self.meta()?).await);
                 }
-                meta::Answer::Unchanged { .. } => return Ok(self.plan_now(&*self.meta()?)),
+                meta::Answer::Unchanged { .. } => return Ok(self.plan_now(&self.meta()?).await),
                 // It fitted what is known here, so that has changed: it is told with what it has changed to.
                 meta::Answer::Refused { why: Refusal::Outdated | Refusal::TooFewNodes, .. } => {
                     self.news_of_meta(meta.revision).await;
@@ -109,11 +109,11 @@ impl Operator {
             let active = Command::SetIntent { node, intent, seen: None, forced: None };
             let commands: Vec<Command> = who.command.iter().cloned().chain([active]).collect();
             let tried = after(&meta, &commands).map_err(|why| Fault::cluster_state(why.to_string()))?;
-            return Ok(self.asked(&tried));
+            return Ok(self.asked(&tried.into()).await);
         }
         self.parts.join.let_in(who).await.map_err(join_fault)?;
         self.news_of_meta(meta.revision).await;
-        Ok(self.plan_now(&*self.meta()?))
+        Ok(self.plan_now(&self.meta()?).await)
     }
 
     fn intent_of(&self, node: NodeId) -> v1::NodeIntent {

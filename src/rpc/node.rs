@@ -144,6 +144,7 @@ pub async fn faces(node: Node, seed: u64) -> Result<Faces, ServeError> {
         bootstrap: Arc::new(Founder { node: node.clone(), random: Mutex::new(StdRng::seed_from_u64(seed)) }),
         leads: Arc::new(Giver(node.clone())),
         join: Arc::new(Host(node.clone())),
+        threads: node.threads().clone(),
     });
     let services = Services::new(ServicesParts {
         backend: Arc::new(Routed::new(node.router().clone(), node.ready(), scheme)),

@@ -26,6 +26,7 @@ use crate::node::shards::Shards;
 use crate::proto::v1;
 use crate::ring::{Ring, ShardCount, Token};
 use crate::telemetry::trace::TraceId;
+use crate::threads::Threads;
 use crate::time::WallMs;
 use crate::view::{self, Settings};
 
@@ -108,6 +109,8 @@ pub struct OperatorParts {
     pub leads: Arc<dyn GiveLeads>,
     /// Lets nodes in.
     pub join: Arc<dyn LetsIn>,
+    /// Who works out placements.
+    pub threads: Threads,
 }
 
 /// [`Operations`] of a node.
@@ -447,7 +450,7 @@ impl Operations for Operator {
     }
 
     async fn plan(&self) -> Result<v1::GetPlanResponse, Fault> {
-        self.told_now()
+        self.told_now().await
     }
 
     async fn apply_plan(&self) -> Result<v1::ApplyPlanResponse, Fault> {

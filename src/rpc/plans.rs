@@ -1,6 +1,7 @@
 //! The change that the cluster is in, as operators are told it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::backend::Operations as _;
 use super::convert::timestamp;
@@ -66,8 +67,13 @@ impl Operator {
     }
 
     /// The placement that is due, with leads by what this node has heard of what shards cost; what begins, the meta leader's node decides.
-    fn due(&self, meta: &MetaState) -> Option<Placement> {
-        due(meta, self.sources().heard(meta).costs_about.as_ref())
+    ///
+    /// Placing many shards on many nodes takes its time, which tasks of this runtime don't have.
+    async fn due(&self, meta: &Arc<MetaState>) -> Option<Placement> {
+        let (meta, costs) = (Arc::clone(meta), self.sources().heard(meta).costs_about);
+        let placing = self.parts.threads.blocking(move || due(&meta, costs.as_ref()));
+        // Otherwise the node ends just now.
+        placing.await.ok().flatten()
     }
 
     /// Whether leads move by what shards cost, as this node sees it.
@@ -96,8 +102,8 @@ impl Operator {
     }
 
     /// What would come of it, were the cluster so.
-    pub(super) fn asked(&self, tried: &MetaState) -> v1::Plan {
-        let target = self.due(tried).or_else(|| tried.change.as_ref().map(|change| change.target.clone()));
+    pub(super) async fn asked(&self, tried: &Arc<MetaState>) -> v1::Plan {
+        let target = self.due(tried).await.or_else(|| tried.change.as_ref().map(|change| change.target.clone()));
         match target {
             Some(target) => v1::Plan { state: v1::PlanState::Asked.into(), ..self.told_plan(tried, &target) },
             None => v1::Plan { state: v1::PlanState::Asked.into(), ..Default::default() },
@@ -105,7 +111,7 @@ impl Operator {
     }
 
     /// The change as it is now.
-    pub(super) fn plan_now(&self, meta: &MetaState) -> v1::Plan {
+    pub(super) async fn plan_now(&self, meta: &Arc<MetaState>) -> v1::Plan {
         let rebalance = meta.rebalance();
         if let Some(change) = &meta.change {
             let state = if change.paused { v1::PlanState::Paused } else { v1::PlanState::Running };
@@ -125,7 +131,7 @@ impl Operator {
                 ..plan
             };
         }
-        let target = self.due(meta).filter(|_| !rebalance.cancelled || rebalance.applied);
+        let target = self.due(meta).await.filter(|_| !rebalance.cancelled || rebalance.applied);
         let busy = self.busy(meta);
         let state = match (&target, rebalance.cancelled) {
             (Some(_), _) => v1::PlanState::Waiting,
@@ -198,10 +204,10 @@ impl Operator {
         waits
     }
 
-    pub(super) fn told_now(&self) -> Result<v1::GetPlanResponse, Fault> {
+    pub(super) async fn told_now(&self) -> Result<v1::GetPlanResponse, Fault> {
         let meta = self.living_meta()?;
         Ok(v1::GetPlanResponse {
-            plan: Some(self.plan_now(&meta)),
+            plan: Some(self.plan_now(&meta).await),
             rules: Some(rules(&meta)),
             answered_by: self.name(),
             leads: Some(self.lead_balance(&meta)),
@@ -210,12 +216,17 @@ impl Operator {
 
     pub(super) async fn turn(&self, turn: Turn) -> Result<v1::Plan, Fault> {
         let meta = self.living_meta()?;
-        let before = self.plan_now(&meta);
-        if turn == Turn::Apply && meta.change.is_none() && self.due(&meta).is_none() {
-            return Err(Fault::cluster_state("nothing is due: the replicas stand where nodes and rules want them"));
-        }
-        if turn == Turn::Cancel && meta.change.is_none() && self.due(&meta).is_none() {
-            return Err(Fault::cluster_state("no change of the cluster is under way or due"));
+        let before = self.plan_now(&meta).await;
+        let nothing = match turn {
+            Turn::Apply => Some("nothing is due: the replicas stand where nodes and rules want them"),
+            Turn::Cancel => Some("no change of the cluster is under way or due"),
+            Turn::Pause | Turn::Resume | Turn::End => None,
+        };
+        if let Some(nothing) = nothing
+            && meta.change.is_none()
+            && self.due(&meta).await.is_none()
+        {
+            return Err(Fault::cluster_state(nothing));
         }
         let after = self.change(false, |_| Ok(Command::Turn { turn })).await?;
         Ok(if turn == Turn::Cancel { before } else { after })

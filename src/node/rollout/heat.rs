@@ -6,8 +6,8 @@
 //! # Invariants
 //!
 //! - What is proposed has the same nodes for every shard as before, is fenced by the epoch, and comes only while no change of the
-//!   cluster is under way, a majority is heard, every member lives, takes leads and has told lately what it leads costs, and every shard
-//!   is led by whom the placement wants (node/40).
+//!   cluster is under way, a majority is heard, every member lives, takes leads and has told lately what it leads costs, and all but a
+//!   few shards are led by whom the placement wants (node/40). Those few stay where they are.
 //!
 //! # Caveats
 //!
@@ -34,6 +34,9 @@ pub type Costs = BTreeMap<ShardId, u64>;
 const IDLE_COST: u64 = 250;
 /// A report that is older tells nothing: five were missed.
 pub(super) const FRESH_MS: u64 = 5_000;
+/// One in so many shards may be led by another node than the placement wants, or by none: in a large cluster some always are. The rest
+/// still tells who is hot.
+const ELSEWHERE_PART: usize = 64;
 /// A lead counts as measured after this part of the time that is averaged over.
 const MEASURED_PART: u64 = 6;
 
@@ -131,7 +134,7 @@ impl Balance {
         self.looked = Some(now);
         self.moved.retain(|_, moved| now.since(*moved) < self.times.rest_ms);
         let moving = super::under_way(meta, &seen.leading, &seen.alive);
-        let resting = self.moved.keys().chain(moving.keys()).copied().collect();
+        let resting = self.moved.keys().chain(moving.keys()).copied().chain(elsewhere(meta, seen)).collect();
         let verdict = decide(meta, costs, &resting, self.acting)?;
         (self.acting, self.worst_permille) = (verdict.acting, verdict.worst_permille);
         let lead = |shift: &Shift| match *shift {
@@ -170,6 +173,12 @@ pub enum Wait {
     Unmeasured,
 }
 
+/// The shards that are led by another node than the placement wants, or by none.
+fn elsewhere<'a>(meta: &'a MetaState, seen: &'a Seen) -> impl Iterator<Item = ShardId> + 'a {
+    let wanted = meta.placement.iter().flat_map(Placement::iter);
+    wanted.filter(|(shard, replicas)| seen.leading.get(shard) != replicas.leader.as_ref()).map(|(shard, _)| shard)
+}
+
 /// All that leads wait for, as a node sees it; empty: they may move.
 pub fn waits(meta: &MetaState, seen: &Seen) -> Vec<Wait> {
     let mut waits = Vec::new();
@@ -184,9 +193,9 @@ pub fn waits(meta: &MetaState, seen: &Seen) -> Vec<Wait> {
             (.., told) => note(!told, Wait::Untold(node)),
         }
     }
-    let wanted = meta.placement.iter().flat_map(Placement::iter);
-    let elsewhere = wanted.filter(|(shard, replicas)| seen.leading.get(shard) != replicas.leader.as_ref()).count();
-    note(elsewhere > 0, Wait::Elsewhere(elsewhere));
+    let shards = meta.shard_count.map_or(0, |count| count.get() as usize);
+    let elsewhere = elsewhere(meta, seen).count();
+    note(elsewhere * ELSEWHERE_PART > shards, Wait::Elsewhere(elsewhere));
     // What was told by nobody was not measured either.
     let new = waits.is_empty() && seen.costs.is_none();
     waits.extend(new.then_some(Wait::Unmeasured));

@@ -186,6 +186,25 @@ fn leads_stay_while_anything_is_unknown_or_under_way_or_the_rule_says_so() {
 }
 
 #[test]
+fn a_few_shards_of_many_that_are_led_elsewhere_stay_and_hold_nothing_up() {
+    let meta = founded_of(&[1, 2, 3, 4], 128, 5);
+    let heat = hot_first(&meta);
+    let well = seen(&meta, &heat);
+    let of_first: Vec<ShardId> =
+        leads(&meta).into_iter().filter(|(_, lead)| *lead == node(1)).map(|(s, _)| s).collect();
+    for (strays, moves) in [(2, true), (3, false)] {
+        let mut not = well.clone();
+        not.leading.extend(of_first.iter().take(strays).map(|shard| (*shard, node(2))));
+        let mut balance = Balance::new(TIMES);
+        balance.look(&meta, &not, MonotonicMs(0));
+        let looked = balance.look(&meta, &not, MonotonicMs(TIMES.average_ms));
+        assert_eq!((looked.is_some(), waits(&meta, &not).is_empty()), (moves, moves), "{strays}");
+        let leads = looked.map(|moves| moves.leads).unwrap_or_default();
+        assert!(leads.iter().all(|(shard, ..)| !of_first[..strays].contains(shard)), "{leads:?}");
+    }
+}
+
+#[test]
 fn leads_go_back_by_number_when_the_rule_is_switched_off() {
     let mut meta = founded(4, 5);
     let (heat, mut leading) = (hot_first(&meta), Leading::new());
