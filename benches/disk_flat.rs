@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use playhead::ambient::SystemClock;
 use playhead::ids::ReplicaId;
-use playhead::store::{Checkpoint, CoolBudget, DiskStore, Options, Store, rewrite};
+use playhead::store::{Checkpoint, CoolBudget, DiskStore, Haste, Options, Store, rewrite};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -67,7 +67,7 @@ fn main() {
         for (replica, rows) in &mut model {
             let new = Arc::new(checkpoint(&mut rng, cycle, rows));
             let started = Instant::now();
-            store.checkpoint(vec![(ReplicaId(*replica), new)]).remove(0).unwrap();
+            store.checkpoint(vec![(ReplicaId(*replica), new, Haste::Patient)]).remove(0).unwrap();
             spent += started.elapsed();
             while !store.cool(ReplicaId(*replica), CoolBudget::default()).unwrap().done {}
         }

@@ -20,8 +20,8 @@ use std::time::Duration;
 use playhead::ambient::SystemClock;
 use playhead::ids::ReplicaId;
 use playhead::store::{
-    Checkpoint, CheckpointRecord, Checkpointed, CoolBudget, DiskStore, ExportError, Exported, Options, Queues, Store,
-    StoreHandle, Verdict,
+    Checkpoint, CheckpointRecord, Checkpointed, CoolBudget, DiskStore, ExportError, Exported, Haste, Options, Queues,
+    Store, StoreHandle, Verdict,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -152,7 +152,7 @@ async fn write_for_ever(handle: StoreHandle, n: u64, present: bool) {
         generation += 1;
         let new = Arc::new(checkpoint(n, generation));
         let done = loop {
-            match handle.checkpoint(replica, Arc::clone(&new)).await {
+            match handle.checkpoint(replica, Arc::clone(&new), Haste::Patient).await {
                 Err(playhead::store::WriteError::Busy(_)) => tokio::task::yield_now().await,
                 other => break other.unwrap(),
             }

@@ -2,7 +2,8 @@
 //!
 //! A segment of the log is used again when no replica needs an entry of it. A shard that is idle keeps some megabytes for
 //! followers that are a little behind, and is checkpointed by the clock only: while others write much it would hold back all of
-//! what came after its entries.
+//! what came after its entries. Such a checkpoint waits for nobody who reads the one before: a snapshot that is being sent is broken off
+//! and begins again. Nothing else bounds how long that may take (decision 0018).
 //!
 //! # Caveats
 //!

@@ -96,7 +96,7 @@ pub use machine::{
     Broken, Cause, Changes, Machine, MetaMachine, MetaState, Missing, RowsShare, ShardMachine, Stop, encode_commands,
 };
 pub use meter::Work;
-pub use network::{FRAME_BYTES_MAX, Fate, Lane, Link, LinkError, MemoryNet, Switchboard};
+pub use network::{FRAME_BYTES_MAX, Fate, Gate, Lane, Link, LinkError, MemoryNet, Switchboard};
 pub use outcome::{Answered, AsOf, LeaderHint, Outcome, QueryError, ReadMode, Reading, Rejected, Role};
 pub use room::{Growth, Room, RoomLevel};
 pub use runtime::RaftThread;

@@ -211,8 +211,9 @@ pub enum ExportError {
     /// Another reader has the replica.
     #[error("replica {0} is being read already")]
     Busy(ReplicaId),
-    /// The reader took longer than its lease and a checkpoint went ahead: begin again.
-    #[error("the lease on replica {0} has run out")]
+    /// A checkpoint went ahead of the reader, which had asked for nothing for too long, or was in the way of an urgent one: begin
+    /// again.
+    #[error("a checkpoint of replica {0} went ahead of its reader")]
     LeaseLost(ReplicaId),
 }
 

@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::Failure;
 use super::{
-    Checkpoint, Checkpointed, Chunk, CoolBudget, Cooled, Export, ExportError, Exported, Header, Install, Key, OnFatal,
-    Pair, ReadError, Scan, Space, Store, Usage, Value, WriteError,
+    Checkpoint, Checkpointed, Chunk, CoolBudget, Cooled, Export, ExportError, Exported, Haste, Header, Install, Key,
+    OnFatal, Pair, ReadError, Scan, Space, Store, Usage, Value, WriteError,
 };
 use crate::ids::ReplicaId;
 use crate::threads::{Pace, Threads};
@@ -50,6 +50,7 @@ type Job = Box<dyn FnOnce(&dyn Store) + Send>;
 struct CheckpointJob {
     replica: ReplicaId,
     checkpoint: Arc<Checkpoint>,
+    haste: Haste,
     answer: oneshot::Sender<Result<Checkpointed, WriteError>>,
 }
 
@@ -284,15 +285,16 @@ impl StoreHandle {
         &self,
         replica: ReplicaId,
         checkpoint: Arc<Checkpoint>,
+        haste: Haste,
     ) -> Result<Checkpointed, WriteError> {
         match &*self.front {
             Front::Inline(store) => {
-                let answer = store.checkpoint(vec![(replica, checkpoint)]).pop();
+                let answer = store.checkpoint(vec![(replica, checkpoint, haste)]).pop();
                 answer.unwrap_or_else(|| Err(WriteError::Failed("no answer to a checkpoint".to_string())))
             }
             Front::Threads { writes, .. } => {
                 let (tell, answer) = oneshot::channel();
-                let job = CheckpointJob { replica, checkpoint, answer: tell };
+                let job = CheckpointJob { replica, checkpoint, haste, answer: tell };
                 writes.send(Write::Checkpoint(job)).await.map_err(|_| WriteError::Failed(gone()))?;
                 answer.await.map_err(|_| WriteError::Failed(gone()))?
             }
@@ -486,7 +488,7 @@ async fn paced_writes(worker: Arc<Worker>, mut jobs: mpsc::Receiver<Write>, grou
 }
 
 fn run_group(worker: &Worker, group: Vec<CheckpointJob>) {
-    let checkpoints = group.iter().map(|job| (job.replica, Arc::clone(&job.checkpoint))).collect();
+    let checkpoints = group.iter().map(|job| (job.replica, Arc::clone(&job.checkpoint), job.haste)).collect();
     let answers = worker.run(|store| store.checkpoint(checkpoints)).unwrap_or_default();
     answers.iter().for_each(|answer| worker.watch.look(answer));
     let answers = answers.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
@@ -530,7 +532,7 @@ mod tests {
             assert_eq!(handle.create(A).await, Err(WriteError::Exists(A)));
             assert_eq!(*told.lock(), Vec::<String>::new(), "what is only refused ends nothing");
             disk.fail_next(fault);
-            handle.checkpoint(A, Arc::new(Checkpoint { generation: 1, ..Checkpoint::default() })).await
+            handle.checkpoint(A, Arc::new(Checkpoint { generation: 1, ..Checkpoint::default() }), Haste::Patient).await
         });
         drop(handle);
         threads.join();

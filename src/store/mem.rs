@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use super::rules::{self, Counters, ImageIndex, Lease, add};
 use super::{
-    Checkpoint, CheckpointRecord, Checkpointed, Chunk, CoolBudget, Cooled, Export, ExportError, Exported, Header,
-    Install, Key, Limits, Pair, ReadError, ReplicaUsage, Retirement, Scan, Space, Store, Usage, Value, Verdict,
+    Checkpoint, CheckpointRecord, Checkpointed, Chunk, CoolBudget, Cooled, Export, ExportError, Exported, Haste,
+    Header, Install, Key, Limits, Pair, ReadError, ReplicaUsage, Retirement, Scan, Space, Store, Usage, Value, Verdict,
     WriteError,
 };
 use crate::ids::ReplicaId;
@@ -188,13 +188,14 @@ impl MemStore {
         &self,
         disk: &mut Disk,
         id: ReplicaId,
-        new: &Checkpoint,
+        (new, haste): (&Checkpoint, Haste),
         fault: Option<Fault>,
     ) -> Result<Checkpointed, WriteError> {
         let replica = alive(disk, self.life)?.get_mut(&id).ok_or(ReadError::UnknownReplica(id))?;
         sound(id, replica)?;
         rules::check_checkpoint(id, new, replica.content.header.as_ref().map(|h| h.generation))?;
-        if !replica.lease.allows_change(self.clock.monotonic()) {
+        if !replica.lease.allows_change(self.clock.monotonic(), haste) {
+            add(&self.counters.checkpoints_held_off, 1);
             return Err(WriteError::Busy(id));
         }
         match fault {
@@ -301,13 +302,18 @@ impl Store for MemStore {
         Ok(scan)
     }
 
-    fn checkpoint(&self, checkpoints: Vec<(ReplicaId, Arc<Checkpoint>)>) -> Vec<Result<Checkpointed, WriteError>> {
+    fn checkpoint(
+        &self,
+        checkpoints: Vec<(ReplicaId, Arc<Checkpoint>, Haste)>,
+    ) -> Vec<Result<Checkpointed, WriteError>> {
         let mut disk = self.disk.disk.lock();
         let fault = disk.fault.take();
         let group = rules::check_group(checkpoints.len());
         let mut answers: Vec<_> = checkpoints
             .iter()
-            .map(|(id, new)| group.clone().and_then(|()| self.checkpoint_one(&mut disk, *id, new, fault)))
+            .map(|(id, new, haste)| {
+                group.clone().and_then(|()| self.checkpoint_one(&mut disk, *id, (new, *haste), fault))
+            })
             .collect();
         add(&self.counters.syncs, 1);
         if fault == Some(Fault::Unsynced) {
@@ -429,18 +435,25 @@ impl Export for MemExport {
 
     fn next(&mut self, bytes_max: usize) -> Result<Option<Exported>, ExportError> {
         loop {
+            let now = self.store.clock.monotonic();
             let (images, after) = match &self.at {
                 At::Images(after) => (true, after.as_deref()),
                 At::Rows(after) => (false, after.as_deref()),
-                At::End => return Ok(None),
+                At::End => {
+                    // All was read before: no checkpoint can spoil it any more.
+                    let _ = self.store.with(self.replica, |replica| Ok(replica.lease.goes_on(self.serial, now)));
+                    return Ok(None);
+                }
             };
-            let now = self.store.clock.monotonic();
             let found = self.store.with(self.replica, |replica| {
                 let map = if images { &replica.content.images } else { &replica.content.rows };
                 let from = after.map_or(Bound::Unbounded, Bound::Excluded);
                 Ok(replica.lease.goes_on(self.serial, now).then(|| chunk(map, from, bytes_max)))
             })?;
-            let found = found.ok_or(ExportError::LeaseLost(self.replica))?;
+            let Some(found) = found else {
+                add(&self.store.counters.exports_broken_off, 1);
+                return Err(ExportError::LeaseLost(self.replica));
+            };
             let last = found.pairs.last().map(|(key, _)| key.clone());
             self.at = match (images, found.more) {
                 (true, true) => At::Images(last),
@@ -492,9 +505,9 @@ mod tests {
 
     const A: ReplicaId = ReplicaId(1);
 
-    fn checkpoint(generation: u64) -> Vec<(ReplicaId, Arc<Checkpoint>)> {
+    fn checkpoint(generation: u64) -> Vec<(ReplicaId, Arc<Checkpoint>, Haste)> {
         let rows = vec![(vec![1], Some(generation.to_be_bytes().to_vec()))];
-        vec![(A, Arc::new(Checkpoint { generation, rows, ..Checkpoint::default() }))]
+        vec![(A, Arc::new(Checkpoint { generation, rows, ..Checkpoint::default() }), Haste::Patient)]
     }
 
     fn opened(disk: &MemDisk) -> MemStore {

@@ -42,8 +42,8 @@ pub use error::{ExportError, OnFatal, ReadError, Retirement, WriteError};
 pub use handle::{ExportHandle, InstallHandle, Losses, Queues, StoreHandle, StoreThreads};
 pub use mem::{Fault, MemDisk, MemStore};
 pub use types::{
-    Checkpoint, CheckpointRecord, Checkpointed, Chunk, CoolBudget, Cooled, Header, Key, Limits, Pair, ReplicaUsage,
-    Scan, Space, Usage, Value, Verdict,
+    Checkpoint, CheckpointRecord, Checkpointed, Chunk, CoolBudget, Cooled, Haste, Header, Key, Limits, Pair,
+    ReplicaUsage, Scan, Space, Usage, Value, Verdict,
 };
 
 use std::sync::Arc;
@@ -79,8 +79,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn scan(&self, replica: ReplicaId, from: &[u8], to: &[u8], limit: usize) -> Result<Scan, ReadError>;
 
     /// Takes in one checkpoint of each of several replicas, which share one flush and one sync. Answers in the order given,
-    /// when they are durable. A replica that occurs twice is refused the second time.
-    fn checkpoint(&self, checkpoints: Vec<(ReplicaId, Arc<Checkpoint>)>) -> Vec<Result<Checkpointed, WriteError>>;
+    /// when they are durable. A replica that occurs twice is refused the second time. Where one is being read ([`Store::export`]) it
+    /// goes by its haste.
+    fn checkpoint(
+        &self,
+        checkpoints: Vec<(ReplicaId, Arc<Checkpoint>, Haste)>,
+    ) -> Vec<Result<Checkpointed, WriteError>>;
 
     /// Moves rows that the last checkpoint has changed to the archive, where all others are. They leave the live database
     /// with the replica's next checkpoint, which moves what is left first: calling this between checkpoints keeps them
@@ -91,10 +95,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// seeing the old content until [`Install::finish`].
     fn begin_install(&self, replica: ReplicaId) -> Result<Box<dyn Install>, WriteError>;
 
-    /// Begins to read all of one checkpoint. Until the reader is dropped, checkpoints of this replica answer
-    /// [`WriteError::Busy`], and their caller tries again; when the reader has asked for nothing in `lease_ms`, or has taken
-    /// five times as long, a checkpoint goes ahead all the same and the reader's next call answers [`ExportError::LeaseLost`].
-    /// So a slow reader never holds up the log for longer than that.
+    /// Begins to read all of one checkpoint, by one reader at a time. Until the reader is dropped, [`Haste::Patient`] checkpoints of
+    /// this replica answer [`WriteError::Busy`], and their caller tries again, however long that takes; so whoever can't do without
+    /// one for longer, for what the log or the memory hold meanwhile, asks with [`Haste::Urgent`]. That goes ahead at once, as any
+    /// does when the reader has asked for nothing in `lease_ms`, and the reader's next call answers [`ExportError::LeaseLost`]. The
+    /// next reader begins after a checkpoint that was held off, or that follows an urgent one within a second.
     fn export(&self, replica: ReplicaId, lease_ms: u64) -> Result<Box<dyn Export>, ExportError>;
 
     /// Removes a replica, at once for readers. Dropping one that is not here does nothing.
@@ -128,7 +133,8 @@ pub trait Export: Send {
     /// The header of the checkpoint that is read.
     fn header(&self) -> &Header;
 
-    /// The next images, then the next rows, about `bytes_max` bytes and at least one pair, in key order; `None` at the end.
+    /// The next images, then the next rows, about `bytes_max` bytes and at least one pair, in key order; `None` at the end,
+    /// where asking again and again keeps the checkpoint in its place as long as it can be kept.
     fn next(&mut self, bytes_max: usize) -> Result<Option<Exported>, ExportError>;
 }
 

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{Checkpoint, CheckpointRecord, Key, Limits, Pair, ReadError, Retirement, Value, Verdict, WriteError};
+use super::{
+    Checkpoint, CheckpointRecord, Haste, Key, Limits, Pair, ReadError, Retirement, Value, Verdict, WriteError,
+};
 use crate::ids::ReplicaId;
 use crate::time::MonotonicMs;
 use crate::versions::Spoken;
@@ -246,13 +248,13 @@ pub(super) fn check_group(checkpoints: usize) -> Result<(), WriteError> {
     Ok(())
 }
 
-/// Who reads all of a replica, until when.
+/// Who reads all of a replica, and until when it has to go on.
 #[derive(Debug, Default)]
 pub(super) struct Lease {
     held: Option<Held>,
     serial: u64,
-    /// When a change was held off last.
-    refused_at: Option<MonotonicMs>,
+    /// When a change was held off last, or went ahead of a reader that went on.
+    pressed_at: Option<MonotonicMs>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -260,25 +262,21 @@ struct Held {
     serial: u64,
     lease_ms: u64,
     until: MonotonicMs,
-    /// However fast it goes on.
-    at_last: MonotonicMs,
 }
 
-/// So many times its lease a reader may take that goes on within each.
-const LEASES_MAX: u64 = 5;
 /// For how long after a change was held off nobody else may begin to read: readers that follow each other would hold it off for ever.
+/// The same after a reader was broken off: what was urgent was mostly begun before it became so, and another follows at once.
 const CHANGE_FIRST_MS: u64 = 1000;
 
 impl Lease {
     /// Takes the lease unless another has it and its time has not run out: the serial number to show.
     pub(super) fn take(&mut self, now: MonotonicMs, lease_ms: u64) -> Option<u64> {
-        let change_waits = self.refused_at.is_some_and(|at| now < at.plus(CHANGE_FIRST_MS));
-        if change_waits || self.held.is_some_and(|held| now < held.until) {
+        let change_first = self.pressed_at.is_some_and(|at| now < at.plus(CHANGE_FIRST_MS));
+        if change_first || self.held.is_some_and(|held| now < held.until) {
             return None;
         }
         self.serial += 1;
-        let at_last = now.plus(lease_ms.saturating_mul(LEASES_MAX));
-        self.held = Some(Held { serial: self.serial, lease_ms, until: now.plus(lease_ms), at_last });
+        self.held = Some(Held { serial: self.serial, lease_ms, until: now.plus(lease_ms) });
         Some(self.serial)
     }
 
@@ -287,11 +285,11 @@ impl Lease {
         self.held.is_some_and(|held| held.serial == serial)
     }
 
-    /// The same, of a reader that goes on now: its time begins anew, up to the last.
+    /// The same, of a reader that goes on now: its time begins anew.
     pub(super) fn goes_on(&mut self, serial: u64, now: MonotonicMs) -> bool {
         let held = self.held.as_mut().filter(|held| held.serial == serial);
-        if let Some(Held { lease_ms, until, at_last, .. }) = held {
-            *until = now.plus(*lease_ms).min(*at_last).max(*until);
+        if let Some(Held { lease_ms, until, .. }) = held {
+            *until = now.plus(*lease_ms);
         }
         self.holds(serial)
     }
@@ -302,13 +300,14 @@ impl Lease {
         }
     }
 
-    /// Whether a checkpoint may go ahead; breaks a lease whose time has run out.
-    pub(super) fn allows_change(&mut self, now: MonotonicMs) -> bool {
-        if self.held.is_some_and(|held| now < held.until) {
-            self.refused_at = Some(now);
+    /// Whether a checkpoint may go ahead; breaks a lease whose time has run out, and for one in such haste any.
+    pub(super) fn allows_change(&mut self, now: MonotonicMs, haste: Haste) -> bool {
+        let goes_on = self.held.is_some_and(|held| now < held.until);
+        self.pressed_at = goes_on.then_some(now);
+        if goes_on && haste == Haste::Patient {
             return false;
         }
-        (self.held, self.refused_at) = (None, None);
+        self.held = None;
         true
     }
 
@@ -354,6 +353,8 @@ macro_rules! counters {
 counters! {
     /// Checkpoints made durable.
     checkpoints,
+    /// Times that one was held off as the one before was being read.
+    checkpoints_held_off,
     /// Images in them, tombstones included.
     checkpoint_images,
     /// Rows in them, tombstones included.
@@ -376,6 +377,8 @@ counters! {
     scanned_rows,
     /// Snapshots begun to be read.
     exports,
+    /// Of these, those whose checkpoint was replaced before they were read to the end.
+    exports_broken_off,
     /// Snapshots installed.
     installs,
     /// Times that something read was not what was written.
@@ -435,49 +438,67 @@ mod tests {
         assert_eq!(checksum(&bytes), 0xa820_92ff_8e89_af11);
     }
 
+    const PATIENT: Haste = Haste::Patient;
+
     #[test]
     fn a_lease_holds_changes_off_until_its_time_runs_out() {
         let mut lease = Lease::default();
-        assert!(lease.allows_change(MonotonicMs(0)));
+        assert!(lease.allows_change(MonotonicMs(0), PATIENT));
         let first = lease.take(MonotonicMs(0), 10);
         assert_eq!(first, Some(1));
-        assert!(!lease.allows_change(MonotonicMs(9)));
+        assert!(!lease.allows_change(MonotonicMs(9), PATIENT));
         assert_eq!(lease.take(MonotonicMs(9), 10), None);
         assert!(lease.holds(1));
-        assert!(lease.allows_change(MonotonicMs(10)));
+        assert!(lease.allows_change(MonotonicMs(10), PATIENT));
         assert!(!lease.holds(1));
         assert_eq!(lease.take(MonotonicMs(10), 10), Some(2));
         lease.release(1);
         assert!(lease.holds(2));
         lease.release(2);
-        assert!(lease.allows_change(MonotonicMs(11)));
+        assert!(lease.allows_change(MonotonicMs(11), PATIENT));
     }
 
     #[test]
-    fn a_lease_lasts_while_its_reader_goes_on_but_not_for_ever() {
+    fn a_lease_lasts_while_its_reader_goes_on() {
         let mut lease = Lease::default();
         lease.take(MonotonicMs(100), 10);
-        for at in (100..150).step_by(9) {
-            assert!(!lease.allows_change(MonotonicMs(at)), "{at}");
+        for at in (100..10_000).step_by(9) {
+            assert!(!lease.allows_change(MonotonicMs(at), PATIENT), "{at}");
             assert!(lease.goes_on(1, MonotonicMs(at)));
         }
-        assert!(!lease.goes_on(2, MonotonicMs(149)));
-        assert!(!lease.allows_change(MonotonicMs(149)));
-        assert!(lease.goes_on(1, MonotonicMs(300)), "nobody wants to change anything");
-        assert!(lease.allows_change(MonotonicMs(300)));
-        assert!(!lease.goes_on(1, MonotonicMs(300)));
+        assert!(!lease.goes_on(2, MonotonicMs(10_000)));
+        assert!(lease.goes_on(1, MonotonicMs(20_000)), "nobody wanted to change anything meanwhile");
+        assert!(!lease.allows_change(MonotonicMs(20_009), PATIENT));
+        assert!(lease.allows_change(MonotonicMs(20_010), PATIENT));
+        assert!(!lease.goes_on(1, MonotonicMs(20_010)));
+    }
+
+    #[test]
+    fn what_is_urgent_breaks_a_lease_and_what_follows_it_comes_before_the_next_reader() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.take(MonotonicMs(0), 10), Some(1));
+        assert!(lease.allows_change(MonotonicMs(5), Haste::Urgent));
+        assert!(!lease.goes_on(1, MonotonicMs(5)));
+        assert_eq!(lease.take(MonotonicMs(6), 10), None);
+        assert!(lease.allows_change(MonotonicMs(7), PATIENT), "nobody reads");
+        assert_eq!(lease.take(MonotonicMs(8), 10), Some(2));
+        assert!(lease.allows_change(MonotonicMs(9), Haste::Urgent));
+        assert_eq!(lease.take(MonotonicMs(9 + CHANGE_FIRST_MS), 10), Some(3), "nothing followed");
+        lease.release(3);
+        assert!(lease.allows_change(MonotonicMs(9 + CHANGE_FIRST_MS), Haste::Urgent));
+        assert_eq!(lease.take(MonotonicMs(9 + CHANGE_FIRST_MS), 10), Some(4), "nobody was broken off");
     }
 
     #[test]
     fn a_change_that_was_held_off_comes_before_the_next_reader() {
         let mut lease = Lease::default();
         lease.take(MonotonicMs(0), 10);
-        assert!(!lease.allows_change(MonotonicMs(5)));
+        assert!(!lease.allows_change(MonotonicMs(5), PATIENT));
         lease.release(1);
         assert_eq!(lease.take(MonotonicMs(5), 10), None);
-        assert!(lease.allows_change(MonotonicMs(6)));
+        assert!(lease.allows_change(MonotonicMs(6), PATIENT));
         assert_eq!(lease.take(MonotonicMs(6), 10), Some(2));
-        assert!(!lease.allows_change(MonotonicMs(7)));
+        assert!(!lease.allows_change(MonotonicMs(7), PATIENT));
         lease.release(2);
         assert_eq!(lease.take(MonotonicMs(7 + CHANGE_FIRST_MS), 10), Some(3), "nobody changes anything any more");
     }

@@ -1,11 +1,15 @@
 //! What every store must do, whoever implements it. `conformance!(factory)` makes one test of each function here.
 
+mod exports;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+pub(super) use exports::*;
 
 use super::*;
 use crate::time::{Clock, MonotonicMs, WallMs};
@@ -53,6 +57,8 @@ macro_rules! conformance {
             an_install_refuses_rows_that_do_not_ascend,
             an_export_is_of_one_checkpoint_and_holds_off_the_next,
             an_export_that_outlasts_its_lease_loses_it,
+            an_export_lasts_as_long_as_its_reader_goes_on,
+            an_urgent_checkpoint_goes_ahead_of_an_export,
             an_export_installs_as_the_same_replica,
             verdicts_compare_with_the_records,
             a_random_history_reads_like_a_plain_map,
@@ -90,7 +96,7 @@ fn rows(generation: u64, rows: Vec<(Key, Option<Value>)>) -> Arc<Checkpoint> {
 }
 
 fn write(store: &dyn Store, replica: ReplicaId, checkpoint: Arc<Checkpoint>) -> Result<Checkpointed, WriteError> {
-    let mut answers = store.checkpoint(vec![(replica, checkpoint)]);
+    let mut answers = store.checkpoint(vec![(replica, checkpoint, Haste::Patient)]);
     assert_eq!(answers.len(), 1);
     answers.remove(0)
 }
@@ -280,16 +286,18 @@ pub(super) fn checkpoints_share_a_call_and_fail_apart(rig: &mut impl Rig) {
     let (store, _) = rig.open(&[]);
     store.create(A).unwrap();
     store.create(B).unwrap();
-    let group = vec![(A, rows(1, vec![put("a", "1")])), (ReplicaId(9), rows(1, vec![])), (B, rows(0, vec![]))];
-    let answers = store.checkpoint(group);
+    let group = |checkpoints: Vec<(ReplicaId, Arc<Checkpoint>)>| {
+        store.checkpoint(checkpoints.into_iter().map(|(replica, new)| (replica, new, Haste::Patient)).collect())
+    };
+    let answers = group(vec![(A, rows(1, vec![put("a", "1")])), (ReplicaId(9), rows(1, vec![])), (B, rows(0, vec![]))]);
     assert_eq!(answers[0].as_ref().map(|done| done.generation), Ok(1));
     assert_eq!(answers[1], Err(ReadError::UnknownReplica(ReplicaId(9)).into()));
     assert!(matches!(answers[2], Err(WriteError::StaleGeneration { .. })));
-    let answers = store.checkpoint(vec![(B, rows(1, vec![put("b", "1")])), (A, rows(2, vec![put("a", "2")]))]);
+    let answers = group(vec![(B, rows(1, vec![put("b", "1")])), (A, rows(2, vec![put("a", "2")]))]);
     assert!(answers.iter().all(Result::is_ok));
     assert_eq!(all_rows(&*store, A), vec![pair("a", "2")]);
     assert_eq!(all_rows(&*store, B), vec![pair("b", "1")]);
-    assert!(store.checkpoint(vec![(A, rows(3, vec![])); Limits::CHECKPOINTS_A_CALL + 1]).iter().all(Result::is_err));
+    assert!(group(vec![(A, rows(3, vec![])); Limits::CHECKPOINTS_A_CALL + 1]).iter().all(Result::is_err));
 }
 
 pub(super) fn a_dropped_replica_is_gone_for_good(rig: &mut impl Rig) {
@@ -378,93 +386,6 @@ pub(super) fn an_install_refuses_rows_that_do_not_ascend(rig: &mut impl Rig) {
     assert!(refused(vec![vec![pair("b", "1"), pair("a", "1")]]));
     assert!(refused(vec![vec![pair("b", "1")], vec![pair("b", "1")]]));
     assert!(!refused(vec![vec![pair("b", "1")], vec![], vec![pair("c", "1")]]));
-}
-
-fn read_all(export: &mut dyn Export) -> Result<(Vec<Pair>, Vec<Pair>), ExportError> {
-    let (mut images, mut rows) = (Vec::new(), Vec::new());
-    while let Some(next) = export.next(30)? {
-        match next {
-            Exported::Images(pairs) => images.extend(pairs),
-            Exported::Rows(pairs) => rows.extend(pairs),
-        }
-    }
-    Ok((images, rows))
-}
-
-pub(super) fn an_export_is_of_one_checkpoint_and_holds_off_the_next(rig: &mut impl Rig) {
-    let (store, _) = rig.open(&[]);
-    store.create(A).unwrap();
-    store.create(B).unwrap();
-    assert_eq!(store.export(A, 100).err(), Some(ExportError::Empty(A)));
-    let images = (0..9).map(|n| put(&format!("i{n}"), "x")).collect();
-    let rows_1 = (0..20).map(|n| put(&format!("k{n:02}"), "v")).collect();
-    let first = Checkpoint { generation: 1, header: key("h"), images, rows: rows_1 };
-    write(&*store, A, Arc::new(first)).unwrap();
-    let mut export = store.export(A, 100).unwrap();
-    assert_eq!((export.header().generation, &export.header().bytes), (1, &key("h")));
-    assert_eq!(store.export(A, 100).err(), Some(ExportError::Busy(A)));
-    assert_eq!(write(&*store, A, rows(2, vec![put("k00", "new")])), Err(WriteError::Busy(A)));
-    write(&*store, B, rows(1, vec![])).unwrap();
-    let (images, found) = read_all(&mut *export).unwrap();
-    assert_eq!((images.len(), found.len()), (9, 20));
-    assert!(images.is_sorted() && found.is_sorted() && found.contains(&pair("k00", "v")));
-    drop(export);
-    write(&*store, A, rows(2, vec![put("k00", "new")])).unwrap();
-    assert_eq!(store.export(A, 100).unwrap().header().generation, 2);
-}
-
-pub(super) fn an_export_that_outlasts_its_lease_loses_it(rig: &mut impl Rig) {
-    let clock = rig.clock();
-    let (store, _) = rig.open(&[]);
-    store.create(A).unwrap();
-    write(&*store, A, rows(1, (0..20).map(|n| put(&format!("k{n:02}"), "v")).collect())).unwrap();
-    let mut export = store.export(A, 100).unwrap();
-    export.next(1).unwrap();
-    clock.advance(100);
-    // Nobody has asked for a checkpoint yet: going on is harmless.
-    export.next(1).unwrap();
-    clock.advance(99);
-    assert_eq!(write(&*store, A, rows(2, vec![])), Err(WriteError::Busy(A)), "it went on");
-    clock.advance(1);
-    write(&*store, A, rows(2, vec![])).unwrap();
-    assert_eq!(export.next(1), Err(ExportError::LeaseLost(A)));
-    let mut second = store.export(A, 100).unwrap();
-    drop(export);
-    assert_eq!(write(&*store, A, rows(3, vec![])), Err(WriteError::Busy(A)));
-    assert_eq!(read_all(&mut *second).unwrap().1.len(), 20);
-    drop(second);
-    assert!(matches!(store.export(A, 100), Err(ExportError::Busy(A))), "a checkpoint waits");
-    write(&*store, A, rows(3, vec![])).unwrap();
-    let mut third = store.export(A, 100).unwrap();
-    store.drop_replica(A).unwrap();
-    assert!(third.next(1).is_err());
-}
-
-pub(super) fn an_export_installs_as_the_same_replica(rig: &mut impl Rig) {
-    let (store, _) = rig.open(&[]);
-    store.create(A).unwrap();
-    for generation in 1..12_u64 {
-        let changes = (0..200_u64).filter(|n| (n + generation).is_multiple_of(7)).map(|n| {
-            let value = (!(n + generation).is_multiple_of(21)).then(|| vec![generation as u8; 300]);
-            (format!("k{n:03}").into_bytes(), value)
-        });
-        let images = vec![put(&format!("i{}", generation % 3), &format!("{generation}"))];
-        let checkpoint = Checkpoint { generation, header: vec![], images, rows: changes.collect() };
-        write(&*store, A, Arc::new(checkpoint)).unwrap();
-        store.cool(A, CoolBudget::default()).unwrap();
-    }
-    let mut export = store.export(A, 1000).unwrap();
-    let mut install = store.begin_install(B).unwrap();
-    while let Some(next) = export.next(2000).unwrap() {
-        match next {
-            Exported::Images(images) => install.put(images, vec![]).unwrap(),
-            Exported::Rows(rows) => install.put(vec![], rows).unwrap(),
-        }
-    }
-    install.finish(export.header().generation, export.header().bytes.clone()).unwrap();
-    assert!(!all_rows(&*store, A).is_empty());
-    assert_eq!(all_rows(&*store, A), all_rows(&*store, B));
-    assert_eq!(all_images(&*store, A), all_images(&*store, B));
 }
 
 pub(super) fn verdicts_compare_with_the_records(rig: &mut impl Rig) {
@@ -569,7 +490,7 @@ pub(super) fn the_handle_answers_from_its_threads(rig: &mut impl Rig) {
             async move {
                 let replica = ReplicaId(1 + n % 2);
                 let text = n.to_string();
-                handle.checkpoint(replica, rows(n, vec![put(&text, &text)])).await
+                handle.checkpoint(replica, rows(n, vec![put(&text, &text)]), Haste::Patient).await
             }
         });
         for done in futures::future::join_all(writes).await {

@@ -42,6 +42,16 @@ pub struct Checkpoint {
     pub rows: Vec<(Key, Option<Value>)>,
 }
 
+/// What a checkpoint does where all of the one before is being read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Haste {
+    /// It waits for the reader, as long as that goes on.
+    #[default]
+    Patient,
+    /// It goes ahead, and the reader has to begin again.
+    Urgent,
+}
+
 /// A checkpoint that is durable: what belongs into the log's checkpoint record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checkpointed {

@@ -289,7 +289,8 @@ pub const FIELDS: &[Field] = &[
         "1024",
         128,
         1048576,
-        "How large the log may grow: from three quarters of it on, shards are checkpointed for its sake."
+        "How large the log may grow: from three quarters of it on, shards are checkpointed for its sake, and copies of them that \
+         are in the way begin again."
     ),
     number!(
         "disk.reserve_mib",

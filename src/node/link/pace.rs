@@ -10,7 +10,8 @@ const TOKEN_BYTES: usize = 1024;
 /// How often the bucket is filled up, and how often in a second.
 const TURN: Duration = Duration::from_millis(20);
 const TURNS: u64 = 50;
-/// So many snapshots are sent at once; at 4 MiB a second each of 600 MiB ends before its checkpoint's lease does for the last time.
+/// So many snapshots are sent at once: what is written to their shards meanwhile stays in the log, and the more share the rate the longer
+/// each takes.
 const PLACES: usize = 2;
 /// What the bucket holds when nothing was sent for a while, in turns.
 const BURST_TURNS: usize = 10;

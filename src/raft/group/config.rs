@@ -29,7 +29,8 @@ pub struct GroupConfig {
     pub snapshot_piece_ms_max: u64,
     /// How long a snapshot may take to be installed after its last piece, in milliseconds.
     pub snapshot_install_ms_max: u64,
-    /// How long the store lets a snapshot be read before a checkpoint goes ahead, in milliseconds.
+    /// For how long whoever reads a snapshot from the store may ask for nothing before a checkpoint goes ahead, in milliseconds.
+    /// Longer than anything that is waited for between two pieces.
     pub snapshot_lease_ms: u64,
     /// About how many bytes of a snapshot go into one piece.
     pub snapshot_piece_bytes: usize,

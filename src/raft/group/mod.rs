@@ -276,7 +276,7 @@ impl<M: Machine> Group<M> {
     }
 
     /// Has a checkpoint made, soon, and the log purged up to it; at once where the last one covers everything. Whoever follows and is
-    /// behind then gets a snapshot.
+    /// behind then gets a snapshot. Waits for nobody who takes one now: that is broken off and begins again.
     pub fn trim_log(&self) {
         self.inner.core.trim();
         self.inner.minding.look();

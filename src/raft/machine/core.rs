@@ -18,7 +18,7 @@ use super::{Machine, Missing, Stop};
 use crate::ids::{ReplicaId, Revision};
 use crate::raft::log_store::Appending;
 use crate::raft::types::{Batch, Entry, LogId, Payload, SnapshotMeta, StoredMembership};
-use crate::store::{Key, Limits, ReadError, StoreHandle, Value};
+use crate::store::{Haste, Key, Limits, ReadError, StoreHandle, Value};
 use crate::time::{LogicalMs, Stamp};
 use crate::wal;
 
@@ -28,6 +28,8 @@ const TURN_COMMANDS: usize = 256;
 const AHEAD_COMMANDS: usize = 1024;
 /// The most rows that one fetch asks for.
 const FETCH_KEYS_MAX: usize = 8192;
+/// A checkpoint waits for a reader of the one before until so many checkpoints' worth of changed rows are in memory.
+const HELD_OFF_CHECKPOINTS_MAX: u64 = 8;
 /// Fetches that may wait for the prefetcher; more are left to the applier.
 const PREFETCHES_MAX: usize = 64;
 
@@ -112,6 +114,7 @@ pub(crate) struct Core<M: Machine> {
     pub(super) store: StoreHandle,
     pub(super) inner: RwLock<Inner<M>>,
     log_keep_bytes: u64,
+    held_off_bytes_max: u64,
     /// A checkpoint is under way.
     pub(super) checkpointing: AtomicBool,
     /// Held by whatever changes the replica's content in the store: a checkpoint, or an installation.
@@ -173,6 +176,7 @@ impl<M: Machine> Core<M> {
             store,
             inner: RwLock::new(inner),
             log_keep_bytes: config.log_keep_bytes,
+            held_off_bytes_max: config.checkpoint_log_bytes.saturating_mul(HELD_OFF_CHECKPOINTS_MAX),
             checkpointing: AtomicBool::new(false),
             gate: Arc::default(),
             give_way: AtomicBool::new(false),
@@ -231,7 +235,7 @@ impl<M: Machine> Core<M> {
         self.inner.read().installing
     }
 
-    /// Asks for a checkpoint that lets go of all of the log that it covers.
+    /// Asks for a checkpoint that lets go of all of the log that it covers, and waits for no reader; nor does one that is under way.
     pub(crate) fn trim(&self) {
         self.trim.store(true, Ordering::Release);
     }
@@ -249,12 +253,19 @@ impl<M: Machine> Core<M> {
         self.trim.store(false, Ordering::Release);
     }
 
-    /// The log up to there goes with the checkpoint that is begun now.
-    pub(super) fn leaving(&self, inner: &mut Inner<M>) -> Option<u64> {
+    /// The log up to there goes with the checkpoint that is begun now; and whether that is what it was asked for.
+    pub(super) fn leaving(&self, inner: &mut Inner<M>) -> (Option<u64>, bool) {
         if self.trim.swap(false, Ordering::AcqRel) {
-            return inner.applied.map(|id| id.index);
+            return (inner.applied.map(|id| id.index), true);
         }
-        inner.marks.leaving(self.log_keep_bytes)
+        (inner.marks.leaving(self.log_keep_bytes), false)
+    }
+
+    /// What a checkpoint that holds `frozen` bytes of rows does while the one before is being read. The log has a budget, and who holds
+    /// back too much of it is asked to trim it; what the state has changed since is in memory, and bounded here.
+    pub(super) fn haste(&self, frozen: usize) -> Haste {
+        let rows = (frozen + self.inner.read().machine.dirty_bytes()) as u64;
+        if self.is_to_trim() || rows > self.held_off_bytes_max { Haste::Urgent } else { Haste::Patient }
     }
 
     /// Looks at the machine.

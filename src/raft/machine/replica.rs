@@ -16,7 +16,7 @@ use crate::ids::{GroupId, ReplicaId};
 use crate::planted::{self, Bug};
 use crate::raft::log_store::to_wal;
 use crate::raft::types::{CommittedLeader, LogId, Member, SnapshotMeta, StoredMembership, Types};
-use crate::store::{Checkpoint, CoolBudget, Exported, InstallHandle, Pair, StoreHandle, WriteError};
+use crate::store::{Checkpoint, CoolBudget, Exported, Haste, InstallHandle, Pair, StoreHandle, WriteError};
 use crate::wal::{CheckpointRecord, Wal};
 
 /// How long to wait before a checkpoint that the store can't take now is tried again.
@@ -38,7 +38,7 @@ pub(crate) enum SnapshotData {
         store: StoreHandle,
         /// Whose.
         replica: ReplicaId,
-        /// How long it may take to read it, in milliseconds.
+        /// For how long whoever reads it may ask for nothing, in milliseconds.
         lease_ms: u64,
     },
     /// One that came from another replica: all of it is in the store, not yet in the place of what was there.
@@ -176,9 +176,10 @@ impl<M: Machine> RaftStateMachine<Types> for Replica<M> {
             // The folder's file could not be written yet; it is tried until it can be, and so is this.
             return None;
         }
+        let rows_bytes = inner.machine.dirty_bytes();
         let frozen = inner.machine.freeze()?;
         inner.frozen_at = inner.marks.total();
-        let purge_upto = self.core.leaving(&mut inner);
+        let (purge_upto, trims) = self.core.leaving(&mut inner);
         let meta = SnapshotMeta { last_log_id: inner.applied, last_membership: inner.membership.clone() };
         let next = Checkpointed {
             meta: Some(meta.clone()),
@@ -194,7 +195,7 @@ impl<M: Machine> RaftStateMachine<Types> for Replica<M> {
             core: Arc::clone(&self.core),
             wal: self.wal.clone(),
             lease_ms: self.lease_ms,
-            work: Some(Work { frozen, meta, stamp, next }),
+            work: Some(Work { frozen, rows_bytes, trims, meta, stamp, next }),
             _permit: permit,
         })
     }
@@ -256,6 +257,10 @@ async fn copy(
 
 struct Work<F> {
     frozen: F,
+    /// About what the rows among it take.
+    rows_bytes: usize,
+    /// It is there for the log's sake, which needs the room.
+    trims: bool,
     meta: SnapshotMeta,
     stamp: crate::time::Stamp,
     next: Checkpointed,
@@ -277,14 +282,15 @@ impl<M: Machine> Checkpointer<M> {
         let (store, replica) = (&self.core.store, self.core.replica);
         let Ok(Some(before)) = store.header(replica).await else { return whole };
         let first = Checkpoint { header: before.bytes, ..whole.clone() };
-        let generation = whole.generation + u64::from(store.checkpoint(replica, Arc::new(first)).await.is_ok());
+        let generation =
+            whole.generation + u64::from(store.checkpoint(replica, Arc::new(first), Haste::Patient).await.is_ok());
         Checkpoint { generation, ..whole }
     }
 
     /// One batch into the store, durable; then a record in the log; only then may the log be purged (invariant raft/5). `None`:
     /// gave way to a snapshot that is to be installed.
     async fn checkpoint(&mut self, work: Work<M::Frozen>) -> io::Result<Option<SnapshotMeta>> {
-        let Work { frozen, meta, stamp, mut next } = work;
+        let Work { frozen, rows_bytes, trims, meta, stamp, mut next } = work;
         let (of, generation) = (meta.clone(), next.generation);
         let build = self.core.store.threads().blocking(move || {
             let changes = M::changes(&frozen);
@@ -298,7 +304,9 @@ impl<M: Machine> Checkpointer<M> {
         }
         let checkpoint = Arc::new(checkpoint);
         let done = loop {
-            let wait = match self.core.store.checkpoint(self.core.replica, Arc::clone(&checkpoint)).await {
+            // Asked anew each time: while it waits for a reader the log may come to need the room.
+            let haste = if trims { Haste::Urgent } else { self.core.haste(rows_bytes) };
+            let wait = match self.core.store.checkpoint(self.core.replica, Arc::clone(&checkpoint), haste).await {
                 Ok(done) => break done,
                 Err(WriteError::Busy(_)) => BUSY_WAIT,
                 Err(error @ WriteError::NoSpace { .. }) => {

@@ -56,8 +56,8 @@ pub trait Link: Send + Sync + 'static {
         futures::future::ready(()).boxed()
     }
 
-    /// Waits for a place to send a snapshot from, held until it is dropped: a snapshot that shares what may be sent in a second with many
-    /// others takes longer than its checkpoint can be kept for it.
+    /// Waits for a place to send a snapshot from, held until it is dropped: while it is sent its shard's log is kept, and a snapshot that
+    /// shares what may be sent in a second with many others takes longer than there is room for.
     fn snapshot_place(&self) -> BoxFuture<'static, Box<dyn Send>> {
         futures::future::ready(Box::new(()) as Box<dyn Send>).boxed()
     }

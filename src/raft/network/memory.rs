@@ -1,12 +1,14 @@
 //! A link within one process, that can be cut, delayed and made to lose: for tests and simulations.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use super::{Lane, Link, LinkError, Switchboard};
 use crate::ids::NodeId;
@@ -32,6 +34,33 @@ struct Wires {
     nodes: HashMap<NodeId, Weak<Switchboard>>,
     cut: HashSet<(NodeId, NodeId)>,
     judge: Option<Judge>,
+    gate: Option<Arc<Gate>>,
+}
+
+/// Where pieces of snapshots wait until they are let through.
+#[derive(Debug)]
+pub struct Gate {
+    open: Semaphore,
+    came: AtomicU64,
+}
+
+impl Gate {
+    /// How many pieces have come here, those included that have gone through.
+    pub fn came(&self) -> u64 {
+        self.came.load(Ordering::Acquire)
+    }
+
+    /// Lets so many pieces more through.
+    pub fn let_through(&self, pieces: usize) {
+        self.open.add_permits(pieces);
+    }
+
+    async fn pass(&self) {
+        self.came.fetch_add(1, Ordering::AcqRel);
+        if let Ok(permit) = self.open.acquire().await {
+            permit.forget();
+        }
+    }
 }
 
 /// All nodes of a cluster within one process.
@@ -83,6 +112,13 @@ impl MemoryNet {
         self.wires.lock().judge = Some(Arc::new(judge));
     }
 
+    /// From now on each piece of a snapshot waits until it is let through.
+    pub fn gate(&self) -> Arc<Gate> {
+        let gate = Arc::new(Gate { open: Semaphore::new(0), came: AtomicU64::new(0) });
+        self.wires.lock().gate = Some(Arc::clone(&gate));
+        gate
+    }
+
     fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.wires.lock().cut.contains(&(from, to))
     }
@@ -94,6 +130,15 @@ struct MemoryLink {
 }
 
 impl Link for MemoryLink {
+    fn pace(&self, _: usize) -> BoxFuture<'_, ()> {
+        let gate = self.net.wires.lock().gate.clone();
+        Box::pin(async move {
+            if let Some(gate) = gate {
+                gate.pass().await;
+            }
+        })
+    }
+
     fn call(&self, to: NodeId, lane: Lane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
         let lost = || Box::pin(std::future::pending());
         let (target, fate) = {

@@ -23,7 +23,7 @@ mod wire;
 
 pub(crate) use acknowledged::Acknowledged;
 pub use link::{Lane, Link, LinkError};
-pub use memory::{Fate, MemoryNet};
+pub use memory::{Fate, Gate, MemoryNet};
 pub(crate) use peer::Peers;
 pub(crate) use promise::Promise;
 pub(crate) use switchboard::Inbound;

@@ -10,6 +10,7 @@ use crate::ids::{GroupId, ReplicaId};
 use crate::raft::codec::VoteRepr;
 use crate::raft::types::Vote;
 use crate::raft::{Cause, Fate, GroupConfig, Lane, Outcome, QueryError, ReadMode, Role, StartError};
+use crate::store::Haste;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_cut_off_never_answers_a_strong_read_and_tells_unknown_outcomes_as_such() {
@@ -333,7 +334,7 @@ async fn a_log_that_contradicts_its_checkpoint_retires_the_replica() {
     let header = Header { meta, stamp: crate::time::Stamp::default(), machine: vec![0; 16] };
     node.store().create(node.replica).await.expect("made");
     let checkpoint = Checkpoint { generation: 1, header: header.encode(), ..Checkpoint::default() };
-    node.store().checkpoint(node.replica, Arc::new(checkpoint)).await.expect("kept");
+    node.store().checkpoint(node.replica, Arc::new(checkpoint), Haste::Patient).await.expect("kept");
     let refused = node.try_start().await;
     assert!(matches!(&refused, Err(StartError::Retired { why, .. }) if why.contains("entry 4")), "{refused:?}");
     node.end().await;
@@ -347,7 +348,7 @@ async fn a_checkpoint_that_this_build_does_not_understand_retires_nobody() {
     node.wal().save_vote(node.replica, vec![1].into()).expect("taken").await.expect("kept");
     node.store().create(node.replica).await.expect("made");
     let later = crate::store::Checkpoint { generation: 1, header: b"later".to_vec(), ..Default::default() };
-    node.store().checkpoint(node.replica, Arc::new(later)).await.expect("kept");
+    node.store().checkpoint(node.replica, Arc::new(later), Haste::Patient).await.expect("kept");
     let refused = node.try_start().await;
     assert!(matches!(&refused, Err(StartError::Failed { cause: Cause::Other, .. })), "{refused:?}");
     assert!(!node.wal().is_forgotten(node.replica));

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod conformance;
+mod copies;
 mod faults;
 mod members;
 mod reads;

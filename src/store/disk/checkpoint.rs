@@ -7,22 +7,22 @@ use super::codec::{self, CLASS_IMAGE, CLASS_ROW, HEADER};
 use super::cool::Moved;
 use crate::ids::ReplicaId;
 use crate::store::rules::{self, StoredHeader, add};
-use crate::store::{Checkpoint, Checkpointed, Header, Key, Value, WriteError};
+use crate::store::{Checkpoint, Checkpointed, Haste, Header, Key, Value, WriteError};
 
 impl Inner {
     pub(super) fn checkpoint(
         &self,
-        checkpoints: Vec<(ReplicaId, Arc<Checkpoint>)>,
+        checkpoints: Vec<(ReplicaId, Arc<Checkpoint>, Haste)>,
     ) -> Vec<Result<Checkpointed, WriteError>> {
         if let Err(refused) = rules::check_group(checkpoints.len()) {
             return vec![Err(refused); checkpoints.len()];
         }
         self.make_way(&checkpoints);
-        let mut answers: Vec<_> = checkpoints.iter().map(|(replica, new)| self.apply(*replica, new)).collect();
+        let mut answers: Vec<_> = checkpoints.iter().map(|(id, new, haste)| self.apply(*id, new, *haste)).collect();
         if answers.iter().any(Result::is_ok)
             && let Err(bad) = self.sync(&self.live)
         {
-            for (answer, (id, _)) in answers.iter_mut().zip(&checkpoints).filter(|(answer, _)| answer.is_ok()) {
+            for (answer, (id, ..)) in answers.iter_mut().zip(&checkpoints).filter(|(answer, _)| answer.is_ok()) {
                 *answer = Err(self.tell_write(*id, bad.clone()));
             }
         }
@@ -31,9 +31,9 @@ impl Inner {
 
     /// Moves what the last checkpoints have left in live, with one sync for all. What goes wrong here goes wrong once more
     /// in [`Self::apply`], which tells it.
-    fn make_way(&self, checkpoints: &[(ReplicaId, Arc<Checkpoint>)]) {
+    fn make_way(&self, checkpoints: &[(ReplicaId, Arc<Checkpoint>, Haste)]) {
         let mut moved = Vec::new();
-        for replica in checkpoints.iter().filter_map(|(id, _)| self.sound(*id).ok()) {
+        for replica in checkpoints.iter().filter_map(|(id, ..)| self.sound(*id).ok()) {
             let mut work = replica.work.lock();
             if self.move_rows(&replica, &mut work, usize::MAX).is_ok_and(|cooled| cooled.rows_moved > 0) {
                 drop(work);
@@ -49,7 +49,7 @@ impl Inner {
     }
 
     /// Applies one checkpoint as one batch. Nothing of it is durable yet.
-    fn apply(&self, id: ReplicaId, new: &Checkpoint) -> Result<Checkpointed, WriteError> {
+    fn apply(&self, id: ReplicaId, new: &Checkpoint, haste: Haste) -> Result<Checkpointed, WriteError> {
         let replica = self.sound(id)?;
         let mut work = replica.work.lock();
         let work = &mut *work;
@@ -61,7 +61,8 @@ impl Inner {
         self.settle_moves(work).map_err(|bad| self.tell_write(id, bad))?;
         let has_archive = replica.view.read().archive.is_some();
         let mut lease = replica.lease.lock();
-        if !lease.allows_change(self.clock.monotonic()) {
+        if !lease.allows_change(self.clock.monotonic(), haste) {
+            add(&self.counters.checkpoints_held_off, 1);
             return Err(WriteError::Busy(id));
         }
         let mut batch = sled::Batch::default();

@@ -73,11 +73,16 @@ impl Export for DiskExport {
         loop {
             let step = self.step(bytes_max)?;
             // Asked after reading: a checkpoint cannot have come before what was read and be unknown here.
-            if !self.replica.lease.lock().goes_on(self.serial, self.inner.clock.monotonic()) {
-                return Err(ExportError::LeaseLost(self.replica.id));
-            }
-            if let ControlFlow::Break(answer) = step {
-                return Ok(answer);
+            let goes_on = self.replica.lease.lock().goes_on(self.serial, self.inner.clock.monotonic());
+            match step {
+                // All was read before: no checkpoint can spoil it any more.
+                ControlFlow::Break(None) => return Ok(None),
+                _ if !goes_on => {
+                    add(&self.inner.counters.exports_broken_off, 1);
+                    return Err(ExportError::LeaseLost(self.replica.id));
+                }
+                ControlFlow::Break(answer) => return Ok(answer),
+                ControlFlow::Continue(()) => {}
             }
         }
     }

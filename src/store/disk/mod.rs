@@ -53,7 +53,7 @@ use self::db::{Bad, Database};
 use self::tree::{Tree, Writer};
 use super::rules::{self, Counters, ImageIndex, Lease, add};
 use super::{
-    Checkpoint, Checkpointed, Chunk, CoolBudget, Cooled, Export, ExportError, Header, Install, Key, ReadError,
+    Checkpoint, Checkpointed, Chunk, CoolBudget, Cooled, Export, ExportError, Haste, Header, Install, Key, ReadError,
     ReplicaUsage, Retirement, Scan, Space, Store, Usage, Value, WriteError,
 };
 use crate::ids::ReplicaId;
@@ -272,7 +272,10 @@ impl Store for DiskStore {
         Ok(scan)
     }
 
-    fn checkpoint(&self, checkpoints: Vec<(ReplicaId, Arc<Checkpoint>)>) -> Vec<Result<Checkpointed, WriteError>> {
+    fn checkpoint(
+        &self,
+        checkpoints: Vec<(ReplicaId, Arc<Checkpoint>, Haste)>,
+    ) -> Vec<Result<Checkpointed, WriteError>> {
         self.inner.checkpoint(checkpoints)
     }
 

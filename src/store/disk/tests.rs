@@ -48,7 +48,7 @@ fn checkpoint(store: &DiskStore, replica: ReplicaId, generation: u64, rows: std:
     let rows = rows.map(|n| (format!("row{n:06}").into_bytes(), Some(vec![n as u8; 100]))).collect();
     let images = vec![(b"image".to_vec(), Some(generation.to_be_bytes().to_vec()))];
     let new = Checkpoint { generation, header: b"header".to_vec(), images, rows };
-    let done = store.checkpoint(vec![(replica, Arc::new(new))]).remove(0).unwrap();
+    let done = store.checkpoint(vec![(replica, Arc::new(new), Haste::Patient)]).remove(0).unwrap();
     CheckpointRecord { replica, generation: done.generation, checksum: done.checksum }
 }
 
@@ -109,7 +109,7 @@ fn long_values_leave_no_pieces_and_no_files_behind() {
             (n.to_be_bytes().to_vec(), (!len.is_multiple_of(5)).then(|| vec![n as u8; len]))
         });
         let new = Checkpoint { generation, rows: rows.collect(), ..Checkpoint::default() };
-        store.checkpoint(vec![(A, Arc::new(new))]).remove(0).unwrap();
+        store.checkpoint(vec![(A, Arc::new(new), Haste::Patient)]).remove(0).unwrap();
         store.cool(A, CoolBudget::default()).unwrap();
     }
     for database in ["live", "archive"] {
