@@ -25,7 +25,7 @@ use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::raft::machine::SnapshotData;
 use crate::raft::types::{CommittedLeader, LogId, Member, Types, Vote};
 use crate::raft::{GroupConfig, KnownVersion};
-use crate::store::{ExportError, Exported, ReadError};
+use crate::store::{ExportError, ExportHandle, Exported, ReadError};
 use crate::versions::Feature;
 
 type RpcError = RPCError<Types>;
@@ -260,7 +260,7 @@ impl Peer {
         }
         let end = RequestRepr::SnapshotEnd { transfer, pieces: number };
         let install_deadline = Duration::from_millis(self.config.snapshot_install_ms_max);
-        match send(end, install_deadline).await? {
+        match keeping(&mut export, lease_ms, send(end, install_deadline)).await? {
             Response::Snapshot(answered) => {
                 let answered = answered.into();
                 // Otherwise the other side knows a newer leader.
@@ -270,6 +270,20 @@ impl Peer {
                 Ok(SnapshotResponse::new(answered))
             }
             other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// Waits for the answer to a snapshot that was read to its end, and keeps it in its place meanwhile: with the next checkpoint the log
+/// goes that the other side needs after it, which would need another snapshot then.
+async fn keeping<T>(export: &mut ExportHandle, lease_ms: u64, answer: impl Future<Output = T>) -> T {
+    let mut answer = std::pin::pin!(answer);
+    let turn = Duration::from_millis(lease_ms / 2).max(Duration::from_millis(1));
+    loop {
+        match tokio::time::timeout(turn, &mut answer).await {
+            Ok(answer) => return answer,
+            // That something urgent went ahead of it is no loss of what was sent.
+            Err(_) => drop(export.next(1).await),
         }
     }
 }
@@ -285,7 +299,11 @@ fn export_error(error: &ExportError) -> RpcError {
             unreachable(error)
         }
         ExportError::LeaseLost(_) => {
-            tracing::warn!(%error, "a snapshot took too long and begins again: raise snapshots.bytes_per_second");
+            tracing::warn!(
+                %error,
+                "a snapshot was broken off and begins again: the log or the memory needed its shard's next checkpoint, or nothing \
+                 moved for too long; where it happens again and again raise snapshots.bytes_per_second or disk.log_mib"
+            );
             unreachable(error)
         }
         _ => unreachable(error),
@@ -411,7 +429,8 @@ impl RaftNetworkV2<Types> for Peer {
 mod tests {
     use super::*;
     use crate::raft::types::{Batch, Entry, Payload, log_id};
-    use crate::time::Stamp;
+    use crate::store::{Checkpoint, Haste, MemDisk, MemStore, StoreHandle, WriteError};
+    use crate::time::{Clock, MonotonicMs, Stamp, WallMs};
     use crate::versions::ClusterVersion;
 
     /// Counts what it is given.
@@ -447,5 +466,41 @@ mod tests {
             assert!(matches!(answer, Err(RPCError::Unreachable(_))), "{answer:?}");
             assert_eq!(link.0.load(Ordering::Relaxed), sent);
         }
+    }
+
+    /// Goes on by nine milliseconds whenever it is asked.
+    #[derive(Debug, Default)]
+    struct Leaping(AtomicU64);
+
+    impl Clock for Leaping {
+        fn monotonic(&self) -> MonotonicMs {
+            MonotonicMs(self.0.fetch_add(9, Ordering::Relaxed))
+        }
+
+        fn wall(&self) -> WallMs {
+            WallMs(0)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_stays_in_its_place_until_the_other_side_has_installed_it() {
+        const A: ReplicaId = ReplicaId(1);
+        let clock = Arc::new(Leaping::default());
+        let (store, _) = MemStore::open(&MemDisk::new(), clock.clone(), &[]);
+        let store = StoreHandle::inline(Arc::new(store));
+        store.create(A).await.expect("made");
+        let checkpoint = |generation| Arc::new(Checkpoint { generation, ..Checkpoint::default() });
+        store.checkpoint(A, checkpoint(1), Haste::Patient).await.expect("kept");
+        let mut export = store.export(A, 10).await.expect("nobody else reads");
+        assert_eq!(export.next(1).await, Ok(None));
+        let many_leases_later = async {
+            while clock.0.load(Ordering::Relaxed) < 200 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        keeping(&mut export, 2, many_leases_later).await;
+        assert_eq!(store.checkpoint(A, checkpoint(2), Haste::Patient).await, Err(WriteError::Busy(A)));
+        drop(export);
+        store.checkpoint(A, checkpoint(2), Haste::Patient).await.expect("kept");
     }
 }
