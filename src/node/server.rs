@@ -116,8 +116,10 @@ impl Inner {
             set(&m.store_bytes, usage.live_bytes + usage.archive_bytes);
         }
         for (name, value) in self.store.counters().await.unwrap_or_default() {
-            if name == "checkpoints" {
-                set(&m.store_checkpoints, value);
+            match name {
+                "checkpoints" => set(&m.store_checkpoints, value),
+                "exports_broken_off" => set(&m.snapshots_broken_off, value),
+                _ => {}
             }
         }
     }

@@ -154,6 +154,7 @@ pub struct Metrics {
     pub pulses_received: Counter,
     pub snapshot_bytes_received: Counter,
     pub snapshot_bytes_taken: Counter,
+    pub snapshots_broken_off: Gauge,
     pub suspicions: Counters<OutcomeLabels>,
     pub elections: Counters<OutcomeLabels>,
     pub groups_hosted: Gauge,
@@ -299,6 +300,10 @@ impl Metrics {
             snapshot_bytes_taken: b.counter(
                 "snapshot_bytes_taken",
                 "Keys and values of snapshots that this node sent, of those that other replicas have taken over whole."
+            ),
+            snapshots_broken_off: b.gauge(
+                "snapshots_broken_off",
+                "Snapshots to other replicas, since the process began, that have to begin again: the log or the memory needed their shard's next checkpoint, or nothing moved for a minute."
             ),
             suspicions: b.add(
                 Family::default(),
