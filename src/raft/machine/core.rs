@@ -29,7 +29,7 @@ const AHEAD_COMMANDS: usize = 1024;
 /// The most rows that one fetch asks for.
 const FETCH_KEYS_MAX: usize = 8192;
 /// A checkpoint waits for a reader of the one before until so many checkpoints' worth of changed rows are in memory.
-const HELD_OFF_CHECKPOINTS_MAX: u64 = 8;
+const HELD_OFF_CHECKPOINTS_MAX: u64 = 32;
 /// Fetches that may wait for the prefetcher; more are left to the applier.
 const PREFETCHES_MAX: usize = 64;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Lane, Link, LinkError, Switchboard};
 use crate::ids::NodeId;
@@ -37,14 +37,34 @@ struct Wires {
     gate: Option<Arc<Gate>>,
 }
 
-/// Where pieces of snapshots wait until they are let through.
+/// Where pieces of snapshots wait until they are let through, and snapshots for a place to be sent from.
 #[derive(Debug)]
 pub struct Gate {
     open: Semaphore,
     came: AtomicU64,
+    places: Arc<Semaphore>,
+    asked: AtomicU64,
 }
 
+/// More places than any test has snapshots.
+const PLACES: u32 = 64;
+
 impl Gate {
+    fn new() -> Self {
+        let places = Arc::new(Semaphore::new(PLACES as usize));
+        Self { open: Semaphore::new(0), came: AtomicU64::new(0), places, asked: AtomicU64::new(0) }
+    }
+
+    /// Takes all places, until what it gives is dropped. `None`: some are taken.
+    pub fn take_places(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_many_owned(PLACES).ok()
+    }
+
+    /// How many have asked for a place.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Acquire)
+    }
+
     /// How many pieces have come here, those included that have gone through.
     pub fn came(&self) -> u64 {
         self.came.load(Ordering::Acquire)
@@ -114,7 +134,7 @@ impl MemoryNet {
 
     /// From now on each piece of a snapshot waits until it is let through.
     pub fn gate(&self) -> Arc<Gate> {
-        let gate = Arc::new(Gate { open: Semaphore::new(0), came: AtomicU64::new(0) });
+        let gate = Arc::new(Gate::new());
         self.wires.lock().gate = Some(Arc::clone(&gate));
         gate
     }
@@ -130,6 +150,15 @@ struct MemoryLink {
 }
 
 impl Link for MemoryLink {
+    fn snapshot_place(&self) -> BoxFuture<'static, Box<dyn Send>> {
+        let gate = self.net.wires.lock().gate.clone();
+        Box::pin(async move {
+            let Some(gate) = gate else { return Box::new(()) as Box<dyn Send> };
+            gate.asked.fetch_add(1, Ordering::AcqRel);
+            Box::new(Arc::clone(&gate.places).acquire_owned().await.ok()) as Box<dyn Send>
+        })
+    }
+
     fn pace(&self, _: usize) -> BoxFuture<'_, ()> {
         let gate = self.net.wires.lock().gate.clone();
         Box::pin(async move {

@@ -17,12 +17,13 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use parking_lot::Mutex;
 
 use super::hold::Held;
 use super::wire::{AppendRepr, RequestRepr, Response, encode_frame};
 use super::{Acknowledged, Lane, Link, LinkError};
 use crate::ids::{GroupId, NodeId, ReplicaId};
-use crate::raft::machine::SnapshotData;
+use crate::raft::machine::{Header, SnapshotData};
 use crate::raft::types::{CommittedLeader, LogId, Member, Types, Vote};
 use crate::raft::{GroupConfig, KnownVersion};
 use crate::store::{ExportError, ExportHandle, Exported, ReadError};
@@ -58,6 +59,7 @@ impl Peers {
             known: Arc::clone(&self.known),
             transfers: Arc::clone(&self.transfers),
             acknowledged: Arc::clone(&self.acknowledged),
+            place: Mutex::default(),
         }
     }
 
@@ -102,6 +104,8 @@ pub(crate) struct Peer {
     known: Arc<KnownVersion>,
     transfers: Arc<AtomicU64>,
     acknowledged: Arc<Acknowledged>,
+    /// Held from a snapshot that was not begun to the next try.
+    place: Mutex<Option<Box<dyn Send>>>,
 }
 
 const FORSWORN: &str = "it lacks what it has acknowledged, and is to be replaced";
@@ -212,12 +216,28 @@ impl Peer {
         }
     }
 
-    async fn send_snapshot(&self, vote: Vote, data: SnapshotData) -> Result<SnapshotResponse<Types>, RpcError> {
+    /// Sends the checkpoint that covers everything up to `covers`: the leader goes on after that.
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        covers: Option<LogId>,
+        data: SnapshotData,
+    ) -> Result<SnapshotResponse<Types>, RpcError> {
         let SnapshotData::Local { store, replica, lease_ms } = data else {
             return Err(network("only checkpoints of this node are sent"));
         };
-        let _place = self.link.snapshot_place().await;
+        let kept = self.place.lock().take();
+        let place = match kept {
+            Some(place) => place,
+            None => self.link.snapshot_place().await,
+        };
         let mut export = store.export(replica, lease_ms).await.map_err(|e| export_error(&e))?;
+        let found = Header::decode(&export.header().bytes).map_err(|stop| unreachable(stop.0))?;
+        if found.meta.last_log_id != covers {
+            // The leader would go on after what `covers` says, where the log is gone, and all that is sent now would be sent again.
+            *self.place.lock() = Some(place);
+            return Err(unreachable("another checkpoint has come meanwhile"));
+        }
         let transfer = self.transfers.fetch_add(1, Ordering::Relaxed);
         let piece_deadline = Duration::from_millis(self.config.snapshot_piece_ms_max);
         let send = |request: RequestRepr<'_>, deadline| {
@@ -404,7 +424,7 @@ impl RaftNetworkV2<Types> for Peer {
         }
         let sent = tokio::select! {
             closed = cancel => return Err(closed.into()),
-            sent = self.send_snapshot(vote, snapshot.snapshot) => sent?,
+            sent = self.send_snapshot(vote, covers, snapshot.snapshot) => sent?,
         };
         if sent.vote == vote {
             self.acknowledged.reached(self.to, vote, covers);
@@ -498,7 +518,8 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        keeping(&mut export, 2, many_leases_later).await;
+        let kept = tokio::time::timeout(Duration::from_secs(30), keeping(&mut export, 2, many_leases_later)).await;
+        kept.expect("it asks as long as it waits");
         assert_eq!(store.checkpoint(A, checkpoint(2), Haste::Patient).await, Err(WriteError::Busy(A)));
         drop(export);
         store.checkpoint(A, checkpoint(2), Haste::Patient).await.expect("kept");
