@@ -78,6 +78,12 @@ const CHANGES: [(Option<&str>, &[&str]); 4] = [
     (Some("n2"), &["n1", "n3", "n5"]),
 ];
 
+/// What is measured beside the reports.
+struct Gauges {
+    counted: Counted,
+    disk: Arc<Disk>,
+}
+
 /// What a change did.
 struct Row {
     what: String,
@@ -125,12 +131,12 @@ async fn run(flags: &Flags) -> Result<()> {
     let plan = Plan { pace: Some(pace), ..Plan::new(flags.households, flags.seed) };
     let fleet = Fleet::start(client.clone(), cluster.clock.clone(), plan);
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let (counted, disk) = (Counted::default(), Arc::new(Disk::begin()?));
+    let gauges = Gauges { counted: Counted::default(), disk: Arc::new(Disk::begin()?) };
     header();
     let mut rows = Vec::new();
     for (number, (leaves, nodes)) in CHANGES.into_iter().enumerate() {
         let kill = flags.kills.then(|| flags.seed.wrapping_mul(31).wrapping_add(number as u64));
-        let row = change(&mut cluster, &fleet, &counted, &disk, leaves, nodes, flags, kill).await?;
+        let row = change(&mut cluster, &fleet, &gauges, leaves, nodes, flags, kill).await?;
         row.print();
         rows.push(row);
     }
@@ -140,21 +146,20 @@ async fn run(flags: &Flags) -> Result<()> {
 async fn change(
     cluster: &mut Cluster,
     fleet: &Fleet,
-    counted: &Counted,
-    disk: &Arc<Disk>,
+    gauges: &Gauges,
     leaves: Option<&str>,
     nodes: &[&str],
     flags: &Flags,
     kill: Option<u64>,
 ) -> Result<Row> {
-    let seconds = Seconds::begin(fleet.stats(), disk, process::pids(cluster));
+    let seconds = Seconds::begin(fleet.stats(), &gauges.disk, process::pids(cluster));
     tokio::time::sleep(Duration::from_secs(flags.calm)).await;
     let before = seconds.end(flags.seconds);
     let had = membership::replicas(&cluster.admin(PATIENCE)?).await?;
     process::reset_peaks(cluster);
-    let watch = counted.begin(cluster).await;
+    let watch = gauges.counted.begin(cluster).await;
     let begun = cluster.clock.monotonic();
-    let seconds = Seconds::begin(fleet.stats(), disk, process::pids(cluster));
+    let seconds = Seconds::begin(fleet.stats(), &gauges.disk, process::pids(cluster));
     let name = match leaves {
         None => membership::join(cluster).await?,
         Some(name) => name.to_string(),
