@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::backend::{Failure, Operations as _};
 use super::convert::intent;
 use super::fault::Fault;
-use super::operator::Operator;
+use super::operator::{NEWS_LOOK, NEWS_MS_MAX, Operator};
 use crate::health::Liveness;
 use crate::ids::{Epoch, GroupId, NodeId, ReplicaId};
 use crate::node::join::{JoinError, LetIn, Newcomer};
@@ -57,7 +57,23 @@ fn after(meta: &MetaState, commands: &[Command]) -> Result<MetaState, Refusal> {
     Ok(tried)
 }
 
+/// Whether what `command` does can be seen: doing it again would do nothing more.
+fn shows(meta: &MetaState, command: &Command) -> bool {
+    // What it asked for may have begun.
+    let has_begun = matches!(command, Command::Turn { turn: meta::Turn::Apply }) && meta.change.is_some();
+    has_begun || !matches!(meta.clone().apply(command.clone()), meta::Answer::Done { .. })
+}
+
 impl Operator {
+    /// Waits a while for this node to apply a command that was done. That something new has come isn't enough: others command, too.
+    async fn news_of(&self, command: &Command) {
+        let router = &self.parts.router;
+        let until = router.clock().monotonic().plus(NEWS_MS_MAX);
+        while !shows(&router.meta(), command) && router.clock().monotonic() < until {
+            tokio::time::sleep(NEWS_LOOK).await;
+        }
+    }
+
     /// The cluster, if it knows of nodes that come and go.
     pub(super) fn living_meta(&self) -> Result<std::sync::Arc<MetaState>, Fault> {
         let meta = self.meta()?;
@@ -88,7 +104,7 @@ impl Operator {
             }
             match self.parts.router.propose_meta(&command, &self.call()).await.map_err(Failure::from)? {
                 meta::Answer::Done { .. } => {
-                    self.news_of_meta(meta.revision).await;
+                    self.news_of(&command).await;
                     return Ok(self.plan_now(&self.meta()?).await);
                 }
                 meta::Answer::Unchanged { .. } => return Ok(self.plan_now(&self.meta()?).await),

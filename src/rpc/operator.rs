@@ -34,9 +34,9 @@ use crate::view::{self, Settings};
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long it is waited for what the meta group has answered to arrive here.
-const NEWS_MS_MAX: u64 = 2_000;
+pub(super) const NEWS_MS_MAX: u64 = 2_000;
 /// How often it is looked whether it has.
-const NEWS_LOOK: Duration = Duration::from_millis(20);
+pub(super) const NEWS_LOOK: Duration = Duration::from_millis(20);
 /// How often a replacement is decided again because the cluster has changed meanwhile.
 const DECISIONS_MAX: usize = 8;
 
