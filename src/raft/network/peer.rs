@@ -222,11 +222,11 @@ impl Peer {
         vote: Vote,
         covers: Option<LogId>,
         data: SnapshotData,
+        kept: Option<Box<dyn Send>>,
     ) -> Result<SnapshotResponse<Types>, RpcError> {
         let SnapshotData::Local { store, replica, lease_ms } = data else {
             return Err(network("only checkpoints of this node are sent"));
         };
-        let kept = self.place.lock().take();
         let place = match kept {
             Some(place) => place,
             None => self.link.snapshot_place().await,
@@ -419,12 +419,14 @@ impl RaftNetworkV2<Types> for Peer {
         _: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let covers = snapshot.meta.last_log_id;
+        // Whatever comes of this try, nobody else waits for it longer.
+        let kept = self.place.lock().take();
         if self.acknowledged.ask(self.to, vote, covers, None).is_none() {
             return Err(unreachable(FORSWORN).into());
         }
         let sent = tokio::select! {
             closed = cancel => return Err(closed.into()),
-            sent = self.send_snapshot(vote, covers, snapshot.snapshot) => sent?,
+            sent = self.send_snapshot(vote, covers, snapshot.snapshot, kept) => sent?,
         };
         if sent.vote == vote {
             self.acknowledged.reached(self.to, vote, covers);
