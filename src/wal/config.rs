@@ -46,6 +46,8 @@ pub struct Config {
     pub segments_min: usize,
     /// The oldest segment is freed by moving what is still needed of it when that is at most so many bytes.
     pub move_bytes_max: u64,
+    /// At most about so many bytes of a batch are entries that move, so that callers don't wait for them; a larger one moves alone.
+    pub move_bytes_in_batch: usize,
     /// Who writes, and who reads from segments.
     pub threads: Threads,
     /// What is done after a failed write or sync.
@@ -107,6 +109,7 @@ impl Default for Config {
             spares_max: 2,
             segments_min: 4,
             move_bytes_max: 8 << 20,
+            move_bytes_in_batch: 256 << 10,
             threads: Threads::Own,
             on_fatal: Arc::new(|fatal| {
                 tracing::error!(error = %fatal, source = ?fatal.source, "the log has failed, the process ends");
@@ -129,6 +132,7 @@ impl fmt::Debug for Config {
             .field("spares_max", &self.spares_max)
             .field("segments_min", &self.segments_min)
             .field("move_bytes_max", &self.move_bytes_max)
+            .field("move_bytes_in_batch", &self.move_bytes_in_batch)
             .field("threads", &self.threads)
             .finish_non_exhaustive()
     }

@@ -16,8 +16,6 @@ use super::tail::{Tail, frees};
 use super::{Config, Done, Fatal, LogId, OpenError, Place, Stopped};
 use crate::ids::ReplicaId;
 
-/// At most about so many bytes of a batch are entries that move, so that callers don't wait for them.
-const MOVE_BYTES_IN_BATCH: usize = 256 << 10;
 /// Ids in one Forgotten record.
 const FORGOTTEN_IN_RECORD: usize = 8192;
 /// A batch buffer that has grown beyond this is given back.
@@ -209,8 +207,7 @@ impl Engine {
         self.push_committed(&mut batch, room.saturating_sub(first_bytes));
         // Moves leave room for the first operation; without one, the first move is what there must be room for.
         let kept = if self.backlog.is_empty() { 0 } else { first_bytes };
-        let moves_end = (batch.len() + MOVE_BYTES_IN_BATCH).min(room.saturating_sub(kept));
-        self.push_moves(&mut batch, moves_end);
+        self.push_moves(&mut batch, room.saturating_sub(kept));
         let entries = self.push_ops(&mut batch, room);
         let records = batch.records();
         if records > 0 || flags != 0 {
@@ -325,11 +322,17 @@ impl Engine {
         });
     }
 
-    /// Entries of the oldest segment that are needed still.
-    fn push_moves(&mut self, batch: &mut Batch<'_>, end: usize) {
+    /// Entries of the oldest segment that are needed still, some of them or a single large one.
+    fn push_moves(&mut self, batch: &mut Batch<'_>, room: usize) {
         let current = self.segments.back().map_or(0, Segment::id);
+        let start = batch.len();
         while let Some(entry) = self.moves.front().copied() {
-            if batch.len() + entry.loc.record_bytes() as usize > end {
+            let bound = if batch.len() == start {
+                room
+            } else {
+                room.min(start.saturating_add(self.config.move_bytes_in_batch))
+            };
+            if batch.len() + entry.loc.record_bytes() as usize > bound {
                 return;
             }
             self.moves.pop_front();

@@ -127,3 +127,31 @@ fn moves_get_on_however_little_room_a_segment_has_left() {
         assert_eq!(entries(&wal, B), quiet);
     }
 }
+
+#[test]
+fn an_entry_that_is_larger_than_what_a_batch_moves_moves_alone() {
+    let fs = LyingFs::new(6);
+    let config = Config {
+        segment_bytes: 4 << 20,
+        batch_bytes_max: 512 << 10,
+        queue_bytes_max: 4 << 20,
+        memory_bytes_max: 1 << 20,
+        move_bytes_max: 1 << 20,
+        ..small()
+    };
+    let open = |fs: &LyingFs| Wal::open_stepped(Arc::new(fs.clone()), config.clone()).unwrap();
+    let (wal, mut engine, _) = open(&fs);
+    let quiet: Vec<Record> = [300, 700].iter().zip(0..).map(|(kib, i)| record(1, i, &vec![9; kib << 10])).collect();
+    wal.append(B, quiet.clone(), ignore()).unwrap();
+    for index in 0..60 {
+        wal.append(A, vec![record(1, index, &vec![0; 200 << 10])], ignore()).unwrap();
+        drop(wal.purge(A, id(1, index)).unwrap());
+        let steps = (0..20).take_while(|_| engine.step().unwrap() == Progress::Wrote).count();
+        assert!(steps < 20, "the writer turns in circles");
+    }
+    let stats = wal.stats();
+    assert!(stats.entries_moved >= 2 && stats.segments <= 3, "{stats:?}");
+    assert_eq!(entries(&wal, B), quiet);
+    fs.crash();
+    assert_eq!(entries(&open(&fs).0, B), quiet);
+}
