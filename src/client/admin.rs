@@ -17,11 +17,13 @@ pub struct AdminClient {
 }
 
 macro_rules! methods {
-    ($($(#[$doc:meta])* $kind:ident $method:ident($request:ident) -> $answer:ident;)*) => {
+    ($($(#[$doc:meta])* $kind:ident $method:ident($request:ident) -> $answer:ident $(unless $asks:ident)?;)*) => {
         impl AdminClient {$(
             $(#[$doc])*
             pub async fn $method(&self, request: v1::$request) -> Result<v1::$answer, Error> {
-                let call = Call { account: None, kind: Kind::$kind, deadline_ms: self.deadline_ms, age_ms: 0 };
+                let kind = Kind::$kind;
+                $(let kind = if request.$asks { Kind::Read } else { kind };)?
+                let call = Call { account: None, kind, deadline_ms: self.deadline_ms, age_ms: 0 };
                 self.core
                     .call(call, request, |channel, request| async move {
                         AdminServiceClient::new(channel)
@@ -52,7 +54,7 @@ methods! {
     /// Makes another replica the leader of a shard.
     Once transfer_leader(TransferLeaderRequest) -> TransferLeaderResponse;
     /// Replaces one replica of a shard.
-    Once replace_replica(ReplaceReplicaRequest) -> ReplaceReplicaResponse;
+    Once replace_replica(ReplaceReplicaRequest) -> ReplaceReplicaResponse unless validate_only;
     /// Hands over all leads of the node that is asked: ask a client that knows that node only.
     Write hand_over(HandOverRequest) -> HandOverResponse;
     /// The rules' settings.
@@ -62,23 +64,23 @@ methods! {
     /// Which versions the cluster, its nodes and its shards have.
     Read get_versions(GetVersionsRequest) -> GetVersionsResponse;
     /// Raises the cluster's version. Safe to repeat: a version never goes back.
-    Write raise_cluster_version(RaiseClusterVersionRequest) -> RaiseClusterVersionResponse;
+    Write raise_cluster_version(RaiseClusterVersionRequest) -> RaiseClusterVersionResponse unless validate_only;
     /// Lets a node in. Safe to repeat: it goes on where it was.
-    Write add_node(AddNodeRequest) -> AddNodeResponse;
+    Write add_node(AddNodeRequest) -> AddNodeResponse unless validate_only;
     /// Empties a node, or lets it carry its share again. Safe to repeat, as are all of these but [`Self::move_replica`].
-    Write drain_node(DrainNodeRequest) -> DrainNodeResponse;
+    Write drain_node(DrainNodeRequest) -> DrainNodeResponse unless validate_only;
     /// Takes a node out for good.
-    Write remove_node(RemoveNodeRequest) -> RemoveNodeResponse;
+    Write remove_node(RemoveNodeRequest) -> RemoveNodeResponse unless validate_only;
     /// Lets a node in for a dead one.
-    Write replace_node(ReplaceNodeRequest) -> ReplaceNodeResponse;
+    Write replace_node(ReplaceNodeRequest) -> ReplaceNodeResponse unless validate_only;
     /// Forgets a removed node.
     Write forget_node(ForgetNodeRequest) -> ForgetNodeResponse;
     /// Gives a dead node up now.
-    Write give_up_node(GiveUpNodeRequest) -> GiveUpNodeResponse;
+    Write give_up_node(GiveUpNodeRequest) -> GiveUpNodeResponse unless validate_only;
     /// Changes a node's zone or weight, or holds it.
-    Write update_node(UpdateNodeRequest) -> UpdateNodeResponse;
+    Write update_node(UpdateNodeRequest) -> UpdateNodeResponse unless validate_only;
     /// Changes the rules of placement.
-    Write update_rules(UpdateRulesRequest) -> UpdateRulesResponse;
+    Write update_rules(UpdateRulesRequest) -> UpdateRulesResponse unless validate_only;
     /// The change that the cluster is in.
     Read get_plan(GetPlanRequest) -> GetPlanResponse;
     /// Begins the change that is due.
@@ -90,9 +92,9 @@ methods! {
     /// Drops the change.
     Write cancel_plan(CancelPlanRequest) -> CancelPlanResponse;
     /// Moves one replica.
-    Once move_replica(MoveReplicaRequest) -> MoveReplicaResponse;
+    Once move_replica(MoveReplicaRequest) -> MoveReplicaResponse unless validate_only;
     /// Has a shard without a quorum go on with one replica that is left. Safe to repeat.
-    Write recover_shard(RecoverShardRequest) -> RecoverShardResponse;
+    Write recover_shard(RecoverShardRequest) -> RecoverShardResponse unless validate_only;
 }
 
 impl AdminClient {

@@ -8,13 +8,13 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tonic::metadata::MetadataValue;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::budget::Budget;
 use super::endpoints::{Endpoints, Node};
 use super::error::{Error, Verdict, decided_by_the_state};
 use super::sent::Sent;
+use super::watched::{Fate, Watched};
 use crate::proto::REQUEST_AGE;
 use crate::proto::v1::{self, ErrorReason};
 use crate::time::{Clock, MonotonicMs};
@@ -90,7 +90,7 @@ impl Core {
     pub(super) async fn call<Q, A, F, R>(&self, call: Call<'_>, request: Q, send: F) -> Result<A, Error>
     where
         Q: Clone,
-        F: Fn(Channel, Request<Q>) -> R,
+        F: Fn(Watched, Request<Q>) -> R,
         R: Future<Output = Result<Response<A>, Status>>,
     {
         self.call_noting(call, request, send).await.map(|(answer, _)| answer)
@@ -100,7 +100,7 @@ impl Core {
     pub(super) async fn call_noting<Q, A, F, R>(&self, call: Call<'_>, request: Q, send: F) -> Result<(A, bool), Error>
     where
         Q: Clone,
-        F: Fn(Channel, Request<Q>) -> R,
+        F: Fn(Watched, Request<Q>) -> R,
         R: Future<Output = Result<Response<A>, Status>>,
     {
         let began = self.clock.monotonic();
@@ -158,7 +158,7 @@ impl Core {
     ) -> Result<Response<A>, Verdict>
     where
         Q: Clone,
-        F: Fn(Channel, Request<Q>) -> R,
+        F: Fn(Watched, Request<Q>) -> R,
         R: Future<Output = Result<Response<A>, Status>>,
     {
         let limit = Duration::from_millis(limit_ms);
@@ -167,16 +167,18 @@ impl Core {
         if let Some(age_ms) = age_ms {
             request.metadata_mut().insert(REQUEST_AGE, MetadataValue::from(age_ms));
         }
-        match tokio::time::timeout(limit, send(node.channel.clone(), request)).await {
+        let fate = Fate::default();
+        let channel = Watched::new(node.channel.clone(), fate.clone());
+        match tokio::time::timeout(limit, send(channel, request)).await {
             Ok(Ok(answer)) => {
                 self.endpoints.learn(answer.metadata(), node, self.clock.monotonic());
                 Ok(answer)
             }
             Ok(Err(status)) => {
                 self.endpoints.learn(status.metadata(), node, self.clock.monotonic());
-                Err(Verdict::of(&status))
+                Err(Verdict::of(&status, fate.settle()))
             }
-            Err(_) => Err(Verdict::timed_out(limit_ms)),
+            Err(_) => Err(Verdict::timed_out(limit_ms, fate.settle())),
         }
     }
 

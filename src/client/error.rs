@@ -155,15 +155,15 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    /// What a status means.
-    pub(super) fn of(status: &Status) -> Self {
+    /// What a status means, of an attempt that may have come to the node or can't have.
+    pub(super) fn of(status: &Status, may_have_come: bool) -> Self {
         let rejection = Rejection::read(status);
         let why = format!("{:?}: {}", status.code(), status.message());
         Self::of_reason(rejection.reason, rejection.retry_after, why.clone()).unwrap_or_else(|| {
             if rejection.reason != v1::ErrorReason::Unspecified || !from_below(status.code()) {
                 return Self::Final(Box::new(rejection));
             }
-            let (maybe_done, reason) = (!never_sent(status), v1::ErrorReason::Unspecified);
+            let (maybe_done, reason) = (may_have_come, v1::ErrorReason::Unspecified);
             let after = rejection.retry_after;
             Self::Again { maybe_done, node_sick: true, elsewhere: true, after, reason, why }
         })
@@ -217,11 +217,14 @@ impl Verdict {
         matches!(self, Self::Again { reason: v1::ErrorReason::Overloaded, .. })
     }
 
-    /// An attempt that was not answered in time.
-    pub(super) fn timed_out(ms: u64) -> Self {
-        let why = format!("no answer within {ms} ms");
+    /// An attempt that was not answered in time, and may have come to the node or can't have.
+    pub(super) fn timed_out(ms: u64, may_have_come: bool) -> Self {
+        let why = match may_have_come {
+            true => format!("no answer within {ms} ms"),
+            false => format!("nothing could be sent within {ms} ms"),
+        };
         let reason = v1::ErrorReason::Unspecified;
-        Self::Again { maybe_done: true, node_sick: true, elsewhere: true, after: None, reason, why }
+        Self::Again { maybe_done: may_have_come, node_sick: true, elsewhere: true, after: None, reason, why }
     }
 }
 
@@ -264,18 +267,6 @@ fn from_below(code: Code) -> bool {
             | Code::DeadlineExceeded
             | Code::ResourceExhausted
     )
-}
-
-/// Whether the attempt failed before anything was sent.
-fn never_sent(status: &Status) -> bool {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
-    while let Some(error) = source {
-        if error.is::<tonic::ConnectError>() {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }
 
 #[cfg(test)]

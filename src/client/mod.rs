@@ -65,6 +65,7 @@ mod sent;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::fake::{Reply, Script, builder, hasty, nobody, patient, serve, stream_limit, told};
+use super::fake::{Reply, Script, builder, hasty, nobody, patient, serve, stream_limit, told, void};
 use crate::client::Error;
 use crate::proto::v1;
 use crate::proto::v1::ErrorReason as R;
@@ -130,6 +131,38 @@ async fn nobody_listening_means_that_nothing_happened() {
     let endpoint = nobody().await;
     let outcome = hasty(&[&endpoint]).start_view(start()).await;
     assert!(matches!(outcome, Err(Error::Unavailable { reason: R::Unspecified, .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_write_whose_time_ran_out_before_there_was_a_connection_did_not_happen() {
+    let builder = || builder(&["http://127.0.0.1:1"]).net(void()).deadline(Duration::from_millis(40));
+    let outcome = builder().build().unwrap().start_view(start()).await;
+    assert!(matches!(outcome, Err(Error::Unavailable { reason: R::Unspecified, .. })), "{outcome:?}");
+    let outcome = builder().build_admin().unwrap().transfer_leader(v1::TransferLeaderRequest::default()).await;
+    assert!(matches!(outcome, Err(Error::Unavailable { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn only_asking_what_a_change_would_do_is_never_unknown() {
+    // Hangs up on everybody whose request has come whole.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut wire, _)) = listener.accept().await {
+            let mut come = Vec::new();
+            while !come.windows(10).any(|some| some == b"from-there") && wire.read_buf(&mut come).await.unwrap_or(0) > 0
+            {
+            }
+        }
+    });
+    for (only_asked, deadline) in [(true, Duration::from_millis(300)), (false, Duration::from_secs(60))] {
+        let admin = builder(&[&at]).deadline(deadline).build_admin().unwrap();
+        let from_node = "from-there".to_string();
+        let request = v1::MoveReplicaRequest { from_node, validate_only: only_asked, ..Default::default() };
+        let outcome = admin.move_replica(request).await;
+        assert_eq!(matches!(outcome, Err(Error::Unavailable { .. })), only_asked, "{outcome:?}");
+        assert_eq!(matches!(outcome, Err(Error::Unknown { .. })), !only_asked, "{outcome:?}");
+    }
 }
 
 #[tokio::test]

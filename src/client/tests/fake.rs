@@ -1,9 +1,11 @@
 //! A server that answers as it is told, on a free port.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::net::TcpListener;
@@ -16,6 +18,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::ambient::SystemClock;
 use crate::client::{Builder, Client};
+use crate::net::{Accept, Net, Wire, Wires};
 use crate::proto::v1::collection_service_server::{CollectionService, CollectionServiceServer};
 use crate::proto::{ERROR_DOMAIN, REQUEST_AGE, metadata, v1};
 
@@ -191,6 +194,25 @@ pub(super) async fn serve(script: &Script) -> (String, DropGuard) {
 pub(super) async fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     format!("http://{}", listener.local_addr().unwrap())
+}
+
+/// A network on which no connection ever comes to be, and nobody says so.
+#[derive(Debug)]
+struct Void;
+
+impl Wires for Void {
+    fn listen(&self, _: &str, _: u16) -> io::Result<Box<dyn Accept>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn dial(&self, _: &str) -> BoxFuture<'static, io::Result<Box<dyn Wire>>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A network on which no connection ever comes to be.
+pub(super) fn void() -> Net {
+    Net::Other(Arc::new(Void))
 }
 
 pub(super) fn builder(endpoints: &[&str]) -> Builder {
