@@ -97,8 +97,19 @@ impl Rows {
     pub(super) fn thaw(&mut self) {
         let Some(frozen) = self.frozen.take() else { return };
         self.thaws += 1;
-        for (key, value) in &frozen.rows {
-            self.put_clean(key.clone(), value.clone());
+        match Arc::try_unwrap(frozen) {
+            // Of much that was changed at once, e.g. imported, the rest is put among it: the fewer rows are moved.
+            Ok(frozen) if frozen.rows.len() > self.young.len() => {
+                self.young_bytes = frozen.rows.iter().map(|(key, value)| size(key, value)).sum();
+                let before = std::mem::replace(&mut self.young, frozen.rows);
+                for (key, value) in before {
+                    if !self.young.contains_key(&key) {
+                        self.put_clean(key, value);
+                    }
+                }
+            }
+            Ok(frozen) => frozen.rows.into_iter().for_each(|(key, value)| self.put_clean(key, value)),
+            Err(shared) => shared.rows.iter().for_each(|(key, value)| self.put_clean(key.clone(), value.clone())),
         }
     }
 
