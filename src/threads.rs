@@ -12,7 +12,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinHandle};
 
 /// How long what would block takes where nothing blocks.
 pub trait Pace: Send + Sync + fmt::Debug {
@@ -46,6 +47,43 @@ impl Threads {
     }
 }
 
+/// What one node has done apart from those of its threads that must not wait. Clones share its turns.
+#[derive(Clone, Debug)]
+pub struct Apart {
+    threads: Threads,
+    turn: Arc<Semaphore>,
+}
+
+impl Apart {
+    /// By these threads.
+    pub fn new(threads: Threads) -> Self {
+        Self { threads, turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Who does it.
+    pub fn threads(&self) -> &Threads {
+        &self.threads
+    }
+
+    /// Has work done that may block. Needs a tokio runtime.
+    pub fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        self.threads.blocking(work)
+    }
+
+    /// Has work done that would keep a thread of calls or groups for long: one piece after the other, so that all of it together takes
+    /// no more than one processor from them. Fails only where the work panics or the runtime ends.
+    pub async fn long<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
+        // Never closed.
+        let turn = Arc::clone(&self.turn).acquire_owned().await.ok();
+        let in_turn = move || {
+            // Kept to the end of the work, also when nobody waits for it any more.
+            let _turn = turn;
+            work()
+        };
+        self.threads.blocking(in_turn).await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -74,5 +112,25 @@ mod tests {
         drop(threads.blocking(move || tell.send(())));
         assert!(told.await.is_ok());
         assert_eq!(pace.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn long_work_is_done_one_piece_after_the_other_also_when_nobody_waits_for_it() {
+        let (apart, running) = (Apart::new(Threads::Own), Arc::new(AtomicU64::new(0)));
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let count = Arc::clone(&running);
+        let mut first = Box::pin(apart.long(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            gone.recv().ok();
+            count.fetch_sub(1, Ordering::SeqCst);
+        }));
+        assert!(futures::poll!(&mut first).is_pending());
+        // It goes on by itself.
+        drop(first);
+        let count = Arc::clone(&running);
+        let other = apart.clone();
+        let second = tokio::spawn(async move { other.long(move || count.load(Ordering::SeqCst)).await });
+        go.send(()).expect("the first one waits for it");
+        assert_eq!(second.await.expect("a task").expect("done"), 0);
     }
 }

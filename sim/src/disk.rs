@@ -125,6 +125,8 @@ impl Disk for SimDisk {
             memory_bytes_max: 128 << 10,
             zeros_ahead_bytes: 16 << 10,
             move_bytes_max: 32 << 10,
+            // Now and then one entry is more.
+            move_bytes_in_batch: 512,
             spares_max: 1,
             segments_min: 2,
             on_fatal: Arc::new(move |fatal| end(&ending, format!("{fatal}"))),

@@ -460,7 +460,7 @@ impl Shards {
         }
         let (shards, next) = (self.clone(), meta.next_replica);
         let see = move || shards.parts.lost.as_ref().map(|lost| lost.see(next));
-        let kept = self.parts.store.threads().blocking(see).await;
+        let kept = self.parts.store.apart().blocking(see).await;
         if let Ok(Some(Err(error))) = kept {
             tracing::error!(%error, "what the log has lost can't be kept on disk");
         }

@@ -24,7 +24,7 @@ use super::{
     OnFatal, Pair, ReadError, Scan, Space, Store, Usage, Value, WriteError,
 };
 use crate::ids::ReplicaId;
-use crate::threads::{Pace, Threads};
+use crate::threads::{Apart, Pace, Threads};
 
 /// The sizes of the front.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +94,7 @@ impl Watch {
 pub struct StoreHandle {
     front: Arc<Front>,
     watch: Arc<Watch>,
-    threads: Threads,
+    apart: Apart,
 }
 
 impl std::fmt::Debug for StoreHandle {
@@ -166,9 +166,9 @@ impl StoreHandle {
         let (reads, read_jobs) = mpsc::channel::<Job>(queues.reads_max.max(1));
         let (writes, write_jobs) = mpsc::channel::<Write>(queues.writes_max.max(1));
         let group_max = queues.checkpoints_a_sync_max.max(1);
-        let handle = Self { front: Arc::new(Front::Threads { reads, writes }), watch, threads };
+        let handle = Self { front: Arc::new(Front::Threads { reads, writes }), watch, apart: Apart::new(threads) };
         let mut joins = Vec::new();
-        if let Threads::Tasks(pace) = &handle.threads {
+        if let Threads::Tasks(pace) = handle.apart.threads() {
             tokio::spawn(paced_reads(Arc::clone(&worker), read_jobs, Arc::clone(pace)));
             tokio::spawn(paced_writes(worker, write_jobs, group_max, Arc::clone(pace)));
             return Ok((handle, StoreThreads { joins }));
@@ -187,12 +187,12 @@ impl StoreHandle {
     /// Runs every call in place: for simulations, whose store does not block.
     pub fn inline(store: Arc<dyn Store>) -> Self {
         let watch = Watch { on_fatal: Arc::new(|_| {}), losses: watch::Sender::default() };
-        Self { front: Arc::new(Front::Inline(store)), watch: Arc::new(watch), threads: Threads::Own }
+        Self { front: Arc::new(Front::Inline(store)), watch: Arc::new(watch), apart: Apart::new(Threads::Own) }
     }
 
     /// Who does what would block beside the store's own calls: making a state out of what was read, or a checkpoint.
-    pub fn threads(&self) -> &Threads {
-        &self.threads
+    pub fn apart(&self) -> &Apart {
+        &self.apart
     }
 
     /// The replicas of which anybody has been told that their content isn't what was written, now and whenever another is

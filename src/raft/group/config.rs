@@ -60,6 +60,9 @@ pub struct GroupConfig {
     pub checkpoint_ms_max: u64,
     /// Bytes of log that stay after a checkpoint, so that a follower that is a little behind needs no snapshot.
     pub log_keep_bytes: u64,
+    /// An entry that has so many bytes beyond what short commands take, as imports of history have, takes long to decode and to apply: that
+    /// is done apart from the thread of all groups.
+    pub long_entry_bytes: usize,
     /// The most bytes of decoded commands that wait to be applied; beyond them they are decoded again.
     pub decoded_bytes_max: usize,
 }
@@ -93,6 +96,7 @@ impl Default for GroupConfig {
             checkpoint_log_bytes: 16 << 20,
             checkpoint_ms_max: 60_000,
             log_keep_bytes: 4 << 20,
+            long_entry_bytes: 16 << 10,
             decoded_bytes_max: 2 << 20,
         }
     }

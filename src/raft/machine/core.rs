@@ -3,10 +3,12 @@
 //! One lock around the machine, never held across a wait. Rows are fetched outside of it; that a checkpoint may have come
 //! between is the machine's to see, by the fence that goes with each fetch.
 
+mod apply;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use tokio::sync::{mpsc, watch};
 
 use super::body;
@@ -17,17 +19,13 @@ use super::marks::Marks;
 use super::{Machine, Missing, Stop};
 use crate::ids::{ReplicaId, Revision};
 use crate::raft::log_store::Appending;
-use crate::raft::types::{Batch, Entry, LogId, Payload, SnapshotMeta, StoredMembership};
+use crate::raft::types::{Batch, LogId, SnapshotMeta, StoredMembership};
 use crate::store::{Haste, Key, Limits, ReadError, StoreHandle, Value};
 use crate::time::{LogicalMs, Stamp};
 use crate::wal;
 
-/// Commands that are applied under the lock before others get a turn.
-const TURN_COMMANDS: usize = 256;
-/// Of how many commands ahead the rows are fetched together.
-const AHEAD_COMMANDS: usize = 1024;
-/// The most rows that one fetch asks for.
-const FETCH_KEYS_MAX: usize = 8192;
+/// Fetched rows that are made resident under the lock before others get a turn.
+const TURN_ROWS: usize = 256;
 /// A checkpoint waits for a reader of the one before until so many checkpoints' worth of changed rows are in memory.
 const HELD_OFF_CHECKPOINTS_MAX: u64 = 32;
 /// Fetches that may wait for the prefetcher; more are left to the applier.
@@ -115,6 +113,7 @@ pub(crate) struct Core<M: Machine> {
     pub(super) inner: RwLock<Inner<M>>,
     log_keep_bytes: u64,
     held_off_bytes_max: u64,
+    long_entry_bytes: usize,
     /// A checkpoint is under way.
     pub(super) checkpointing: AtomicBool,
     /// Held by whatever changes the replica's content in the store: a checkpoint, or an installation.
@@ -135,13 +134,6 @@ pub(crate) struct Core<M: Machine> {
 
 /// Rows and what the store has for them.
 type Fetched<F> = (F, Vec<(Key, Option<Value>)>);
-
-/// What is to be done before more of an entry can be applied.
-enum Next<F> {
-    Done,
-    Yield,
-    Fetch(Missing<F>),
-}
 
 impl<M: Machine> Core<M> {
     /// Around `machine`, which stands at `header` of checkpoint `generation` (`None`: at the beginning). The receiver is for
@@ -177,6 +169,7 @@ impl<M: Machine> Core<M> {
             inner: RwLock::new(inner),
             log_keep_bytes: config.log_keep_bytes,
             held_off_bytes_max: config.checkpoint_log_bytes.saturating_mul(HELD_OFF_CHECKPOINTS_MAX),
+            long_entry_bytes: config.long_entry_bytes,
             checkpointing: AtomicBool::new(false),
             gate: Arc::default(),
             give_way: AtomicBool::new(false),
@@ -313,81 +306,6 @@ impl<M: Machine> Core<M> {
         (inner.applied, inner.membership.clone())
     }
 
-    /// Applies one entry; the answers to its commands.
-    pub(super) async fn apply(&self, entry: Entry) -> Result<crate::raft::types::Applied, ApplyError> {
-        let index = entry.log_id.index;
-        let applied = self.apply_one(entry).await;
-        if let Err(error) = &applied {
-            self.note(error.cause(), format!("entry {index} can't be applied: {error}"));
-        }
-        applied
-    }
-
-    async fn apply_one(&self, entry: Entry) -> Result<crate::raft::types::Applied, ApplyError> {
-        let id = entry.log_id;
-        match entry.payload {
-            Payload::Blank => {
-                self.finish(id, 0, |_| {});
-                Ok(crate::raft::types::Applied::default())
-            }
-            Payload::Membership(membership) => {
-                self.finish(id, 0, |inner| inner.membership = StoredMembership::new(Some(id), membership));
-                Ok(crate::raft::types::Applied::default())
-            }
-            Payload::Normal(batch) => {
-                let answers = self.apply_batch(id, &batch).await?;
-                Ok(crate::raft::types::Applied::new(answers))
-            }
-        }
-    }
-
-    async fn apply_batch(&self, id: LogId, batch: &Batch) -> Result<Vec<M::Answer>, ApplyError> {
-        let held = self.decoded.lock().take(id);
-        let pieces = match held {
-            Some(pieces) => pieces,
-            None => vec![Piece::all(Arc::new(body::decode::<M>(&batch.body, batch.count)?))],
-        };
-        let commands: Vec<&M::Command> = pieces.iter().flat_map(|piece| piece.iter()).collect();
-        let mut answers = Vec::with_capacity(commands.len());
-        let mut fetched = None;
-        loop {
-            match self.apply_some(batch.stamp, &commands, &mut answers, fetched.take())? {
-                Next::Done => break,
-                Next::Yield => tokio::task::yield_now().await,
-                Next::Fetch(missing) => fetched = Some(self.fetch(missing).await?),
-            }
-        }
-        self.finish(id, batch.body.len(), |inner| inner.stamp = inner.stamp_of(batch.stamp));
-        Ok(answers)
-    }
-
-    /// Applies as many of `commands` as can be without waiting; `answers` says how many are applied already.
-    fn apply_some(
-        &self,
-        stamp: Stamp,
-        commands: &[&M::Command],
-        answers: &mut Vec<M::Answer>,
-        fetched: Option<Fetched<M::Fence>>,
-    ) -> Result<Next<M::Fence>, ApplyError> {
-        let mut inner = self.inner.write();
-        if let Some((fence, rows)) = fetched {
-            inner.admit(fence, &rows);
-        }
-        // Invariant raft/6: a shard's time never goes back, whatever stamp a new leader has put on an entry.
-        let stamp = inner.stamp_of(stamp);
-        for _ in 0..TURN_COMMANDS {
-            let Some(command) = commands.get(answers.len()) else { return Ok(Next::Done) };
-            match inner.machine.try_apply(stamp, command)? {
-                Ok(answer) => answers.push(answer),
-                Err(missing) => {
-                    let ahead = &commands[answers.len() + 1..];
-                    return Ok(Next::Fetch(inner.missing_ahead(stamp, missing, ahead)?));
-                }
-            }
-        }
-        Ok(Next::Yield)
-    }
-
     fn finish(&self, id: LogId, bytes: usize, change: impl FnOnce(&mut Inner<M>)) {
         let revision = {
             let mut inner = self.inner.write();
@@ -426,7 +344,11 @@ impl<M: Machine> Core<M> {
 
     /// Makes fetched rows resident.
     pub(crate) fn admit(&self, (fence, rows): Fetched<M::Fence>) {
-        self.inner.write().admit(fence, &rows);
+        for some in rows.chunks(TURN_ROWS) {
+            let mut inner = self.inner.write();
+            inner.admit(fence, some);
+            RwLockWriteGuard::unlock_fair(inner);
+        }
     }
 
     /// Has the rows fetched that these commands will need, if there is room for another fetch.
@@ -435,16 +357,16 @@ impl<M: Machine> Core<M> {
         if commands.peek().is_none() {
             return;
         }
-        let missing = {
+        let (stamp, first) = {
             let inner = self.inner.read();
             let first =
                 commands.by_ref().find_map(|command| inner.machine.missing(inner.stamp, command).ok().flatten());
-            let Some(first) = first else { return };
-            // What can't be told now stops the replica when it is applied, not here.
-            let ahead: Vec<&M::Command> = commands.collect();
-            inner.missing_ahead(inner.stamp, first, &ahead)
+            (inner.stamp, first)
         };
-        if let Ok(missing) = missing {
+        let Some(first) = first else { return };
+        // What can't be told now stops the replica when it is applied, not here.
+        let ahead: Vec<&M::Command> = commands.collect();
+        if let Ok(missing) = self.missing_ahead(stamp, first, &ahead) {
             let _ = self.prefetches.try_send(missing);
         }
     }
@@ -506,27 +428,6 @@ impl<M: Machine> Inner<M> {
             }
         }
     }
-
-    /// `first` and what the commands after it miss.
-    fn missing_ahead(
-        &self,
-        stamp: Stamp,
-        first: Missing<M::Fence>,
-        ahead: &[&M::Command],
-    ) -> Result<Missing<M::Fence>, Stop> {
-        let mut missing = first;
-        for command in ahead.iter().take(AHEAD_COMMANDS) {
-            if missing.keys.len() >= FETCH_KEYS_MAX {
-                break;
-            }
-            if let Some(more) = self.machine.missing(stamp, command)? {
-                missing.keys.extend(more.keys);
-            }
-        }
-        missing.keys.sort_unstable();
-        missing.keys.dedup();
-        Ok(missing)
-    }
 }
 
 impl<M: Machine> Appending for Core<M> {
@@ -537,7 +438,8 @@ impl<M: Machine> Appending for Core<M> {
             // Its rows were asked for when it was proposed.
             Some(pieces) => *pieces,
             None => {
-                if !self.decoded.lock().has_room(bytes) {
+                // A long one is decoded where it is applied.
+                if self.is_long(batch) || !self.decoded.lock().has_room(bytes) {
                     return;
                 }
                 // What can't be decoded stops the replica when it is applied: only then is it committed.

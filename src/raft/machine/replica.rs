@@ -138,7 +138,7 @@ pub(crate) async fn restore<M: Machine>(
             break;
         }
     }
-    let restoring = store.threads().blocking(move || template.restore(&header, images));
+    let restoring = store.apart().blocking(move || template.restore(&header, images));
     Ok(restoring.await.map_err(|e| Stop(format!("restoring panicked: {e}")))??)
 }
 
@@ -165,6 +165,10 @@ impl<M: Machine> RaftStateMachine<Types> for Replica<M> {
             if let Some(responder) = responder {
                 responder.send(answers);
             }
+        }
+        // What was still to be applied may be gone from the log, with the replica.
+        if self.core.is_closed() {
+            return Err(io::Error::other("this replica has ended"));
         }
         Ok(())
     }
@@ -292,7 +296,7 @@ impl<M: Machine> Checkpointer<M> {
     async fn checkpoint(&mut self, work: Work<M::Frozen>) -> io::Result<Option<SnapshotMeta>> {
         let Work { frozen, rows_bytes, trims, meta, stamp, mut next } = work;
         let (of, generation) = (meta.clone(), next.generation);
-        let build = self.core.store.threads().blocking(move || {
+        let build = self.core.store.apart().blocking(move || {
             let changes = M::changes(&frozen);
             let header = Header { meta: of, stamp, machine: changes.header }.encode();
             Checkpoint { generation, header, images: changes.images, rows: changes.rows }

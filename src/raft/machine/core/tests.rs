@@ -8,9 +8,9 @@ use crate::fs::LyingFs;
 use crate::ids::GroupId;
 use crate::raft::GroupConfig;
 use crate::raft::known::KnownVersion;
-use crate::raft::machine::{Replica, ShardMachine, SnapshotData};
-use crate::raft::tests::{Tally, wal_config};
-use crate::raft::types::log_id;
+use crate::raft::machine::{Replica, ShardMachine, SnapshotData, body};
+use crate::raft::tests::{POISON, Tally, wal_config};
+use crate::raft::types::{Entry, Payload, log_id};
 use crate::store::{MemDisk, MemStore};
 use crate::versions::{ClusterVersion, Spoken};
 use crate::view::{Command, Envelope, Settings};
@@ -23,10 +23,14 @@ async fn core() -> Arc<Core<Tally>> {
 }
 
 async fn core_of<M: Machine>(machine: M) -> Arc<Core<M>> {
+    core_with(machine, &GroupConfig::default()).await
+}
+
+async fn core_with<M: Machine>(machine: M, config: &GroupConfig) -> Arc<Core<M>> {
     let (store, _) = MemStore::open(&MemDisk::new(), Arc::new(SystemClock::new()), &[]);
     let store = StoreHandle::inline(Arc::new(store));
     store.create(REPLICA).await.expect("made");
-    Core::new(REPLICA, store, machine, None, 0, &GroupConfig::default()).0
+    Core::new(REPLICA, store, machine, None, 0, config).0
 }
 
 fn missing(core: &Core<Tally>) -> Option<Missing<u64>> {
@@ -169,4 +173,62 @@ async fn no_snapshot_takes_the_place_of_what_was_there_before_the_folder_says_it
     assert!(core.store.header(REPLICA).await.expect("read").is_some());
     stop.store(true, Ordering::Release);
     stepping.join().expect("no panic");
+}
+
+/// Every entry is a long one there.
+async fn apart() -> Arc<Core<Tally>> {
+    core_with(Tally::default(), &GroupConfig { long_entry_bytes: 0, ..GroupConfig::default() }).await
+}
+
+/// An entry with these commands.
+fn entry(index: u64, commands: &[u64]) -> Entry {
+    let count = u32::try_from(commands.len()).expect("few");
+    let batch = Batch::new(Stamp::default(), count, body::encode_commands::<Tally>(commands).into());
+    Entry { log_id: log_id(1, index), payload: Payload::Normal(batch) }
+}
+
+#[tokio::test]
+async fn a_long_entry_leaves_the_thread_to_others_and_comes_to_the_same_as_short_ones() {
+    let commands: Vec<u64> = (0..1000).collect();
+    let long = entry(1, &commands);
+    let (apart, here) = (apart().await, core().await);
+    let mut answers = Vec::new();
+    for (index, some) in (1..).zip(commands.chunks(100)) {
+        let applied = here.apply(entry(index, some)).await.expect("applied");
+        answers.extend(applied.take::<(u64, u64)>().expect("answers"));
+    }
+    // Who holds up what applies it holds up nothing else: were it applied here, this would never go on.
+    let ((held, is_held), (let_go, may_go)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let looked_at = Arc::clone(&apart);
+    let looking = std::thread::spawn(move || {
+        let _inner = looked_at.inner.read();
+        held.send(()).expect("somebody waits");
+        let _ = may_go.recv();
+    });
+    is_held.recv().expect("it looks");
+    let mut applying = std::pin::pin!(apart.apply(long));
+    for _ in 0..10 {
+        assert!(futures::poll!(&mut applying).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(let_go);
+    assert_eq!(applying.await.expect("applied").take::<(u64, u64)>(), Some(answers));
+    looking.join().expect("no panic");
+    let applied = |core: &Core<Tally>| core.look(|machine, _| machine.applied.clone());
+    assert_eq!(applied(&apart), applied(&here));
+    assert_eq!(apart.applied().borrow().log_id, Some(log_id(1, 1)));
+}
+
+#[tokio::test]
+async fn a_long_entry_that_cannot_be_applied_stops_the_replica() {
+    let core = apart().await;
+    let mut commands: Vec<u64> = (0..100).collect();
+    commands.push(POISON);
+    assert!(matches!(core.apply(entry(1, &commands)).await, Err(ApplyError::Stop(Stop(why))) if why == "poison"));
+    let mut cut = entry(2, &commands);
+    let Payload::Normal(batch) = &mut cut.payload else { panic!("commands") };
+    batch.count -= 1;
+    assert!(matches!(core.apply(cut).await, Err(ApplyError::Stop(_))));
+    assert_eq!(core.applied().borrow().log_id, None);
+    assert_eq!(core.broken().map(|broken| broken.cause), Some(Cause::Other));
 }
