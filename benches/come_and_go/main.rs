@@ -6,9 +6,10 @@
 //! `-- --seconds` prints every second of it.
 //!
 //! A row says how many replicas were made anew beside the least that had to be, bytes of snapshots beside those of the copies that count,
-//! how even it is then, and how long reports took since they were due, in the seconds before the change and while it went on;
-//! and, p99 as well, what the machine's own disk takes meanwhile to sync one block of one file: where that is long, so are reports. Ends with 1
-//! if anything was lost or contradicted, or a call failed.
+//! how even it is then, and how long reports took since they were due, in the seconds before the change and while it went on; the same of
+//! the machine's `own` seconds alone, in which other machines had at most 5 % of the processors' time, and in those before, and how many
+//! of all they are; and, p99 as well, what the machine's own disk takes meanwhile to sync one block of one file: where that is long, so are reports.
+//! Ends with 1 if anything was lost or contradicted, or a call failed.
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 #[path = "../../tests/support/mod.rs"]
@@ -31,7 +32,7 @@ use support::{Cluster, Result, process};
 
 use counted::Counted;
 use disk::Disk;
-use seconds::Seconds;
+use seconds::{Seconds, Took};
 
 #[derive(Parser)]
 struct Flags {
@@ -94,9 +95,8 @@ struct Row {
     replicas: (u32, u32),
     leads: (u32, u32),
     seconds: f64,
-    /// Reports, and syncs of the disk.
-    before: (Histogram<u64>, Histogram<u64>),
-    during: (Histogram<u64>, Histogram<u64>),
+    before: Took,
+    during: Took,
     memory: u64,
 }
 
@@ -227,7 +227,7 @@ async fn spread(cluster: &Cluster, nodes: &[&str]) -> Result<((u32, u32), (u32, 
 
 fn header() {
     println!(
-        "{:<11} {:>6} {:>5} {:>8} {:>6} {:>6} {:>9} {:>7} {:>7} | {:>9} {:>9} {:>9} {:>9} {:>5} | {:>9} {:>9} {:>8}",
+        "{:<11} {:>6} {:>5} {:>8} {:>6} {:>6} {:>9} {:>7} {:>7} | {:>9} {:>9} {:>9} {:>9} {:>5} | {:>9} {:>9} {:>5} {:>13} | {:>9} {:>9} {:>8}",
         "change",
         "copies",
         "least",
@@ -242,6 +242,10 @@ fn header() {
         "p99 calm",
         "p99 chg",
         "ratio",
+        "own calm",
+        "own chg",
+        "ratio",
+        "own s",
         "sync calm",
         "sync chg",
         "peak MiB"
@@ -259,9 +263,14 @@ impl Row {
 
     fn print(&self) {
         let ms = |of: &Histogram<u64>, q| of.value_at_quantile(q) as f64 / 1e3;
-        let (calm, change) = (ms(&self.before.0, 0.99), ms(&self.during.0, 0.99));
+        let (calm, change) = (ms(&self.before.reports, 0.99), ms(&self.during.reports, 0.99));
+        let own = |of: &Took| (!of.own.is_empty()).then(|| ms(&of.own, 0.99));
+        let (own_calm, own_change) = (own(&self.before), own(&self.during));
+        let own_ratio = own_calm.zip(own_change).map(|(calm, change)| change / calm.max(0.001));
+        let told = |figure: Option<f64>| figure.map_or("-".to_string(), |figure| format!("{figure:.2}"));
+        let seconds = |of: &Took| format!("{}/{}", of.own_seconds.0, of.own_seconds.1);
         println!(
-            "{:<11} {:>6} {:>5} {:>8.1} {:>6.3} {:>6.1} {:>9.1} {:>7} {:>7} | {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>5.2} | {:>9.2} {:>9.2} {:>8.0}",
+            "{:<11} {:>6} {:>5} {:>8.1} {:>6.3} {:>6.1} {:>9.1} {:>7} {:>7} | {:>9.2} {:>9.2} {:>9.2} {:>9.2} {:>5.2} | {:>9} {:>9} {:>5} {:>13} | {:>9.2} {:>9.2} {:>8.0}",
             self.what,
             self.copies,
             self.least,
@@ -271,13 +280,17 @@ impl Row {
             self.moved as f64 / MIB / self.seconds.max(0.001),
             format!("{}-{}", self.replicas.0, self.replicas.1),
             format!("{}-{}", self.leads.0, self.leads.1),
-            ms(&self.before.0, 0.5),
-            ms(&self.during.0, 0.5),
+            ms(&self.before.reports, 0.5),
+            ms(&self.during.reports, 0.5),
             calm,
             change,
             change / calm.max(0.001),
-            ms(&self.before.1, 0.99),
-            ms(&self.during.1, 0.99),
+            told(own_calm),
+            told(own_change),
+            told(own_ratio),
+            format!("{} {}", seconds(&self.before), seconds(&self.during)),
+            ms(&self.before.syncs, 0.99),
+            ms(&self.during.syncs, 0.99),
             self.memory as f64 / MIB,
         );
     }

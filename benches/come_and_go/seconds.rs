@@ -13,6 +13,21 @@ use crate::support::process;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Per cent of a second's processor time up to which it still counts as the nodes' own.
+const STOLEN_MAX: u64 = 5;
+
+/// What some seconds have come to.
+pub(crate) struct Took {
+    /// How long reports took.
+    pub(crate) reports: Histogram<u64>,
+    /// Of the seconds in which, and before which, other machines had next to nothing of the processors' time.
+    pub(crate) own: Histogram<u64>,
+    /// How many such seconds there were, and how many at all.
+    pub(crate) own_seconds: (usize, usize),
+    /// How long the machine's disk took to sync.
+    pub(crate) syncs: Histogram<u64>,
+}
+
 /// Takes how long reports took once a second.
 pub(crate) struct Seconds {
     past: Arc<Mutex<Vec<Second>>>,
@@ -52,10 +67,10 @@ impl Machine {
         }
     }
 
-    /// Per cent of the time since then that nobody used, and that others took.
+    /// Per cent of the time since then that nobody used, and that others took, each rounded up.
     fn since(self, then: Self) -> (u64, u64) {
         let all = self.all.saturating_sub(then.all).max(1);
-        let of = |now: u64, then: u64| now.saturating_sub(then) * 100 / all;
+        let of = |now: u64, then: u64| (now.saturating_sub(then) * 100).div_ceil(all);
         (of(self.idle, then.idle), of(self.stolen, then.stolen))
     }
 }
@@ -85,15 +100,26 @@ impl Seconds {
         *self.pids.lock() = pids;
     }
 
-    /// All together, reports and the disk's syncs; with `print`, a line for each second.
-    pub(crate) fn end(self, print: bool) -> (Histogram<u64>, Histogram<u64>) {
+    /// All together; with `print`, a line for each second.
+    pub(crate) fn end(self, print: bool) -> Took {
         self.task.abort();
         let mut past = self.past.lock();
         past.push(second(&self.stats, &self.disk, &self.pids.lock()));
-        let (mut all, mut syncs) = (past[0].took.clone(), past[0].disk.clone());
+        let mut own = past[0].took.clone();
+        own.reset();
+        let (reports, syncs) = (past[0].took.clone(), past[0].disk.clone());
+        let mut all = Took { reports, own, own_seconds: (0, past.len() - 1), syncs };
+        // What was due in a second that others took comes late in the next.
+        let mut stolen_before = 0;
         for (number, pair) in past.windows(2).enumerate() {
             let Second { took, disk, processor, machine } = &pair[1];
-            let added = all.add(took).and_then(|()| syncs.add(disk));
+            let (idle, stolen) = machine.since(pair[0].machine);
+            let mut added = all.reports.add(took).and_then(|()| all.syncs.add(disk));
+            if stolen.max(stolen_before) <= STOLEN_MAX {
+                added = added.and_then(|()| all.own.add(took));
+                all.own_seconds.0 += 1;
+            }
+            stolen_before = stolen;
             added.unwrap_or_else(|error| unreachable!("all have the same bounds: {error}"));
             let ms = |q| took.value_at_quantile(q) as f64 / 1e3;
             let used: Vec<u64> =
@@ -101,13 +127,12 @@ impl Seconds {
             if print {
                 let (count, p50, p99, most) = (took.len(), ms(0.5), ms(0.99), ms(1.0));
                 let sync = disk.max() as f64 / 1e3;
-                let (idle, stolen) = machine.since(pair[0].machine);
                 println!(
                     "  {number:>3} s {count:>5} reports, p50 {p50:>8.2} p99 {p99:>8.2} most {most:>8.2} ms; sync {sync:>6.1} ms, idle {idle:>2} % stolen {stolen:>2} %, nodes' ms {used:?}"
                 );
             }
         }
-        (all, syncs)
+        all
     }
 }
 
