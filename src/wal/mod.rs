@@ -26,7 +26,7 @@
 //! entries. The oldest goes when no replica needs an entry of it; when little of it is needed, that is written again
 //! further on; when much is, [`Wal::pinning`] names who holds it, to be checkpointed and purged.
 //!
-//! **Invariants**: `wal/1` to `wal/10` in `docs/invariants.md`.
+//! **Invariants**: `wal/1` to `wal/11` in `docs/invariants.md`.
 //!
 //! **Caveats.**
 //! - The last batch before a crash is known durable only by its callers: rot in it looks like a torn tail. A log that was
