@@ -195,7 +195,7 @@ impl Router {
         })
     }
 
-    /// Lets a view start; `None` where the account's policy is against it.
+    /// Lets a view start; `None` where the account's policy is against it, or may be.
     async fn let_in(
         &self,
         accepting: &Accepting,
@@ -218,6 +218,8 @@ impl Router {
         );
         let fail_closed = match policy.map(|served| served.reply) {
             Ok(Reply::StreamPolicy(policy)) => policy.fail_closed,
+            // The replica here may know that the account is against it, and could not say so in time: the next attempt will tell.
+            _ if self.has_replica_of(account) => return None,
             // Nobody knows what the account wants: what is usual in this cluster.
             _ => self.usual().policy.fail_closed,
         };
@@ -234,6 +236,11 @@ impl Router {
         let position_ms = if start.kind == ViewKind::Live { begins } else { begins.or(Some(0)) };
         let kept = accepting.hints.start(account, id, start, position_ms).await;
         Some(kept.map(|(parked, repeated)| self.let_in_answer(&parked, resume_ms, repeated)))
+    }
+
+    fn has_replica_of(&self, account: &AccountId) -> bool {
+        let here = self.shard_of(account).ok().and_then(|shard| self.member_here(shard.into()));
+        here.is_some_and(|hosted| hosted.shard().is_some())
     }
 
     fn let_in_answer(&self, parked: &ParkedStart, resume_ms: Option<u64>, repeated: bool) -> Answer {

@@ -185,7 +185,7 @@ impl Router {
     }
 
     /// The replica here, if it has ever taken part: a fresh one has no state to answer from.
-    fn member_here(&self, group: GroupId) -> Option<Arc<Hosted>> {
+    pub(super) fn member_here(&self, group: GroupId) -> Option<Arc<Hosted>> {
         self.parts().shards.get(group).filter(|hosted| hosted.has_members())
     }
 
