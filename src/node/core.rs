@@ -320,7 +320,7 @@ impl Node {
         node.begin(bound.link, bound.metrics)?;
         let inner = &node.inner;
         inner.spawn(hints_writer.run(inner.threads.clone()));
-        inner.spawn(pace.run());
+        inner.spawn_on(inner.thread.handle(), pace.run(inner.metrics.clone()));
         inner.spawn(super::hints::handoff::run(inner.hints.clone(), inner.router.clone()));
         Ok(Started { node, client: bound.client, admin: bound.admin })
     }

@@ -145,3 +145,6 @@ pub(crate) fn members(replicas: impl IntoIterator<Item = (ReplicaId, NodeId)>) -
 /// Role, term, leader and members of a replica, watched.
 pub(crate) type ServerMetrics =
     openraft::type_config::alias::WatchReceiverOf<Types, openraft::metrics::RaftServerMetrics<Types>>;
+/// What a replica's openraft tells of its log.
+pub(crate) type DataMetrics =
+    openraft::type_config::alias::WatchReceiverOf<Types, openraft::metrics::RaftDataMetrics<Types>>;

@@ -154,6 +154,9 @@ pub struct Metrics {
     pub pulses_received: Counter,
     pub snapshot_bytes_received: Counter,
     pub snapshot_bytes_taken: Counter,
+    pub log_bytes_copied: Counter,
+    pub copies_bytes_per_second: Gauge,
+    pub groups_late_seconds: Seconds,
     pub snapshots_broken_off: Gauge,
     pub suspicions: Counters<OutcomeLabels>,
     pub elections: Counters<OutcomeLabels>,
@@ -300,6 +303,18 @@ impl Metrics {
             snapshot_bytes_taken: b.counter(
                 "snapshot_bytes_taken",
                 "Keys and values of snapshots that this node sent, of those that other replicas have taken over whole."
+            ),
+            log_bytes_copied: b.counter(
+                "log_bytes_copied",
+                "Bytes of entries that went, or waited to go, to replicas that are being made: in messages of at least 16 KiB, written before their copy began."
+            ),
+            copies_bytes_per_second: b.gauge(
+                "copies_bytes_per_second",
+                "What copies may send now, and take in: snapshots.bytes_per_second, or a part of it while the node is late."
+            ),
+            groups_late_seconds: b.seconds(
+                "groups_late_seconds",
+                "How late the thread of all groups comes to what is due there, on average over a quarter of a second."
             ),
             snapshots_broken_off: b.gauge(
                 "snapshots_broken_off",

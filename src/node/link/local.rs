@@ -20,7 +20,7 @@ struct Local {
     pace: Arc<Pace>,
 }
 
-/// A switchboard for groups that send over `link`, snapshots at this `pace`; what is for this node it serves itself.
+/// A switchboard for groups that send over `link`, copies at this `pace`; what is for this node it serves itself.
 pub(crate) fn switchboard(link: &Link, pace: &Arc<Pace>) -> Arc<Switchboard> {
     let local = Arc::new(Local { link: link.clone(), here: OnceLock::new(), pace: pace.clone() });
     let switchboard = Switchboard::new(local.clone());
@@ -30,7 +30,16 @@ pub(crate) fn switchboard(link: &Link, pace: &Arc<Pace>) -> Arc<Switchboard> {
 
 impl crate::raft::Link for Local {
     fn pace(&self, bytes: usize) -> BoxFuture<'_, ()> {
-        self.pace.take(bytes).boxed()
+        self.pace.send(bytes).boxed()
+    }
+
+    fn pace_entries(&self, bytes: usize) -> BoxFuture<'_, ()> {
+        self.link.metrics().log_bytes_copied.inc_by(bytes as u64);
+        self.pace.send_entries(bytes).boxed()
+    }
+
+    fn pace_taken(&self, bytes: usize) -> BoxFuture<'_, ()> {
+        self.pace.take_in(bytes).boxed()
     }
 
     fn snapshot_place(&self) -> BoxFuture<'static, Box<dyn Send>> {
@@ -39,6 +48,10 @@ impl crate::raft::Link for Local {
 
     fn snapshot_taken(&self, bytes: u64) {
         self.link.metrics().snapshot_bytes_taken.inc_by(bytes);
+    }
+
+    fn snapshot_broken_off(&self) {
+        self.pace.hurry();
     }
 
     fn call(&self, to: NodeId, lane: RaftLane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {

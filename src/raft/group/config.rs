@@ -61,7 +61,8 @@ pub struct GroupConfig {
     /// Bytes of log that stay after a checkpoint, so that a follower that is a little behind needs no snapshot.
     pub log_keep_bytes: u64,
     /// An entry that has so many bytes beyond what short commands take, as imports of history have, takes long to decode and to apply: that
-    /// is done apart from the thread of all groups.
+    /// is done apart from the thread of all groups. And a message of entries with so many bytes waits for the pace of copies, where a replica
+    /// is made by the log.
     pub long_entry_bytes: usize,
     /// The most bytes of decoded commands that wait to be applied; beyond them they are decoded again.
     pub decoded_bytes_max: usize,
@@ -79,7 +80,7 @@ impl Default for GroupConfig {
             election_ms_max: 600,
             lease_ms: 150,
             append_ms_max: 2000,
-            snapshot_piece_ms_max: 10_000,
+            snapshot_piece_ms_max: 16_000,
             snapshot_install_ms_max: 120_000,
             snapshot_lease_ms: 60_000,
             snapshot_piece_bytes: 512 << 10,

@@ -279,6 +279,7 @@ impl<M: Machine> Group<M> {
     /// behind then gets a snapshot. Waits for nobody who takes one now: that is broken off and begins again.
     pub fn trim_log(&self) {
         self.inner.core.trim();
+        self.inner.peers.copying.let_go();
         self.inner.minding.look();
     }
 

@@ -14,7 +14,7 @@ use crate::raft::load::Accounts;
 use crate::raft::log_store::{LogStore, to_wal};
 use crate::raft::machine::{ApplyError, Broken, Cause, Core, Header, Machine, Replica, restore};
 use crate::raft::meter::Meter;
-use crate::raft::network::{Peers, Promise, inbound};
+use crate::raft::network::{Copying, Peers, Promise, inbound};
 use crate::raft::read::{Reads, Rounder};
 use crate::store::{self, ReadError};
 use crate::time::MonotonicMs;
@@ -140,14 +140,16 @@ async fn assemble<M: Machine>(
     let found = find(&parts).await?;
     let (core, fetches) = core(&parts, machine, found).await?;
     let log = LogStore::new(parts.wal.clone(), replica, config.append_bytes_max, Arc::<Core<M>>::clone(&core));
+    let link = Arc::clone(parts.switchboard.link());
     let peers = Peers {
-        link: Arc::clone(parts.switchboard.link()),
+        link: Arc::clone(&link),
         group,
         from: replica,
         config: Arc::clone(&config),
         known: Arc::clone(&parts.known),
         transfers: Arc::new(AtomicU64::new(parts.clock.wall().0)),
         acknowledged: Arc::default(),
+        copying: Copying::new(config.long_entry_bytes),
     };
     let promise = Arc::new(Promise::new(&config));
     let state = Replica::new(group, Arc::clone(&core), parts.wal.clone(), config.snapshot_lease_ms);
@@ -159,6 +161,7 @@ async fn assemble<M: Machine>(
             Some(Broken { cause, why }) => StartError::Failed { replica, cause, why },
             None => failed(replica, error),
         })?;
+    peers.copying.know(raft.server_metrics(), raft.data_metrics());
     let bounds = (config.queue_commands_max, config.queue_bytes_max);
     let (load, clock) = (Arc::clone(&parts.load), Arc::clone(&parts.clock));
     let queue = Arc::new(Queue::new(bounds, config.entry_commands_max, load, clock));
@@ -169,7 +172,15 @@ async fn assemble<M: Machine>(
     let meter = Arc::new(Meter::default());
     let spawn = |task: futures::future::BoxFuture<'static, ()>| parts.thread.handle().spawn(task);
     let tasks = vec![
-        spawn(Box::pin(inbound::run(raft.clone(), parts.store.clone(), replica, Arc::clone(&promise), frames))),
+        spawn(Box::pin(inbound::run(
+            raft.clone(),
+            parts.store.clone(),
+            link,
+            config.clone(),
+            replica,
+            Arc::clone(&promise),
+            frames,
+        ))),
         spawn(Box::pin(Arc::clone(&core).prefetch_all(fetches))),
         spawn(Box::pin(
             Batcher {

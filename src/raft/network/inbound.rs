@@ -5,6 +5,7 @@
 //! before it, and handed on before anything that came after. openraft takes both from one queue.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -12,12 +13,13 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{VoteRequest, VoteResponse};
 use openraft::storage::Snapshot;
 use openraft::{Raft, ServerState};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::Promise;
 use super::switchboard::{Framed, Inbound};
 use super::wire::{Request, Response, SnapshotRequest};
+use super::{Link, Promise};
 use crate::ids::ReplicaId;
+use crate::raft::GroupConfig;
 use crate::raft::machine::{Header, Machine, Replica, SnapshotData};
 use crate::raft::types::{Types, Vote};
 use crate::store::{InstallHandle, StoreHandle};
@@ -34,12 +36,17 @@ type RaftOf<M> = Raft<Types, Replica<M>>;
 pub(crate) async fn run<M: Machine>(
     raft: RaftOf<M>,
     store: StoreHandle,
+    link: Arc<dyn Link>,
+    config: Arc<GroupConfig>,
     replica: ReplicaId,
     promise: Arc<Promise>,
     mut frames: mpsc::Receiver<Inbound>,
 ) {
     let (pieces, snapshots) = mpsc::channel(PIECES_MAX);
-    let receiver = Receiver { raft: raft.clone(), store, replica, incoming: None };
+    let (begun, newest) = watch::channel((replica, 0));
+    let patience =
+        Duration::from_millis(config.snapshot_piece_ms_max) / (2 * config.snapshot_pieces_in_flight.max(1) as u32);
+    let receiver = Receiver { raft: raft.clone(), store, link, replica, incoming: None, newest, patience };
     let mut receiving = std::pin::pin!(receiver.run(snapshots));
     let mut running = FuturesUnordered::new();
     loop {
@@ -58,6 +65,9 @@ pub(crate) async fn run<M: Machine>(
                 };
                 if let Request::Snapshot(request) = request {
                     promise.heard_again();
+                    if let SnapshotRequest::Begin { transfer, .. } = &request {
+                        begun.send_replace((from, *transfer));
+                    }
                     if let Err(full) = pieces.try_send((from, request, answer)) {
                         let (_, _, answer) = full.into_inner();
                         let _ = answer.send(Response::Refused("too many pieces wait".to_string()));
@@ -128,8 +138,13 @@ struct Incoming {
 struct Receiver<M: Machine> {
     raft: RaftOf<M>,
     store: StoreHandle,
+    link: Arc<dyn Link>,
     replica: ReplicaId,
     incoming: Option<Incoming>,
+    /// The transfer that was begun last, and by whom, as far as requests have come.
+    newest: watch::Receiver<(ReplicaId, u64)>,
+    /// How long a piece waits for the pace of copies: a sender gives up when as many as are in flight have waited for twice as long.
+    patience: Duration,
 }
 
 type Piece = (ReplicaId, SnapshotRequest, oneshot::Sender<Response>);
@@ -164,7 +179,10 @@ impl<M: Machine> Receiver<M> {
         if let Some(newer) = self.newer_vote(vote) {
             return Ok(Response::Snapshot(newer.into()));
         }
-        self.incoming = None;
+        // Whoever begins again under the same vote was too slow, or kept waiting for too long.
+        if self.incoming.take().is_some_and(|old| old.from == from && old.vote == vote && old.pieces > 0) {
+            self.link.snapshot_broken_off();
+        }
         let header = Header::decode(header).map_err(|e| e.to_string())?;
         let install = self.store.begin_install(self.replica).await.map_err(|e| e.to_string())?;
         self.incoming = Some(Incoming { from, transfer, vote, header, install, pieces: 0 });
@@ -183,6 +201,12 @@ impl<M: Machine> Receiver<M> {
         let incoming = incoming.ok_or("no such snapshot is on its way here")?;
         if incoming.pieces != number {
             return Err(format!("piece {number} came where {} was expected", incoming.pieces));
+        }
+        let paced = self.link.pace_taken(super::bytes_of(&images) + super::bytes_of(&rows));
+        tokio::select! {
+            _ = tokio::time::timeout(self.patience, paced) => {}
+            // Its sender has begun anew: nothing comes of it.
+            _ = self.newest.wait_for(|(sender, newest)| *sender == from && *newest != transfer) => {}
         }
         incoming.install.put(images, rows).await.map_err(|e| e.to_string())?;
         incoming.pieces += 1;

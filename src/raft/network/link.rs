@@ -51,8 +51,19 @@ pub trait Link: Send + Sync + 'static {
     /// Sends `frame` to `to` and gives the answer. At most [`super::FRAME_BYTES_MAX`] bytes.
     fn call(&self, to: NodeId, lane: Lane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>>;
 
-    /// Waits until so many bytes of snapshots may be sent: what this node sends in a second is bounded, for the sake of all else.
+    /// Waits until so many bytes of copies may be sent: what this node sends in a second is bounded, for the sake of all else.
     fn pace(&self, _bytes: usize) -> BoxFuture<'_, ()> {
+        futures::future::ready(()).boxed()
+    }
+
+    /// Waits until so many bytes of a log may be sent to a replica that is being made. Those who wait for this go one after the other, so
+    /// that a snapshot doesn't wait for many of them.
+    fn pace_entries(&self, _bytes: usize) -> BoxFuture<'_, ()> {
+        futures::future::ready(()).boxed()
+    }
+
+    /// Waits until so many bytes of a snapshot that have come may be put into the store, for the same reason. Its sender waits meanwhile.
+    fn pace_taken(&self, _bytes: usize) -> BoxFuture<'_, ()> {
         futures::future::ready(()).boxed()
     }
 
@@ -64,4 +75,8 @@ pub trait Link: Send + Sync + 'static {
 
     /// Takes in that another replica has taken over a snapshot of so many bytes.
     fn snapshot_taken(&self, _bytes: u64) {}
+
+    /// Takes in that a snapshot that was being sent was broken off by its shard's next checkpoint, or that one that came was: slower, the
+    /// next one would be, too.
+    fn snapshot_broken_off(&self) {}
 }

@@ -1,7 +1,7 @@
 //! A link within one process, that can be cut, delayed and made to lose: for tests and simulations.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -37,13 +37,18 @@ struct Wires {
     gate: Option<Arc<Gate>>,
 }
 
-/// Where pieces of snapshots wait until they are let through, and snapshots for a place to be sent from.
+/// Where pieces of snapshots and of logs wait until they are let through, and snapshots for a place to be sent from.
 #[derive(Debug)]
 pub struct Gate {
     open: Semaphore,
     came: AtomicU64,
     places: Arc<Semaphore>,
     asked: AtomicU64,
+    broken_off: AtomicU64,
+    entries_open: Semaphore,
+    entries_came: AtomicU64,
+    taken: AtomicU64,
+    takes: AtomicBool,
 }
 
 /// More places than any test has snapshots.
@@ -52,7 +57,9 @@ const PLACES: u32 = 64;
 impl Gate {
     fn new() -> Self {
         let places = Arc::new(Semaphore::new(PLACES as usize));
-        Self { open: Semaphore::new(0), came: AtomicU64::new(0), places, asked: AtomicU64::new(0) }
+        let (came, asked, broken_off, entries_came, taken) = Default::default();
+        let (open, entries_open) = (Semaphore::new(0), Semaphore::new(0));
+        Self { open, came, places, asked, broken_off, entries_open, entries_came, taken, takes: true.into() }
     }
 
     /// Takes all places, until what it gives is dropped. `None`: some are taken.
@@ -68,6 +75,26 @@ impl Gate {
     /// How many pieces have come here, those included that have gone through.
     pub fn came(&self) -> u64 {
         self.came.load(Ordering::Acquire)
+    }
+
+    /// How often it was told that a snapshot was broken off, by who sent it and by who took it in.
+    pub fn broken_off(&self) -> u64 {
+        self.broken_off.load(Ordering::Acquire)
+    }
+
+    /// How many messages of entries have come here, those included that have gone through.
+    pub fn entries_came(&self) -> u64 {
+        self.entries_came.load(Ordering::Acquire)
+    }
+
+    /// From now on nothing that comes may be taken in.
+    pub fn take_nothing(&self) {
+        self.takes.store(false, Ordering::Release);
+    }
+
+    /// How many bytes of snapshots have asked to be taken in.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Acquire)
     }
 
     /// Lets so many pieces more through.
@@ -132,7 +159,7 @@ impl MemoryNet {
         self.wires.lock().judge = Some(Arc::new(judge));
     }
 
-    /// From now on each piece of a snapshot waits until it is let through.
+    /// From now on each piece of a snapshot waits until it is let through, and each message of a log that is copied as long as it has to.
     pub fn gate(&self) -> Arc<Gate> {
         let gate = Arc::new(Gate::new());
         self.wires.lock().gate = Some(Arc::clone(&gate));
@@ -166,6 +193,34 @@ impl Link for MemoryLink {
                 gate.pass().await;
             }
         })
+    }
+
+    fn pace_entries(&self, _: usize) -> BoxFuture<'_, ()> {
+        let gate = self.net.wires.lock().gate.clone();
+        Box::pin(async move {
+            let Some(gate) = gate else { return };
+            gate.entries_came.fetch_add(1, Ordering::AcqRel);
+            if let Ok(permit) = gate.entries_open.acquire().await {
+                permit.forget();
+            }
+        })
+    }
+
+    fn pace_taken(&self, bytes: usize) -> BoxFuture<'_, ()> {
+        let gate = self.net.wires.lock().gate.clone();
+        Box::pin(async move {
+            let Some(gate) = gate else { return };
+            gate.taken.fetch_add(bytes as u64, Ordering::AcqRel);
+            if !gate.takes.load(Ordering::Acquire) {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+
+    fn snapshot_broken_off(&self) {
+        if let Some(gate) = &self.net.wires.lock().gate {
+            gate.broken_off.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     fn call(&self, to: NodeId, lane: Lane, frame: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {

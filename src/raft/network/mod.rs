@@ -10,6 +10,7 @@
 //! How frames travel is the node's business: it implements [`Link`] and hands what comes in to [`Switchboard::serve`].
 
 mod acknowledged;
+mod copying;
 mod hold;
 pub(crate) mod inbound;
 mod link;
@@ -22,6 +23,7 @@ pub(crate) mod testing;
 mod wire;
 
 pub(crate) use acknowledged::Acknowledged;
+pub(crate) use copying::Copying;
 pub use link::{Lane, Link, LinkError};
 pub use memory::{Fate, Gate, MemoryNet};
 pub(crate) use peer::Peers;
@@ -32,3 +34,8 @@ pub use switchboard::Switchboard;
 /// The most bytes of a frame. An append message or a piece of a snapshot has at least one entry or pair, so this is well
 /// above the bound of one of those.
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
+
+/// What a snapshot's pairs count when they are sent and put away.
+fn bytes_of(pairs: &[crate::store::Pair]) -> usize {
+    pairs.iter().map(|(key, value)| key.len() + value.len()).sum()
+}

@@ -19,6 +19,7 @@ use openraft::storage::Snapshot;
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use parking_lot::Mutex;
 
+use super::copying::Copying;
 use super::hold::Held;
 use super::wire::{AppendRepr, RequestRepr, Response, encode_frame};
 use super::{Acknowledged, Lane, Link, LinkError};
@@ -44,6 +45,8 @@ pub(crate) struct Peers {
     pub(crate) transfers: Arc<AtomicU64>,
     /// What they have acknowledged while this replica leads.
     pub(crate) acknowledged: Arc<Acknowledged>,
+    /// Who is being made, by the log.
+    pub(crate) copying: Arc<Copying>,
 }
 
 impl Peers {
@@ -59,6 +62,7 @@ impl Peers {
             known: Arc::clone(&self.known),
             transfers: Arc::clone(&self.transfers),
             acknowledged: Arc::clone(&self.acknowledged),
+            copying: Arc::clone(&self.copying),
             place: Mutex::default(),
         }
     }
@@ -104,6 +108,7 @@ pub(crate) struct Peer {
     known: Arc<KnownVersion>,
     transfers: Arc<AtomicU64>,
     acknowledged: Arc<Acknowledged>,
+    copying: Arc<Copying>,
     /// Held from a snapshot that was not begun to the next try.
     place: Mutex<Option<Box<dyn Send>>>,
 }
@@ -231,7 +236,7 @@ impl Peer {
             Some(place) => place,
             None => self.link.snapshot_place().await,
         };
-        let mut export = store.export(replica, lease_ms).await.map_err(|e| export_error(&e))?;
+        let mut export = store.export(replica, lease_ms).await.map_err(|e| self.export_error(&e))?;
         let found = Header::decode(&export.header().bytes).map_err(|stop| unreachable(stop.0))?;
         if found.meta.last_log_id != covers {
             // The leader would go on after what `covers` says, where the log is gone, and all that is sent now would be sent again.
@@ -252,15 +257,16 @@ impl Peer {
         }
         let mut in_flight = futures::stream::FuturesOrdered::new();
         let (mut number, mut bytes) = (0, 0);
-        while let Some(piece) = export.next(self.config.snapshot_piece_bytes).await.map_err(|e| export_error(&e))? {
+        while let Some(piece) =
+            export.next(self.config.snapshot_piece_bytes).await.map_err(|e| self.export_error(&e))?
+        {
             let (images, rows) = match &piece {
                 Exported::Images(images) => (RequestRepr::pairs(images), Vec::new()),
                 Exported::Rows(rows) => (Vec::new(), RequestRepr::pairs(rows)),
             };
-            let pairs = match &piece {
-                Exported::Images(pairs) | Exported::Rows(pairs) => pairs,
+            let piece_bytes = match &piece {
+                Exported::Images(pairs) | Exported::Rows(pairs) => super::bytes_of(pairs),
             };
-            let piece_bytes = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
             self.link.pace(piece_bytes).await;
             bytes += piece_bytes as u64;
             in_flight.push_back(send(RequestRepr::SnapshotPiece { transfer, number, images, rows }, piece_deadline));
@@ -292,6 +298,25 @@ impl Peer {
             other => Err(unexpected(&other)),
         }
     }
+
+    fn export_error(&self, error: &ExportError) -> RpcError {
+        match error {
+            ExportError::Read(ReadError::Corrupt { .. } | ReadError::Retired { .. }) => {
+                tracing::error!(%error, "a checkpoint can't be read to be sent");
+                unreachable(error)
+            }
+            ExportError::LeaseLost(_) => {
+                self.link.snapshot_broken_off();
+                tracing::warn!(
+                    %error,
+                    "a snapshot was broken off and begins again: the log or the memory needed its shard's next checkpoint, or nothing \
+                     moved for too long; where it happens again and again raise snapshots.bytes_per_second or disk.log_mib"
+                );
+                unreachable(error)
+            }
+            _ => unreachable(error),
+        }
+    }
 }
 
 /// Waits for the answer to a snapshot that was read to its end, and keeps it in its place meanwhile: with the next checkpoint the log
@@ -310,24 +335,6 @@ async fn keeping<T>(export: &mut ExportHandle, lease_ms: u64, answer: impl Futur
 
 fn unexpected(response: &Response) -> RpcError {
     network(&format!("an answer of another kind: {response:?}"))
-}
-
-fn export_error(error: &ExportError) -> RpcError {
-    match error {
-        ExportError::Read(ReadError::Corrupt { .. } | ReadError::Retired { .. }) => {
-            tracing::error!(%error, "a checkpoint can't be read to be sent");
-            unreachable(error)
-        }
-        ExportError::LeaseLost(_) => {
-            tracing::warn!(
-                %error,
-                "a snapshot was broken off and begins again: the log or the memory needed its shard's next checkpoint, or nothing \
-                 moved for too long; where it happens again and again raise snapshots.bytes_per_second or disk.log_mib"
-            );
-            unreachable(error)
-        }
-        _ => unreachable(error),
-    }
 }
 
 /// `None`: go on. A vote: the other side knows a newer leader.
@@ -383,6 +390,10 @@ impl RaftNetworkV2<Types> for Peer {
         let input = Held::new(input, Duration::from_millis(self.config.commit_hold_ms));
         Box::pin(async move {
             let this = &*self;
+            let input = input.then(move |request| async move {
+                this.copying.pace(&*this.link, this.to, &request).await;
+                request
+            });
             // Sent as soon as they come, several at once; the answers are taken in the order of the requests.
             let answers = input.map(move |request| {
                 let prev = request.prev_log_id;
@@ -424,6 +435,7 @@ impl RaftNetworkV2<Types> for Peer {
         if self.acknowledged.ask(self.to, vote, covers, None).is_none() {
             return Err(unreachable(FORSWORN).into());
         }
+        self.copying.begun(self.to, covers);
         let sent = tokio::select! {
             closed = cancel => return Err(closed.into()),
             sent = self.send_snapshot(vote, covers, snapshot.snapshot, kept) => sent?,
@@ -477,6 +489,7 @@ mod tests {
             known: Arc::new(KnownVersion::new(ClusterVersion::FIRST)),
             transfers: Arc::default(),
             acknowledged: Arc::default(),
+            copying: Copying::new(0),
         };
         let peer = peers.peer(2, &Member::default(), Lane::Append);
         for (bytes, sent) in [(1000, 1), (super::super::FRAME_BYTES_MAX, 1), (1000, 2)] {

@@ -27,12 +27,12 @@ impl Copying {
 
     /// The learner is there, and before it `first` was done at the gate.
     async fn asked<T>(config: GroupConfig, first: impl FnOnce(&Gate) -> T) -> (Self, T) {
-        let config = GroupConfig {
-            snapshot_piece_bytes: 1,
-            snapshot_pieces_in_flight: 1,
-            snapshot_lease_ms: LEASE_MS,
-            ..config
-        };
+        Self::begun(GroupConfig { snapshot_piece_bytes: 1, ..config }, first).await
+    }
+
+    /// The same, with pieces as large as they are set.
+    async fn begun<T>(config: GroupConfig, first: impl FnOnce(&Gate) -> T) -> (Self, T) {
+        let config = GroupConfig { snapshot_pieces_in_flight: 1, snapshot_lease_ms: LEASE_MS, ..config };
         let cluster = TestCluster::<Tally>::form(1, config.clone()).await;
         for command in 0..32 {
             cluster.commit(command).await;
@@ -106,6 +106,9 @@ async fn a_copy_that_goes_on_ends_however_long_it_takes_and_however_much_is_writ
     checkpoint.await.expect("no panic").expect("a checkpoint, when all was read");
     let (exports, broken_off) = (copying.counted("exports").await, copying.counted("exports_broken_off").await);
     assert_eq!((exports, broken_off), (1, 0));
+    assert_eq!(copying.gate.broken_off(), 0, "nobody has to hurry");
+    copying.has_all().await;
+    assert!(copying.gate.taken() > 0, "what comes waits for its pace, too");
     copying.end().await;
 }
 
@@ -131,6 +134,7 @@ async fn a_copy_is_broken_off_where_the_log_needs_the_room_and_begins_again() {
     eventually("the copy begins again", || (copying.gate.came() == 2).then_some(())).await;
     let (exports, broken_off) = (copying.counted("exports").await, copying.counted("exports_broken_off").await);
     assert_eq!((exports, broken_off), (2, 1));
+    assert_eq!(copying.gate.broken_off(), 2, "both sides are to hurry");
     copying.end().await;
 }
 
@@ -175,4 +179,86 @@ async fn a_copy_that_has_waited_for_its_place_is_sent_once() {
     assert_eq!(asked, 1, "it has kept its place");
     assert!(pieces < rows * 2, "{pieces} pieces of {rows} rows: it was sent again");
     copying.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_while_a_snapshot_was_sent_waits_for_nothing() {
+    let copying = Copying::begin(GroupConfig { long_entry_bytes: 1, ..config() }).await;
+    for command in 100..110 {
+        copying.cluster.commit(command).await;
+    }
+    copying.has_all().await;
+    assert_eq!(copying.gate.entries_came(), 0);
+    copying.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_that_came_waits_for_its_pace_only_for_so_long() {
+    let pieces = GroupConfig { snapshot_piece_ms_max: 2_000, ..config() };
+    let (copying, ()) = Copying::begun(pieces, Gate::take_nothing).await;
+    copying.gate.let_through(ALL);
+    eventually("a piece is there", || (copying.gate.taken() > 0).then_some(())).await;
+    copying.end().await;
+}
+
+/// Some voters, and a learner that the log reaches: the first message of entries to it waits at the gate.
+async fn copied_by_the_log(voters: u64) -> (TestCluster, TestNode, Arc<Gate>) {
+    let config = GroupConfig { long_entry_bytes: 1, ..config() };
+    let mut cluster = TestCluster::<Tally>::form(voters, config.clone()).await;
+    for command in 0..32 {
+        cluster.commit(command).await;
+    }
+    let gate = cluster.net.gate();
+    gate.let_through(ALL);
+    let leader = cluster.leader().await;
+    if let Some(behind) = (1..=voters).find(|id| *id != leader) {
+        cluster.node(behind).crash().await;
+        cluster.commit(32).await;
+        cluster.net.heal();
+        cluster.node(behind).start().await;
+        cluster.all_have(&(0..=32).collect::<Vec<_>>()).await;
+        assert_eq!(gate.entries_came(), 0, "who votes waits for nothing");
+    }
+    let mut fresh = TestNode::<Tally>::new(&cluster.net, 4, 14, config);
+    fresh.start().await;
+    let group = cluster.nodes[&cluster.leader().await].group();
+    group.add_learner(fresh.replica, fresh.id, group.members().id).await.expect("a learner");
+    eventually("a message of the log comes", || (gate.entries_came() > 0).then_some(())).await;
+    (cluster, fresh, gate)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_by_the_log_waits_for_its_pace_until_the_log_is_needed() {
+    let (cluster, mut fresh, gate) = copied_by_the_log(3).await;
+    for command in 33..100 {
+        cluster.commit(command).await;
+    }
+    let commands: Vec<u64> = (0..100).collect();
+    cluster.all_have(&commands).await;
+    assert!(fresh.applied().is_empty(), "{:?} of {} messages", fresh.applied(), gate.entries_came());
+    let purged = cluster.nodes.values().map(|node| node.group().status().purged).max();
+    // As the log's budget does again and again, whoever leads.
+    let let_go = || cluster.nodes.values().for_each(|node| node.group().trim_log());
+    eventually("the copy has all", || {
+        let_go();
+        (fresh.applied() == commands).then_some(())
+    })
+    .await;
+    let now = || cluster.nodes.values().map(|node| node.group().status().purged).min();
+    eventually("the log is let go of", || (now() > purged).then_some(())).await;
+    fresh.end().await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_to_vote_while_its_copy_waits_for_its_pace_waits_no_longer() {
+    let (cluster, mut fresh, _) = copied_by_the_log(1).await;
+    let group = cluster.nodes[&1].group();
+    assert!(fresh.applied().is_empty());
+    // Of two that vote both have to have the entry that says so.
+    let voters = vec![cluster.nodes[&1].replica, fresh.replica];
+    group.change_voters(voters, group.members().id).await.expect("two vote");
+    eventually("the copy has all", || (fresh.applied() == cluster.nodes[&1].applied()).then_some(())).await;
+    fresh.end().await;
+    cluster.end().await;
 }
