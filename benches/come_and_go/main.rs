@@ -51,6 +51,9 @@ struct Flags {
     /// How many MiB of history the shards hold together before anything changes, each copy.
     #[arg(long, default_value_t = 0)]
     state_mib: u64,
+    /// How many of the four changes are made.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=4))]
+    changes: u8,
     /// Kills a participant of each change.
     #[arg(long)]
     kills: bool,
@@ -134,7 +137,7 @@ async fn run(flags: &Flags) -> Result<()> {
     let gauges = Gauges { counted: Counted::default(), disk: Arc::new(Disk::begin()?) };
     header();
     let mut rows = Vec::new();
-    for (number, (leaves, nodes)) in CHANGES.into_iter().enumerate() {
+    for (number, (leaves, nodes)) in CHANGES.into_iter().take(flags.changes.into()).enumerate() {
         let kill = flags.kills.then(|| flags.seed.wrapping_mul(31).wrapping_add(number as u64));
         let row = change(&mut cluster, &fleet, &gauges, leaves, nodes, flags, kill).await?;
         row.print();
