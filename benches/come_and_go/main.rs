@@ -177,7 +177,7 @@ async fn change(
     if let Some(seed) = kill {
         membership::kill_one(cluster, seed).await?;
     }
-    membership::even(cluster, nodes).await?;
+    even(cluster, nodes).await?;
     let ms = cluster.clock.monotonic().since(begun);
     let during = seconds.end(flags.seconds);
     let (moved, taken) = watch.end().await;
@@ -198,6 +198,20 @@ async fn change(
     let what = format!("{} {name}", if leaves.is_some() { "without" } else { "with" });
     let seconds = ms as f64 / 1e3;
     Ok(Row { what, copies, least, moved, taken, replicas, leads, seconds, before, during, memory })
+}
+
+/// Waits until these nodes are even, for as long as copies go on.
+async fn even(cluster: &Cluster, nodes: &[&str]) -> Result<()> {
+    let admin = cluster.admin(PATIENCE)?;
+    let mut moved = 0;
+    loop {
+        let Err(error) = membership::even(cluster, nodes).await else { return Ok(()) };
+        let now = admin.get_plan(v1::GetPlanRequest {}).await?.plan.unwrap_or_default().bytes_moved;
+        if now <= moved {
+            return Err(error);
+        }
+        moved = now;
+    }
 }
 
 async fn held(cluster: &Cluster, name: &str) -> Result<u32> {
