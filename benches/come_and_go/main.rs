@@ -1,9 +1,9 @@
 //! Nodes come and go while devices play: 3 -> 4 -> 5 -> 4 -> 3 real processes and the load on one machine, default settings but for
 //! the slack, which is none. Every household is checked by strong reads, some after each play and all at the end.
 //!
-//! `cargo bench --bench come_and_go` prints a row for each change; `-- --state-mib 1400` fills the shards before with so much history, of
-//! which the first node that comes gets three quarters; `-- --kills` kills a participant of each change in its middle and starts it again;
-//! `-- --seconds` prints every second of it.
+//! `cargo bench --bench come_and_go` prints a row for each change; `-- --state-mib 740` fills the shards before with so much history, of
+//! which the first node that comes takes 940 MiB of snapshots; `-- --changes 1` makes only the first of the changes; `-- --kills` kills a
+//! participant of each change in its middle and starts it again; `-- --seconds` prints every second of it.
 //!
 //! A row says how many replicas were made anew beside the least that had to be, bytes of snapshots beside those of the copies that count,
 //! how even it is then, and how long reports took since they were due, in the seconds before the change and while it went on; the same of
