@@ -229,10 +229,10 @@ impl Node {
             queue_frames_max: config.limits_forward_queue_max as usize,
             seed: seeds.jitter,
         };
-        let thread = RaftThread::start("raft", &threads)
+        let thread = RaftThread::start("raft", &threads, Duration::from_millis(config.raft_heartbeat_ms))
             .map_err(|source| StartError::Io { what: "the groups' thread", source })?;
         let room = Arc::new(Room::default());
-        let pulses = RaftThread::start("pulses", &threads)
+        let pulses = RaftThread::start("pulses", &threads, Duration::ZERO)
             .map_err(|source| StartError::Io { what: "the pulses' thread", source })?;
         let runtimes =
             Runtimes { groups: thread.handle().clone(), pulses: pulses.handle().clone(), ..Runtimes::current() };

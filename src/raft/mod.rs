@@ -83,6 +83,7 @@ mod room;
 mod runtime;
 #[cfg(test)]
 mod tests;
+mod ticks;
 mod types;
 
 pub use group::{

@@ -7,11 +7,13 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use crate::raft::ticks;
 use crate::threads::Threads;
 
 /// The thread of all groups of one node. Cheap to clone; ends with [`RaftThread::end`].
@@ -28,22 +30,23 @@ struct Owner {
 }
 
 impl RaftThread {
-    /// Starts the thread under `name`.
-    pub fn spawn(name: &str) -> io::Result<Self> {
+    /// Starts the thread under `name`. Groups on it tick together, once in `heartbeat`; when that is zero, as each of them likes.
+    pub fn spawn(name: &str, heartbeat: Duration) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let join = std::thread::Builder::new().name(name.to_string()).spawn(move || {
+            ticks::together_here(heartbeat);
             // Also ends when the owner is gone without having said so.
             let _ = runtime.block_on(stopped);
         })?;
         Ok(Self { handle, owner: Arc::new(Mutex::new(Some(Owner { stop, join }))) })
     }
 
-    /// Starts the thread under `name`, or stays on the calling runtime where there are no threads.
-    pub fn start(name: &str, threads: &Threads) -> io::Result<Self> {
+    /// Starts the thread under `name` as [`Self::spawn`] does, or stays on the calling runtime where there are no threads.
+    pub fn start(name: &str, threads: &Threads, heartbeat: Duration) -> io::Result<Self> {
         match threads {
-            Threads::Own => Self::spawn(name),
+            Threads::Own => Self::spawn(name, heartbeat),
             Threads::Tasks(_) => Ok(Self::current()),
         }
     }

@@ -98,7 +98,6 @@ impl fmt::Display for Applied {
     }
 }
 
-#[allow(deprecated, reason = "openraft still names its tokio runtime here; its own crate for it is not a dependency")]
 mod config {
     openraft::declare_raft_types!(
         /// The types of every group.
@@ -108,7 +107,7 @@ mod config {
             NodeId = u64,
             Node = super::Member,
             LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
-            AsyncRuntime = openraft::impls::TokioRuntime,
+            AsyncRuntime = crate::raft::ticks::Together,
     );
 }
 pub(crate) use config::Types;

@@ -1,6 +1,7 @@
 //! What becomes of a replica that runs and fails, over a log and a store that lose what was not synced.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::*;
 use crate::ambient::SystemClock;
@@ -71,7 +72,7 @@ impl Rig {
         let shards = Arc::new(Shards::new(Parts {
             node: NODE,
             config: Arc::new(times),
-            thread: RaftThread::spawn("groups").unwrap(),
+            thread: RaftThread::spawn("groups", Duration::from_millis(20)).unwrap(),
             switchboard,
             wal,
             store,

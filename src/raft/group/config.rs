@@ -5,6 +5,7 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 
 use crate::planted::{self, Bug};
+use crate::raft::ticks;
 
 /// What a group is run with. The defaults are meant for production; tests make the times shorter.
 ///
@@ -159,7 +160,7 @@ impl GroupConfig {
     pub(crate) fn openraft(&self, name: String) -> Result<openraft::Config, InvalidConfig> {
         let config = openraft::Config {
             cluster_name: name,
-            heartbeat_interval: self.heartbeat_ms,
+            heartbeat_interval: ticks::due_ms(self.heartbeat_ms),
             // Whoever has just answered an append has heard of its leader.
             heartbeat_min_interval: Some(self.heartbeat_ms * 3 / 4),
             election_timeout_min: self.election_ms_min,
@@ -193,6 +194,8 @@ mod tests {
     #[test]
     fn the_defaults_are_accepted_and_contradictions_are_named() {
         assert_eq!(GroupConfig::default().validate(), Ok(()));
+        let openraft = GroupConfig::default().openraft(String::new()).unwrap();
+        assert_eq!(openraft.heartbeat_interval, 87, "due before the tick that sends it, which comes every 100 ms");
         let slow = GroupConfig { heartbeat_ms: 900, ..GroupConfig::default() };
         assert!(slow.validate().is_err());
         let none = GroupConfig { entry_commands_max: 0, ..GroupConfig::default() };

@@ -157,7 +157,7 @@ impl<M: TestMachine> TestNode<M> {
         let (store, threads) = StoreHandle::spawn(Arc::new(store), Queues::default(), no_failure()).expect("threads");
         let switchboard = Switchboard::new(self.net.link(self.id));
         self.net.connect(self.id, &switchboard);
-        let thread = RaftThread::spawn("groups").expect("a thread");
+        let thread = RaftThread::spawn("groups", Duration::from_millis(self.config.heartbeat_ms)).expect("a thread");
         self.live = Some(Live { thread, wal, store, _threads: threads, switchboard, group: None });
     }
 
