@@ -135,6 +135,7 @@ fn groups(number: Number) -> GroupConfig {
         checkpoint_log_bytes: 24 << 10,
         checkpoint_ms_max: 6_000,
         log_keep_bytes: 4 << 10,
+        whole_log_bytes_max: 2 << 10,
         entry_bytes_max: 32 << 10,
         // On every other machine all is applied as long entries are: apart, and command by command.
         long_entry_bytes: if number.is_multiple_of(2) { 0 } else { GroupConfig::default().long_entry_bytes },

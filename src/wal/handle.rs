@@ -334,6 +334,11 @@ impl Wal {
         self.owner.shared.front.lock().logs.get(&replica).map(|log| log.state.clone())
     }
 
+    /// Bytes of the entries that the log has of a replica. Never blocks.
+    pub fn entry_bytes(&self, replica: ReplicaId) -> u64 {
+        self.owner.shared.front.lock().logs.get(&replica).map_or(0, |log| log.entry_bytes())
+    }
+
     /// All replicas that the log has state of, in order.
     pub fn replicas(&self) -> Vec<ReplicaId> {
         self.owner.shared.front.lock().logs.keys().copied().collect()

@@ -61,6 +61,10 @@ pub struct GroupConfig {
     pub checkpoint_ms_max: u64,
     /// Bytes of log that stay after a checkpoint, so that a follower that is a little behind needs no snapshot.
     pub log_keep_bytes: u64,
+    /// Where a log of more bytes than this still begins with its shard's first entry, that one goes as soon as there is a checkpoint, however
+    /// much may stay. openraft makes a new replica by the log where the log has everything, and to apply so much, and to write it down
+    /// twice, costs the new replica several times what a snapshot does.
+    pub whole_log_bytes_max: u64,
     /// An entry that has so many bytes beyond what short commands take, as imports of history have, takes long to decode and to apply: that
     /// is done apart from the thread of all groups. And a message of entries with so many bytes waits for the pace of copies, where a replica
     /// is made by the log.
@@ -98,6 +102,7 @@ impl Default for GroupConfig {
             checkpoint_log_bytes: 16 << 20,
             checkpoint_ms_max: 60_000,
             log_keep_bytes: 4 << 20,
+            whole_log_bytes_max: 256 << 10,
             long_entry_bytes: 16 << 10,
             decoded_bytes_max: 2 << 20,
         }

@@ -120,12 +120,16 @@ impl<M: Machine> Minder<M> {
     }
 
     async fn purge(&self) {
-        let Some(upto) = self.core.checkpointed().purge_upto else { return };
         let (purged, snapshot) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             (metrics.purged.map(|id| id.index), metrics.snapshot.map(|id| id.index))
         };
+        // That the log begins behind its first entry is enough for openraft to send a snapshot to who has nothing.
+        let whole = purged.is_none() && snapshot.is_some();
+        let is_long = || self.parts.wal.entry_bytes(self.parts.replica) > self.parts.config.whole_log_bytes_max;
+        let beginning = (whole && is_long()).then_some(0);
+        let Some(upto) = self.core.checkpointed().purge_upto.max(beginning) else { return };
         if snapshot >= Some(upto) && purged < Some(upto) {
             let _ = self.raft.trigger().purge_log(upto).await;
         }

@@ -47,11 +47,13 @@ impl Acknowledged {
         if inner.forsworn.contains(&to) {
             return None;
         }
-        if inner.vote != Some(vote) {
+        // What an earlier lead still asks takes nothing from this one.
+        if inner.vote < Some(vote) {
             inner.vote = Some(vote);
             inner.upto.clear();
         }
-        Some(Asked { vote, before: inner.upto.get(&to).copied(), prev, last: last.or(prev) })
+        let before = inner.upto.get(&to).copied().filter(|_| inner.vote == Some(vote));
+        Some(Asked { vote, before, prev, last: last.or(prev) })
     }
 
     /// Takes in the answer; says whether it may be believed.
@@ -80,6 +82,13 @@ impl Acknowledged {
         let Some(upto) = upto.filter(|_| inner.vote == Some(vote)) else { return };
         let known = inner.upto.entry(to).or_insert(upto);
         *known = upto.max(*known);
+    }
+
+    /// Whether the follower has all up to `upto`, as far as it has said under this vote.
+    pub(super) fn has(&self, to: ReplicaId, vote: Vote, upto: Option<LogId>) -> bool {
+        let inner = self.inner.lock();
+        let known = inner.upto.get(&to).copied().filter(|_| inner.vote == Some(vote));
+        upto <= known
     }
 
     /// Who has gone back on what it acknowledged, as far as this process has seen.
@@ -141,6 +150,9 @@ mod tests {
         assert!(acknowledged.answered(TO, between, &AppendEntriesResponse::Conflict), "only what was reached counts");
         acknowledged.reached(TO, vote(2), at(6));
         let between = acknowledged.ask(TO, vote(2), at(5), None).expect("it may be asked");
+        assert!(acknowledged.ask(TO, vote(1), at(5), None).is_some(), "the earlier lead asks once more");
+        assert!(acknowledged.has(TO, vote(2), at(6)) && !acknowledged.has(TO, vote(2), at(7)));
+        assert!(!acknowledged.has(TO, vote(1), at(6)) && acknowledged.has(TO, vote(1), None));
         assert!(!acknowledged.answered(TO, between, &AppendEntriesResponse::Conflict), "a snapshot counts as well");
     }
 }

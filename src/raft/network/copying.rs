@@ -1,9 +1,9 @@
 //! What is sent by the log to replicas that are being made goes at the pace of copies.
 //!
-//! Where a shard's log still has everything, openraft makes a new replica by the log, and that may be as much as a snapshot would be. Nobody
-//! waits for it: who has no vote is in no quorum. A voter that is behind is never held up, as its shard may need it, and neither is what
-//! was written after the copy began: otherwise who is written to faster than copies go would never be whole. Nor is anything held up while the
-//! node needs the room that the log takes: until the new replica has it, it stays.
+//! Where a shard's log still has everything, openraft makes a new replica by the log, and before the first checkpoint that may be as much
+//! as a snapshot would be. Nobody waits for it: who has no vote is in no quorum. A voter that is behind is never held up, as its shard may
+//! need it, and neither is what was written after the copy began: otherwise who is written to faster than copies go would never be whole. Nor
+//! is anything held up while the node needs the room that the log takes: until the new replica has it, it stays.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -60,6 +60,24 @@ impl Copying {
         Arc::new(Self { known: OnceLock::new(), long_bytes, before: Mutex::default() })
     }
 
+    /// Of a group in which nobody else votes.
+    #[cfg(test)]
+    pub(super) fn with_learners(long_bytes: usize) -> Arc<Self> {
+        struct Learners;
+        impl Known for Learners {
+            fn votes(&self, _: ReplicaId) -> bool {
+                false
+            }
+
+            fn written(&self) -> u64 {
+                0
+            }
+        }
+        let copying = Self::new(long_bytes);
+        copying.set(Learners);
+        copying
+    }
+
     /// Who votes and what is written is told there; before that, everybody may.
     pub(crate) fn know(&self, server: ServerMetrics, data: DataMetrics) {
         self.set(Metrics(server, data));
@@ -94,17 +112,25 @@ impl Copying {
         }
     }
 
-    /// How many bytes of commands in `request` are a copy; `None`: it waits for nothing.
-    fn copied(&self, to: ReplicaId, request: &AppendEntriesRequest<Types>) -> Option<usize> {
+    /// Whether `request` has so much that it is a copy if the replica `to` lacks it, who has no vote.
+    pub(super) fn may_be_copy(&self, to: ReplicaId, request: &AppendEntriesRequest<Types>) -> bool {
+        self.long(request).is_some() && self.known.get().is_some_and(|known| !known.votes(to))
+    }
+
+    /// The bytes of commands in `request` if it is long.
+    fn long(&self, request: &AppendEntriesRequest<Types>) -> Option<usize> {
         let bytes = |payload: &Payload| match payload {
             Payload::Normal(batch) => batch.body.len(),
             _ => 0,
         };
-        let bytes: usize = request.entries.iter().map(|entry| bytes(&entry.payload)).sum();
+        let bytes = request.entries.iter().map(|entry| bytes(&entry.payload)).sum();
+        (!request.entries.is_empty() && bytes >= self.long_bytes).then_some(bytes)
+    }
+
+    /// How many bytes of commands in `request` are a copy; `None`: it waits for nothing.
+    fn copied(&self, to: ReplicaId, request: &AppendEntriesRequest<Types>) -> Option<usize> {
+        let bytes = self.long(request)?;
         let first = request.entries.first()?.log_id.index;
-        if bytes < self.long_bytes {
-            return None;
-        }
         let known = self.known.get()?;
         let mut before = self.before.lock();
         if known.votes(to) {

@@ -194,6 +194,14 @@ impl Peer {
         }
     }
 
+    /// Whether `request`, the first of a stream, only asks for what comes before its entries, and goes without them (invariant raft/25).
+    /// openraft looks by bisection for where a follower's log ends, with some entries at each step; a replica that is being made has none of
+    /// them, and where they are long they would go for nothing. They are sent once it has said that it has what comes before them. What
+    /// openraft streams without an end begins where the follower has said it is, and is no question.
+    fn is_question(&self, request: &AppendEntriesRequest<Types>) -> bool {
+        self.copying.may_be_copy(self.to, request) && !self.acknowledged.has(self.to, request.vote, request.prev_log_id)
+    }
+
     /// How long a lease is asked of the follower. Builds that don't read it take a longer one to be asked.
     fn lease_ms(&self) -> Option<u64> {
         let is_told = self.known.heard().has(Feature::ToldLeases);
@@ -390,9 +398,16 @@ impl RaftNetworkV2<Types> for Peer {
         let input = Held::new(input, Duration::from_millis(self.config.commit_hold_ms));
         Box::pin(async move {
             let this = &*self;
-            let input = input.then(move |request| async move {
+            // After a question the stream ends: its answer decides how openraft goes on.
+            let input = futures::stream::unfold((Some(input), true), move |(input, is_first)| async move {
+                let mut input = input?;
+                let mut request = input.next().await?;
+                if is_first && this.is_question(&request) {
+                    request.entries.clear();
+                    return Some((request, (None, false)));
+                }
                 this.copying.pace(&*this.link, this.to, &request).await;
-                request
+                Some((request, (Some(input), false)))
             });
             // Sent as soon as they come, several at once; the answers are taken in the order of the requests.
             let answers = input.map(move |request| {
@@ -401,12 +416,15 @@ impl RaftNetworkV2<Types> for Peer {
                 let call = this.append(&request, deadline);
                 async move { call.await.map(|response| stream_result(response, prev, last)) }
             });
-            let ending = answers.buffered(in_flight).scan(true, |on, answer| {
-                // After the first that is not a success nothing more is told: openraft begins a new stream.
-                let go_on = std::mem::replace(on, matches!(answer, Ok((_, true))));
-                std::future::ready(go_on.then(|| answer.map(|(result, _)| result)))
+            // After the first that is not a success nothing more is told: openraft begins a new stream.
+            let answers = answers.buffered(in_flight).boxed();
+            let ending = futures::stream::unfold(Some(answers), |answers| async move {
+                let mut answers = answers?;
+                let answer = answers.next().await?;
+                let on = matches!(answer, Ok((_, true)));
+                Some((answer.map(|(result, _)| result), on.then_some(answers)))
             });
-            Ok(ending.boxed())
+            Ok(ending.fuse().boxed())
         })
     }
 
@@ -460,83 +478,4 @@ impl RaftNetworkV2<Types> for Peer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::raft::types::{Batch, Entry, Payload, log_id};
-    use crate::store::{Checkpoint, Haste, MemDisk, MemStore, StoreHandle, WriteError};
-    use crate::time::{Clock, MonotonicMs, Stamp, WallMs};
-    use crate::versions::ClusterVersion;
-
-    /// Counts what it is given.
-    #[derive(Default)]
-    struct Counting(AtomicU64);
-
-    impl Link for Counting {
-        fn call(&self, to: NodeId, _: Lane, _: Bytes) -> BoxFuture<'static, Result<Bytes, LinkError>> {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            Box::pin(std::future::ready(Err(LinkError::Unreachable { node: to, why: "nobody is there".to_string() })))
-        }
-    }
-
-    #[tokio::test]
-    async fn a_frame_beyond_the_bound_is_not_sent() {
-        let link = Arc::new(Counting::default());
-        let peers = Peers {
-            link: link.clone(),
-            group: GroupId(1),
-            from: ReplicaId(1),
-            config: Arc::new(GroupConfig::default()),
-            known: Arc::new(KnownVersion::new(ClusterVersion::FIRST)),
-            transfers: Arc::default(),
-            acknowledged: Arc::default(),
-            copying: Copying::new(0),
-        };
-        let peer = peers.peer(2, &Member::default(), Lane::Append);
-        for (bytes, sent) in [(1000, 1), (super::super::FRAME_BYTES_MAX, 1), (1000, 2)] {
-            let batch = Batch::new(Stamp::default(), 1, vec![0; bytes].into());
-            let entries = vec![Entry { log_id: log_id(1, 1), payload: Payload::Normal(batch) }];
-            let request =
-                AppendEntriesRequest { vote: Vote::new(1, 1), prev_log_id: None, entries, leader_commit: None };
-            let answer = peer.append(&request, Duration::from_secs(1)).await;
-            assert!(matches!(answer, Err(RPCError::Unreachable(_))), "{answer:?}");
-            assert_eq!(link.0.load(Ordering::Relaxed), sent);
-        }
-    }
-
-    /// Goes on by nine milliseconds whenever it is asked.
-    #[derive(Debug, Default)]
-    struct Leaping(AtomicU64);
-
-    impl Clock for Leaping {
-        fn monotonic(&self) -> MonotonicMs {
-            MonotonicMs(self.0.fetch_add(9, Ordering::Relaxed))
-        }
-
-        fn wall(&self) -> WallMs {
-            WallMs(0)
-        }
-    }
-
-    #[tokio::test]
-    async fn a_snapshot_stays_in_its_place_until_the_other_side_has_installed_it() {
-        const A: ReplicaId = ReplicaId(1);
-        let clock = Arc::new(Leaping::default());
-        let (store, _) = MemStore::open(&MemDisk::new(), clock.clone(), &[]);
-        let store = StoreHandle::inline(Arc::new(store));
-        store.create(A).await.expect("made");
-        let checkpoint = |generation| Arc::new(Checkpoint { generation, ..Checkpoint::default() });
-        store.checkpoint(A, checkpoint(1), Haste::Patient).await.expect("kept");
-        let mut export = store.export(A, 10).await.expect("nobody else reads");
-        assert_eq!(export.next(1).await, Ok(None));
-        let many_leases_later = async {
-            while clock.0.load(Ordering::Relaxed) < 200 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let kept = tokio::time::timeout(Duration::from_secs(30), keeping(&mut export, 2, many_leases_later)).await;
-        kept.expect("it asks as long as it waits");
-        assert_eq!(store.checkpoint(A, checkpoint(2), Haste::Patient).await, Err(WriteError::Busy(A)));
-        drop(export);
-        store.checkpoint(A, checkpoint(2), Haste::Patient).await.expect("kept");
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! Snapshots that take long, of a shard that is written to meanwhile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -259,6 +260,103 @@ async fn who_comes_to_vote_while_its_copy_waits_for_its_pace_waits_no_longer() {
     let voters = vec![cluster.nodes[&1].replica, fresh.replica];
     group.change_voters(voters, group.members().id).await.expect("two vote");
     eventually("the copy has all", || (fresh.applied() == cluster.nodes[&1].applied()).then_some(())).await;
+    fresh.end().await;
+    cluster.end().await;
+}
+
+/// A replica comes that has nothing, to voters of which one was behind for a while: where their logs begin then, and how many snapshots
+/// were begun to be sent.
+async fn snapshots_for_a_new_one(whole_log_bytes_max: u64) -> (BTreeSet<Option<u64>>, u64) {
+    let config = GroupConfig { whole_log_bytes_max, log_keep_bytes: u64::MAX, long_entry_bytes: 1, ..config() };
+    let mut cluster = TestCluster::<Tally>::form(3, config.clone()).await;
+    for command in 0..16 {
+        cluster.commit(command).await;
+    }
+    let leader = cluster.leader().await;
+    let behind = (1..=3).find(|id| *id != leader).expect("two follow");
+    cluster.all_have(&(0..16).collect::<Vec<_>>()).await;
+    cluster.node(behind).crash().await;
+    for command in 16..32 {
+        cluster.commit(command).await;
+    }
+    checkpoint_all(&cluster, behind, whole_log_bytes_max == 0).await;
+    cluster.net.heal();
+    cluster.node(behind).start().await;
+    cluster.all_have(&(0..32).collect::<Vec<_>>()).await;
+    assert_eq!(exports(&cluster).await, 0, "who was behind follows by the log");
+    checkpoint_all(&cluster, 0, whole_log_bytes_max == 0).await;
+    // What is asked of who has nothing carries no entries, which would wait there.
+    let gate = (whole_log_bytes_max == 0).then(|| cluster.net.gate());
+    gate.iter().for_each(|gate| gate.let_through(ALL));
+    let mut fresh = TestNode::<Tally>::new(&cluster.net, 4, 14, config);
+    fresh.start().await;
+    let group = cluster.nodes[&cluster.leader().await].group();
+    group.add_learner(fresh.replica, fresh.id, group.members().id).await.expect("a learner");
+    eventually("the copy has all", || (fresh.applied() == (0..32).collect::<Vec<_>>()).then_some(())).await;
+    let snapshots = exports(&cluster).await;
+    assert_eq!(gate.map_or(0, |gate| gate.entries_came()), 0);
+    let purged: BTreeSet<_> = cluster.nodes.values().map(|node| node.group().status().purged).collect();
+    fresh.end().await;
+    cluster.end().await;
+    (purged, snapshots)
+}
+
+/// All but one, so that it doesn't matter who leads. `purges`: until something has left their logs.
+async fn checkpoint_all(cluster: &TestCluster<Tally>, but: u64, purges: bool) {
+    for node in cluster.nodes.values().filter(|node| node.id.0 != but) {
+        let group = node.group();
+        group.checkpoint_now().await.expect("a checkpoint");
+        if purges {
+            eventually("something leaves the log", || group.status().purged).await;
+        }
+    }
+}
+
+/// Snapshots that were begun to be sent.
+async fn exports(cluster: &TestCluster<Tally>) -> u64 {
+    let mut exports = 0;
+    for node in cluster.nodes.values() {
+        let counters = node.store().counters().await.expect("counted");
+        exports += counters.into_iter().find(|(found, _)| *found == "exports").expect("a counter").1;
+    }
+    exports
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_nothing_is_made_by_the_log_only_where_all_of_it_is_little() {
+    assert_eq!(snapshots_for_a_new_one(u64::MAX).await, (BTreeSet::from([None]), 0));
+    let (purged, snapshots) = snapshots_for_a_new_one(0).await;
+    assert_eq!(purged, BTreeSet::from([Some(0)]), "no more than the beginning goes");
+    assert!(snapshots >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_whose_leader_forgets_how_far_it_is_goes_on_from_there() {
+    let config = GroupConfig { long_entry_bytes: 1, ..config() };
+    let mut cluster = TestCluster::<Tally>::form(1, config.clone()).await;
+    let mut fresh = TestNode::<Tally>::new(&cluster.net, 4, 14, config);
+    fresh.start().await;
+    let group = cluster.nodes[&1].group();
+    group.add_learner(fresh.replica, fresh.id, group.members().id).await.expect("a learner");
+    // So far from the end that openraft asks for what it doesn't have, and for what it has, before it goes on.
+    for (has, written) in [(1, 40), (50, 60), (100, 300)] {
+        let before = cluster.nodes[&1].applied().len() as u64;
+        for command in before..has {
+            cluster.commit(command).await;
+        }
+        let applied = |node: &TestNode<Tally>| node.applied();
+        eventually("the copy has all", || (applied(&fresh) == applied(&cluster.nodes[&1])).then_some(())).await;
+        fresh.crash().await;
+        for command in has..written {
+            cluster.commit(command).await;
+        }
+        cluster.node(1).crash().await;
+        cluster.net.heal();
+        cluster.node(1).start().await;
+        fresh.start().await;
+        eventually("the copy has all", || (fresh.applied() == (0..written).collect::<Vec<_>>()).then_some(())).await;
+        assert_eq!(exports(&cluster).await, 0, "all of it by the log");
+    }
     fresh.end().await;
     cluster.end().await;
 }
