@@ -112,7 +112,6 @@ pub(crate) struct Core<M: Machine> {
     pub(super) store: StoreHandle,
     pub(super) inner: RwLock<Inner<M>>,
     log_keep_bytes: u64,
-    whole_log_bytes_max: u64,
     held_off_bytes_max: u64,
     long_entry_bytes: usize,
     /// A checkpoint is under way.
@@ -169,7 +168,6 @@ impl<M: Machine> Core<M> {
             store,
             inner: RwLock::new(inner),
             log_keep_bytes: config.log_keep_bytes,
-            whole_log_bytes_max: config.whole_log_bytes_max,
             held_off_bytes_max: config.checkpoint_log_bytes.saturating_mul(HELD_OFF_CHECKPOINTS_MAX),
             long_entry_bytes: config.long_entry_bytes,
             checkpointing: AtomicBool::new(false),
@@ -253,9 +251,7 @@ impl<M: Machine> Core<M> {
         if self.trim.swap(false, Ordering::AcqRel) {
             return (inner.applied.map(|id| id.index), true);
         }
-        // That the log begins behind its first entry is enough for openraft to send a snapshot to who has nothing.
-        let beginning = (inner.marks.total() > self.whole_log_bytes_max).then_some(0);
-        (inner.marks.leaving(self.log_keep_bytes).max(beginning), false)
+        (inner.marks.leaving(self.log_keep_bytes), false)
     }
 
     /// What a checkpoint that holds `frozen` bytes of rows does while the one before is being read. The log has a budget, and who holds

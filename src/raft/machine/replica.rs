@@ -188,7 +188,7 @@ impl<M: Machine> RaftStateMachine<Types> for Replica<M> {
         let next = Checkpointed {
             meta: Some(meta.clone()),
             generation: inner.checkpointed.generation + 1,
-            purge_upto: purge_upto.max(inner.checkpointed.purge_upto),
+            purge_upto: purge_upto.or(inner.checkpointed.purge_upto),
         };
         let stamp = inner.stamp;
         drop(inner);

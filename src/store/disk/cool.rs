@@ -147,7 +147,7 @@ fn page_for(archive: &Tree, row: &[u8]) -> Result<(Page, Option<Key>), Bad> {
         None => archive.page_after(None)?,
     };
     let Some((label, rows)) = page else { return Ok(((None, Vec::new()), None)) };
-    let next = archive.page_after(Some(&label))?.map(|(label, _)| label);
+    let next = archive.label_after(&label)?;
     Ok(((Some(label), rows), next))
 }
 

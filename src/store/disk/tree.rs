@@ -59,6 +59,12 @@ impl Tree {
         self.range_raw(CLASS_ROW, from).next().map(|found| found.and_then(|f| self.page(&f))).transpose()
     }
 
+    /// The first label greater than `label`. What lies under it is not looked at.
+    pub(super) fn label_after(&self, label: &[u8]) -> Result<Option<Key>, Bad> {
+        let next = self.range_raw(CLASS_ROW, Bound::Excluded(label)).next().transpose()?;
+        Ok(next.map(|(physical, _)| physical[1..].to_vec()))
+    }
+
     /// A row, or its tombstone.
     pub(super) fn row(&self, key: &[u8]) -> Result<Option<Change>, Bad> {
         let page = self.page_of(key)?;
