@@ -105,19 +105,39 @@ async fn shards_without_a_quorum_are_named_and_all_others_are_served() -> Result
     let of = |endpoint: fn(&Endpoints) -> &str| there.iter().map(endpoint).collect::<Vec<_>>().join(",");
     let at = format!("{};admin={}", of(|e| &e.client), of(|e| &e.admin));
     let before = replicas(&at).await;
-    recovered(&mut cluster, &at, &gone, &dead, &before).await?;
+    let loss = Loss { gone, dead, before };
+    recovered(&mut cluster, &at, &loss).await?;
     for (shard, account) in &accounts {
         let told = run(&at, &["account", "active", account, "--timeout", "30s"]).await;
         // What was acknowledged before is there, also where it was asked to end while nobody could.
-        let ended = !dead.contains(shard) || told.out.contains("none");
+        let ended = !loss.dead.contains(shard) || told.out.contains("none");
         assert!(told.code == 0 && (ended || told.out.contains("film-1")), "shard {shard}: {}{}", told.out, told.err);
         start_view(&cluster, &format!("{account}-again")).await?;
     }
-    come_back(&mut cluster, &at, &gone, &dead, &before).await
+    come_back(&mut cluster, &at, &loss).await
 }
 
-/// The replicas of each shard by their nodes, whatever the cluster lacks.
-async fn replicas(at: &str) -> BTreeMap<u32, BTreeMap<String, u64>> {
+/// The replicas of each shard by their nodes.
+type Replicas = BTreeMap<u32, BTreeMap<String, u64>>;
+
+/// What the cluster has lost.
+struct Loss {
+    /// Nodes.
+    gone: BTreeSet<String>,
+    /// Shards that have no quorum for it.
+    dead: BTreeSet<u32>,
+    before: Replicas,
+}
+
+impl Loss {
+    /// The node that has what is left of a dead shard.
+    fn survivor(&self, shard: u32) -> String {
+        self.before[&shard].keys().find(|node| !self.gone.contains(*node)).cloned().expect("one of three is left")
+    }
+}
+
+/// All replicas, whatever the cluster lacks.
+async fn replicas(at: &str) -> Replicas {
     let listed = run(at, &["shard", "list", "-o", "json"]).await;
     let shards: Vec<serde_json::Value> = serde_json::from_str(&listed.out).unwrap_or_default();
     let of = |shard: &serde_json::Value| {
@@ -128,13 +148,8 @@ async fn replicas(at: &str) -> BTreeMap<u32, BTreeMap<String, u64>> {
 }
 
 /// One of the two that are gone is removed, the other given up, and then each shard that is dead goes on with what is left.
-async fn recovered(
-    cluster: &mut Cluster,
-    at: &str,
-    gone: &BTreeSet<String>,
-    dead: &BTreeSet<u32>,
-    before: &BTreeMap<u32, BTreeMap<String, u64>>,
-) -> Result<()> {
+async fn recovered(cluster: &mut Cluster, at: &str, loss: &Loss) -> Result<()> {
+    let Loss { gone, dead, .. } = loss;
     let [removed, given_up] = gone.iter().map(String::as_str).collect::<Vec<_>>()[..] else { panic!("{gone:?}") };
     let first = dead.first().unwrap().to_string();
     let refused = run(at, &["recover", "shard", &first, "--yes"]).await;
@@ -152,32 +167,22 @@ async fn recovered(
     asked.assert_fits();
     // One that is killed needs another one that is recovered as an operator would.
     if dead.len() > 1 {
-        killed_when_recorded(cluster, *dead.first().unwrap(), gone, before).await?;
+        killed_when_recorded(cluster, *dead.first().unwrap(), loss).await?;
     }
     all_recovered(cluster, at).await;
     // It leads at least this one, the other replicas of which are made anew.
-    let leads = survivor(*dead.last().unwrap(), gone, before);
+    let leads = loss.survivor(*dead.last().unwrap());
     cluster.local.kill(&leads).await?;
     cluster.local.start_node(&leads).await?;
     all_recovered(cluster, at).await;
     Ok(())
 }
 
-/// The node that has what is left of a dead shard.
-fn survivor(shard: u32, gone: &BTreeSet<String>, before: &BTreeMap<u32, BTreeMap<String, u64>>) -> String {
-    before[&shard].keys().find(|node| !gone.contains(*node)).cloned().expect("one of three is left")
-}
-
 /// A shard is recovered, and the node that it is to go on with killed as soon as that is recorded; and starts again. Others may be led by
 /// that node as well, and the meta group.
-async fn killed_when_recorded(
-    cluster: &mut Cluster,
-    shard: u32,
-    gone: &BTreeSet<String>,
-    before: &BTreeMap<u32, BTreeMap<String, u64>>,
-) -> Result<()> {
-    let from_node = survivor(shard, gone, before);
-    let other = cluster.local.names().into_iter().find(|node| *node != from_node && !gone.contains(node)).unwrap();
+async fn killed_when_recorded(cluster: &mut Cluster, shard: u32, loss: &Loss) -> Result<()> {
+    let from_node = loss.survivor(shard);
+    let other = cluster.local.names().into_iter().find(|node| *node != from_node && !loss.gone.contains(node)).unwrap();
     let request = v1::RecoverShardRequest { shard, from_node: from_node.clone(), validate_only: false };
     cluster.admin_of(&other, Duration::from_secs(20))?.recover_shard(request).await?;
     cluster.local.kill(&from_node).await?;
@@ -205,13 +210,8 @@ async fn all_recovered(cluster: &Cluster, at: &str) {
 
 /// Those that were gone come back with all that they had, alone at first: two of three voters of the dead shards. They neither lead
 /// those nor keep their replicas of them.
-async fn come_back(
-    cluster: &mut Cluster,
-    at: &str,
-    gone: &BTreeSet<String>,
-    dead: &BTreeSet<u32>,
-    before: &BTreeMap<u32, BTreeMap<String, u64>>,
-) -> Result<()> {
+async fn come_back(cluster: &mut Cluster, at: &str, loss: &Loss) -> Result<()> {
+    let Loss { gone, dead, before } = loss;
     let others: Vec<String> = cluster.local.names().into_iter().filter(|node| !gone.contains(node)).collect();
     for node in &others {
         cluster.local.pause(node, true)?;

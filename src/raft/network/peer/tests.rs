@@ -1,3 +1,5 @@
+//! What goes to a peer, and what doesn't.
+
 use futures::FutureExt;
 
 use super::super::wire::{Request, decode_frame};
