@@ -158,6 +158,7 @@ pub struct Seeds {
 
 fn group_config(config: &Config, usual: GroupConfig) -> GroupConfig {
     GroupConfig {
+        snapshot_piece_bytes: config.snapshots_piece_bytes(usual.snapshot_piece_bytes),
         heartbeat_ms: config.raft_heartbeat_ms,
         election_ms_min: config.raft_election_min_ms,
         election_ms_max: config.raft_election_max_ms,

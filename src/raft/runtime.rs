@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::raft::ticks;
-use crate::threads::Threads;
+use crate::threads::{Threads, run_promptly};
 
 /// The thread of all groups of one node. Cheap to clone; ends with [`RaftThread::end`].
 #[derive(Clone, Debug)]
@@ -36,6 +36,7 @@ impl RaftThread {
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let join = std::thread::Builder::new().name(name.to_string()).spawn(move || {
+            run_promptly();
             ticks::together_here(heartbeat);
             // Also ends when the owner is gone without having said so.
             let _ = runtime.block_on(stopped);

@@ -21,7 +21,7 @@ use super::{
 use crate::fs::Fs;
 use crate::ids::ReplicaId;
 use crate::planted::{self, Bug};
-use crate::threads::Threads;
+use crate::threads::{Threads, run_promptly};
 
 /// Why a log can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +116,11 @@ impl Wal {
         let (wal, engine, recovery) = Self::open_stepped(fs, config)?;
         match wal.owner.config.threads.clone() {
             Threads::Own => {
-                let writer = std::thread::Builder::new().name("wal".to_string()).spawn(move || run::run(engine));
+                let run = move || {
+                    run_promptly();
+                    run::run(engine);
+                };
+                let writer = std::thread::Builder::new().name("wal".to_string()).spawn(run);
                 let failed = |source| OpenError::Io { doing: "starting its writer".to_string(), source };
                 *wal.owner.writer.lock() = Some(writer.map_err(failed)?);
             }

@@ -59,6 +59,17 @@ fn fields_that_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn who_may_copy_less_copies_in_smaller_pieces() {
+    let pieces = |rate: u64, usual| {
+        let config = load(&sources(&[], &[("snapshots-bytes-per-second", &rate.to_string())])).unwrap();
+        config.snapshots_piece_bytes(usual)
+    };
+    let usual = |rate| pieces(rate, 512 << 10);
+    assert_eq!([0, 65_536, 8 << 20, 64 << 20].map(usual), [128 << 10, 128 << 10, 256 << 10, 512 << 10]);
+    assert_eq!(pieces(4 << 20, 2 << 10), 2 << 10);
+}
+
+#[test]
 fn a_dump_read_as_a_file_gives_the_same_configuration() {
     let given = sources(&[], &[("seeds", "a:1,[::1]:2"), ("log-format", "json"), ("data-dir", "/x \"y\"")]);
     let config = load(&given).unwrap();
