@@ -1,7 +1,7 @@
 //! Taking in a snapshot: into new trees, which one pointer makes the replica's.
 //!
-//! Rows go right into archive pages (they come in order, so the pages are full); only what changes later is live. Every
-//! batch is synced before the next, so that a power cut never finds much unsynced.
+//! Rows go right into archive pages (they come in order, so the pages are full); only what changes later is live. What was
+//! put is synced every now and then, so that a power cut never finds much unsynced.
 
 use std::sync::Arc;
 
@@ -16,6 +16,10 @@ use crate::ids::ReplicaId;
 use crate::store::rules::{self, ImageIndex, Lease, StoredHeader, add};
 use crate::store::{Checkpoint, Checkpointed, Header, Install, Key, Pair, ReadError, WriteError};
 
+/// What is put may be so many bytes before it is synced, and the last batch more: a sync for each small batch would keep the thread of all
+/// writers for longer than writing does.
+const UNSYNCED_BYTES_MAX: usize = 384 << 10;
+
 pub(super) struct DiskInstall {
     inner: Arc<Inner>,
     id: ReplicaId,
@@ -29,6 +33,8 @@ pub(super) struct DiskInstall {
     /// Rows that do not fill a page yet.
     rest: Vec<Change>,
     last_row: Option<Key>,
+    /// Bytes put since live, and since the archive, were synced.
+    unsynced: (usize, usize),
     finished: bool,
 }
 
@@ -58,6 +64,7 @@ impl DiskInstall {
             header: ArchiveHeader { version: ARCHIVE_HEADER_VERSION, moves: 1, ..ArchiveHeader::default() },
             rest: Vec::new(),
             last_row: None,
+            unsynced: (0, 0),
             finished: false,
         })
     }
@@ -68,10 +75,15 @@ impl DiskInstall {
         }
         let mut batch = sled::Batch::default();
         for (key, value) in images {
+            self.unsynced.0 += key.len() + value.len();
             self.images.put(&key, Some(&value));
             self.live_writer.put(&mut batch, codec::physical(CLASS_IMAGE, &key), 0, Some(&value));
         }
         self.inner.live.write(|| Ok(self.live.sled.apply_batch(batch)?))?;
+        if self.unsynced.0 < UNSYNCED_BYTES_MAX {
+            return Ok(());
+        }
+        self.unsynced.0 = 0;
         self.inner.sync(&self.inner.live)
     }
 
@@ -86,6 +98,7 @@ impl DiskInstall {
         for page in &pages {
             self.header.rows += page.len() as u64;
             self.header.bytes += bytes_of(page);
+            self.unsynced.1 += bytes_of(page) as usize;
             self.header.pages += 1;
             let label = codec::physical(CLASS_ROW, &page[0].0);
             self.archive_writer.put(&mut batch, label, self.header.moves, Some(&codec::encode_page(page)));
@@ -97,6 +110,10 @@ impl DiskInstall {
             return Ok(());
         }
         self.inner.archive.write(|| Ok(self.archive.sled.apply_batch(batch)?))?;
+        if !end && self.unsynced.1 < UNSYNCED_BYTES_MAX {
+            return Ok(());
+        }
+        self.unsynced.1 = 0;
         self.inner.sync(&self.inner.archive)
     }
 
