@@ -113,8 +113,7 @@ impl Config {
     }
 
     /// How many bytes of a snapshot go into one piece, at most the usual: about what is sent in a 32nd of a second, as a piece keeps some
-    /// thread of both nodes, and a disk, for as long as it takes, and members wait for that. Not less than an eighth of a MiB: each is
-    /// synced for itself.
+    /// thread of both nodes for as long as it takes, and members wait for that. Not less than an eighth of a MiB: each is a message.
     pub fn snapshots_piece_bytes(&self, usual: usize) -> usize {
         let bytes = (self.snapshots_rate(1) / 32).max(PIECE_BYTES_MIN);
         usize::try_from(bytes).unwrap_or(usize::MAX).min(usual)

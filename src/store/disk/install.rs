@@ -16,9 +16,9 @@ use crate::ids::ReplicaId;
 use crate::store::rules::{self, ImageIndex, Lease, StoredHeader, add};
 use crate::store::{Checkpoint, Checkpointed, Header, Install, Key, Pair, ReadError, WriteError};
 
-/// What is put may be so many bytes before it is synced, and the last batch more: a sync for each small batch would keep the thread of all
-/// writers for longer than writing does.
-const UNSYNCED_BYTES_MAX: usize = 384 << 10;
+/// Of what is put into either database so many bytes may be unsynced, and the last batch: a sync for each small batch would keep the thread
+/// of all writers for longer than writing does. A little less than what pieces add up to.
+const UNSYNCED_BYTES_MAX: usize = 448 << 10;
 
 pub(super) struct DiskInstall {
     inner: Arc<Inner>,

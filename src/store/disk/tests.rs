@@ -320,6 +320,32 @@ fn what_an_interrupted_install_left_is_swept() {
 }
 
 #[test]
+fn what_comes_in_small_pieces_is_synced_by_the_half_mib_and_all_of_it_before_it_counts() {
+    let rig = DiskRig::new();
+    let (store, _) = open(&rig, &[]);
+    let counted = |name| move |store: &DiskStore| store.counters().iter().find(|c| c.0 == name).unwrap().1;
+    let syncs = counted("syncs");
+    let image = |n: u32| (n.to_be_bytes().to_vec(), vec![1; 64 << 10]);
+    let row = |n: u32| (n.to_be_bytes().to_vec(), vec![2; 1 << 10]);
+    let mut install = store.begin_install(A).unwrap();
+    let before = syncs(&store);
+    // Of live and of the archive, each for itself.
+    (0..6).for_each(|n| install.put(vec![image(n)], vec![]).unwrap());
+    (0..3).for_each(|n| install.put(vec![], (n * 128..(n + 1) * 128).map(row).collect()).unwrap());
+    assert_eq!(syncs(&store) - before, 0);
+    install.put(vec![image(6)], vec![]).unwrap();
+    assert_eq!(syncs(&store) - before, 1);
+    install.put(vec![], (3 * 128..5 * 128).map(row).collect()).unwrap();
+    assert_eq!(syncs(&store) - before, 2);
+    install.put(vec![image(7)], vec![row(5 * 128)]).unwrap();
+    assert_eq!(syncs(&store) - before, 2);
+    install.finish(1, vec![]).unwrap();
+    // The archive, live, and the pointer.
+    assert_eq!(syncs(&store) - before, 5);
+    assert_eq!(store.scan(A, b"", b"", 1000).unwrap().rows.len(), 5 * 128 + 1);
+}
+
+#[test]
 fn a_store_that_another_has_open_is_left_alone() {
     let rig = DiskRig::new();
     let (store, _) = open(&rig, &[]);
