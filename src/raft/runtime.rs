@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::raft::ticks;
-use crate::threads::{Threads, run_as_usual, run_promptly};
+use crate::threads::Threads;
 
 /// The thread of all groups of one node. Cheap to clone; ends with [`RaftThread::end`].
 #[derive(Clone, Debug)]
@@ -32,12 +32,10 @@ struct Owner {
 impl RaftThread {
     /// Starts the thread under `name`. Groups on it tick together, once in `heartbeat`; when that is zero, as each of them likes.
     pub fn spawn(name: &str, heartbeat: Duration) -> io::Result<Self> {
-        // Of the threads on which it lets block what may.
-        let runtime = Builder::new_current_thread().enable_all().on_thread_start(run_as_usual).build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let join = std::thread::Builder::new().name(name.to_string()).spawn(move || {
-            run_promptly();
             ticks::together_here(heartbeat);
             // Also ends when the owner is gone without having said so.
             let _ = runtime.block_on(stopped);

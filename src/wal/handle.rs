@@ -21,7 +21,7 @@ use super::{
 use crate::fs::Fs;
 use crate::ids::ReplicaId;
 use crate::planted::{self, Bug};
-use crate::threads::{Threads, run_promptly};
+use crate::threads::Threads;
 
 /// Why a log can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -116,11 +116,7 @@ impl Wal {
         let (wal, engine, recovery) = Self::open_stepped(fs, config)?;
         match wal.owner.config.threads.clone() {
             Threads::Own => {
-                let run = move || {
-                    run_promptly();
-                    run::run(engine);
-                };
-                let writer = std::thread::Builder::new().name("wal".to_string()).spawn(run);
+                let writer = std::thread::Builder::new().name("wal".to_string()).spawn(move || run::run(engine));
                 let failed = |source| OpenError::Io { doing: "starting its writer".to_string(), source };
                 *wal.owner.writer.lock() = Some(writer.map_err(failed)?);
             }
