@@ -5,13 +5,16 @@
 //! by a part, again and again, and while it isn't it rises by a step (as senders on a network share a line: Chiu and Jain, "Analysis of
 //! the increase and decrease algorithms for congestion avoidance", 1989). It never falls below a part of what is set: copies are what
 //! keeps data safe, they have to end.
+//!
+//! What is set may change at any time ([`Pace::set`]), also for who waits already: whoever is served gets what it lacks as fast as buckets
+//! are filled then, and no bucket ever has more than a burst of the rate that is set.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::MissedTickBehavior;
 
 use crate::telemetry::Metrics;
@@ -50,34 +53,83 @@ const FORGOTTEN: u32 = 7 * 24 * 3600 * TURNS as u32;
 /// One turn is so much of the average: it looks back over about a quarter of a second.
 const WEIGHT: u32 = 12;
 
+/// How full a bucket is.
+#[derive(Debug)]
+struct Level {
+    /// Tokens that nobody has asked for yet: at most `most`.
+    tokens: usize,
+    most: usize,
+    /// What who is served still lacks. It goes there before anything is kept, so there are tokens only where this is 0.
+    owed: usize,
+}
+
+impl Level {
+    /// Gives so many tokens to who is served now, those that are there at once.
+    fn owe(&mut self, tokens: usize) {
+        let here = tokens.min(self.tokens);
+        self.tokens -= here;
+        self.owed = tokens - here;
+    }
+
+    /// More tokens have come. Whether who is served has all of its own by that.
+    fn fill(&mut self, tokens: usize) -> bool {
+        let given = tokens.min(self.owed);
+        self.owed -= given;
+        self.tokens = self.tokens.saturating_add(tokens - given).min(self.most);
+        given > 0 && self.owed == 0
+    }
+
+    /// It holds so many from now on.
+    fn hold(&mut self, most: usize) {
+        (self.most, self.tokens) = (most, self.tokens.min(most));
+    }
+}
+
 /// One direction's tokens. Who waits first is served first.
 #[derive(Debug)]
 struct Bucket {
-    tokens: Semaphore,
-    most: usize,
+    level: Mutex<Level>,
+    /// Held by who is served.
+    served: tokio::sync::Mutex<()>,
+    /// Who is served has all of its tokens.
+    filled: Notify,
+}
+
+/// Nobody is owed anything any more when this is dropped, as who was served has everything, or doesn't wait for the rest.
+struct Owed<'a>(&'a Mutex<Level>);
+
+impl Drop for Owed<'_> {
+    fn drop(&mut self) {
+        self.0.lock().owed = 0;
+    }
 }
 
 impl Bucket {
     fn new(most: usize) -> Self {
-        Self { tokens: Semaphore::new(most), most }
+        let level = Mutex::new(Level { tokens: most, most, owed: 0 });
+        Self { level, served: tokio::sync::Mutex::default(), filled: Notify::new() }
     }
 
-    /// Waits for the tokens of so many bytes, and in turns for more of them than the bucket holds.
+    /// Waits for the tokens of so many bytes, be it more of them than the bucket holds. Who stops waiting gives nothing back of what it has
+    /// got so far: its bytes may go without the rest, and what came back in one go would be a burst for the next.
     async fn take(&self, bytes: usize) {
-        let mut left = bytes.div_ceil(TOKEN_BYTES);
-        while left > 0 {
-            let some = left.min(self.most);
-            left -= some;
-            match self.tokens.acquire_many(u32::try_from(some).unwrap_or(u32::MAX)).await {
-                Ok(tokens) => tokens.forget(),
-                Err(_) => return,
-            }
+        // Dropped in the other order: the next is served when nothing is owed to this one.
+        let _served = self.served.lock().await;
+        let _owed = Owed(&self.level);
+        self.level.lock().owe(bytes.div_ceil(TOKEN_BYTES));
+        while self.level.lock().owed > 0 {
+            self.filled.notified().await;
         }
     }
 
     fn fill(&self, tokens: usize) {
-        let room = self.most.saturating_sub(self.tokens.available_permits());
-        self.tokens.add_permits(tokens.min(room));
+        if self.level.lock().fill(tokens) {
+            self.filled.notify_one();
+        }
+    }
+
+    fn hold(&self, most: usize) {
+        self.level.lock().hold(most);
     }
 }
 
@@ -137,6 +189,11 @@ impl Hurry {
     }
 }
 
+/// The tokens of a turn at this rate, at least one.
+fn tokens_a_turn(bytes_per_second: u64) -> usize {
+    (usize::try_from(bytes_per_second / TURNS).unwrap_or(usize::MAX) / TOKEN_BYTES).max(1)
+}
+
 /// What all copies of a node wait for: those it sends and, apart from them, those it takes in.
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -146,7 +203,7 @@ pub(crate) struct Pace {
     entries: tokio::sync::Mutex<()>,
     places: Arc<Semaphore>,
     /// Tokens of a turn, at the whole rate.
-    each_turn: usize,
+    each_turn: AtomicUsize,
     share: AtomicU32,
     hurry: Mutex<Hurry>,
 }
@@ -154,12 +211,22 @@ pub(crate) struct Pace {
 impl Pace {
     /// At most so many bytes a second each way.
     pub(crate) fn new(bytes_per_second: u64) -> Self {
-        let each_turn = usize::try_from(bytes_per_second / TURNS).unwrap_or(usize::MAX) / TOKEN_BYTES;
-        let each_turn = each_turn.clamp(1, Semaphore::MAX_PERMITS / (2 * BURST_TURNS));
+        let each_turn = tokens_a_turn(bytes_per_second);
         let most = each_turn * BURST_TURNS;
         let (sent, taken) = (Bucket::new(most), Bucket::new(most));
         let (entries, places) = (tokio::sync::Mutex::default(), Arc::new(Semaphore::new(PLACES)));
-        Self { sent, taken, entries, places, each_turn, share: AtomicU32::new(WHOLE), hurry: Mutex::default() }
+        let (each_turn, share) = (AtomicUsize::new(each_turn), AtomicU32::new(WHOLE));
+        Self { sent, taken, entries, places, each_turn, share, hurry: Mutex::default() }
+    }
+
+    /// At most so many bytes a second each way from now on, also for who waits already. Whether that is another rate than before.
+    pub(crate) fn set(&self, bytes_per_second: u64) -> bool {
+        let each_turn = tokens_a_turn(bytes_per_second);
+        let before = self.each_turn.swap(each_turn, Ordering::Relaxed);
+        for bucket in [&self.sent, &self.taken] {
+            bucket.hold(each_turn * BURST_TURNS);
+        }
+        before != each_turn
     }
 
     /// Waits for a place to send a snapshot from.
@@ -190,7 +257,7 @@ impl Pace {
     }
 
     fn whole(&self) -> u64 {
-        (self.each_turn * TOKEN_BYTES) as u64 * TURNS
+        (self.each_turn.load(Ordering::Relaxed) * TOKEN_BYTES) as u64 * TURNS
     }
 
     /// The least share that copies have.
@@ -207,7 +274,8 @@ impl Pace {
 
     fn fill(&self, share: u32) {
         self.share.store(share, Ordering::Relaxed);
-        let tokens = (self.each_turn.saturating_mul(share as usize) / WHOLE as usize).max(1);
+        let whole = self.each_turn.load(Ordering::Relaxed);
+        let tokens = (whole.saturating_mul(share as usize) / WHOLE as usize).max(1);
         self.sent.fill(tokens);
         self.taken.fill(tokens);
     }
@@ -220,6 +288,8 @@ impl Pace {
         loop {
             let due = turns.tick().await;
             let hurries = self.hurry.lock().turn();
+            // What is set may be another rate by now.
+            strain.least = self.least();
             let share = strain.turn(due.elapsed(), hurries);
             self.fill(share);
             metrics.groups_late_seconds.set(strain.late.as_secs_f64());
@@ -229,172 +299,4 @@ impl Pace {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use futures::FutureExt;
-
-    /// So many bytes a turn.
-    const TURN_BYTES: usize = 64 * 1024;
-
-    fn pace() -> Pace {
-        Pace::new(TURNS * TURN_BYTES as u64)
-    }
-
-    #[test]
-    fn what_is_copied_waits_for_its_tokens_and_nothing_is_saved_up_beyond_a_burst() {
-        let pace = pace();
-        assert!(pace.send(BURST_TURNS * TURN_BYTES).now_or_never().is_some(), "a burst");
-        let mut piece = std::pin::pin!(pace.send(2 * TURN_BYTES));
-        assert!(piece.as_mut().now_or_never().is_none());
-        assert!(pace.take_in(BURST_TURNS * TURN_BYTES).now_or_never().is_some(), "the other way is not the same");
-        pace.fill(WHOLE);
-        assert!(piece.as_mut().now_or_never().is_none());
-        pace.fill(WHOLE);
-        assert!(piece.as_mut().now_or_never().is_some());
-        (0..1000).for_each(|_| pace.fill(WHOLE));
-        for bucket in [&pace.sent, &pace.taken] {
-            assert_eq!(bucket.tokens.available_permits(), bucket.most);
-        }
-        let mut large = std::pin::pin!(pace.send(2 * BURST_TURNS * TURN_BYTES));
-        assert!(large.as_mut().now_or_never().is_none(), "more than the bucket holds comes in turns");
-        (0..BURST_TURNS).for_each(|_| pace.fill(WHOLE));
-        assert!(large.as_mut().now_or_never().is_some());
-    }
-
-    #[test]
-    fn half_the_share_is_half_the_rate() {
-        let pace = pace();
-        assert_eq!(pace.rate(), TURNS * TURN_BYTES as u64);
-        pace.send(BURST_TURNS * TURN_BYTES).now_or_never().expect("a burst");
-        let mut piece = std::pin::pin!(pace.send(2 * TURN_BYTES));
-        let turns = (1..100).find(|_| {
-            pace.fill(WHOLE / 2);
-            piece.as_mut().now_or_never().is_some()
-        });
-        assert_eq!(turns, Some(4));
-        assert_eq!(pace.rate(), TURNS * TURN_BYTES as u64 / 2);
-    }
-
-    #[test]
-    fn only_so_many_snapshots_are_sent_at_once() {
-        let pace = Pace::new(1);
-        let places: Vec<_> = (0..PLACES).map(|_| pace.place().now_or_never().expect("a place")).collect();
-        assert!(pace.place().now_or_never().is_none());
-        drop(places);
-        assert!(pace.place().now_or_never().is_some());
-    }
-
-    #[test]
-    fn of_those_that_copy_by_the_log_one_waits_for_tokens() {
-        let pace = pace();
-        pace.send(BURST_TURNS * TURN_BYTES).now_or_never().expect("a burst");
-        let mut first = std::pin::pin!(pace.send_entries(TURN_BYTES));
-        let mut second = std::pin::pin!(pace.send_entries(TURN_BYTES));
-        assert!(first.as_mut().now_or_never().is_none());
-        assert!(second.as_mut().now_or_never().is_none());
-        let mut piece = std::pin::pin!(pace.send(TURN_BYTES));
-        assert!(piece.as_mut().now_or_never().is_none());
-        pace.fill(WHOLE);
-        assert!(first.as_mut().now_or_never().is_some());
-        assert!(second.as_mut().now_or_never().is_none(), "a piece waited before it");
-        pace.fill(WHOLE);
-        assert!(piece.as_mut().now_or_never().is_some());
-        assert!(second.as_mut().now_or_never().is_none());
-        pace.fill(WHOLE);
-        assert!(second.as_mut().now_or_never().is_some());
-    }
-
-    #[test]
-    fn any_figure_makes_a_bucket() {
-        for rate in [0, 1, 1 << 16, u64::MAX] {
-            let pace = Pace::new(rate);
-            assert!(pace.send(1).now_or_never().is_some());
-            assert!(pace.rate() > 0);
-        }
-    }
-
-    fn after(strain: &mut Strain, turns: usize, late: Duration) -> u32 {
-        (0..turns).map(|_| strain.turn(late, false)).last().expect("a turn")
-    }
-
-    #[test]
-    fn who_is_late_copies_less_and_never_nothing() {
-        let mut strain = Strain::new(LEAST);
-        assert_eq!(after(&mut strain, 1000, LATE / 2), WHOLE);
-        let short = after(&mut strain, 1, 5 * LATE);
-        assert_eq!(short, WHOLE, "one late turn says nothing");
-        assert!(after(&mut strain, 50, 2 * LATE) < WHOLE / 2);
-        assert_eq!(after(&mut strain, 500, Duration::from_secs(9)), LEAST);
-        assert!(after(&mut strain, 50, Duration::ZERO) < WHOLE / 2, "it rises by and by");
-        assert_eq!(after(&mut strain, 400, Duration::ZERO), WHOLE);
-    }
-
-    #[test]
-    fn who_hurries_makes_room_for_nobody() {
-        let mut strain = Strain::new(LEAST);
-        assert_eq!(after(&mut strain, 500, Duration::from_secs(9)), LEAST);
-        let share = (0..300).map(|_| strain.turn(Duration::from_secs(9), true)).last();
-        assert_eq!(share, Some(WHOLE));
-        assert!(after(&mut strain, 100, Duration::from_secs(9)) < WHOLE / 2, "until it has ended");
-    }
-
-    #[test]
-    fn a_rate_that_is_small_already_is_not_made_smaller() {
-        let least = |rate| Pace::new(rate).least();
-        assert_eq!([least(65_536), least(SLOW), least(100 * SLOW)], [WHOLE, WHOLE, LEAST]);
-        let half = least(2 * SLOW);
-        assert!((WHOLE / 2..WHOLE * 11 / 20).contains(&half), "{half}");
-    }
-
-    #[test]
-    fn who_was_too_slow_again_hurries_for_longer() {
-        let lasts = |hurry: &mut Hurry| (0..).take_while(|_| hurry.turn()).count() as u32;
-        let mut hurry = Hurry::default();
-        assert!(!hurry.turn());
-        hurry.begin();
-        (0..AT_ONCE / 2).for_each(|_| assert!(hurry.turn()));
-        hurry.begin();
-        assert_eq!(lasts(&mut hurry), HURRY, "two at once are one");
-        hurry.begin();
-        assert_eq!(lasts(&mut hurry), 2 * HURRY);
-        hurry.begin();
-        (0..2 * AT_ONCE).for_each(|_| assert!(hurry.turn()));
-        hurry.begin();
-        assert_eq!(lasts(&mut hurry), 8 * HURRY, "before it was over");
-        hurry.calm = FORGOTTEN - 2;
-        assert!(!hurry.turn());
-        hurry.begin();
-        assert_eq!(lasts(&mut hurry), 16 * HURRY, "not that long ago");
-        hurry.calm = FORGOTTEN - 1;
-        assert!(!hurry.turn());
-        hurry.begin();
-        assert_eq!(lasts(&mut hurry), HURRY, "long ago");
-        for _ in 0..10 {
-            hurry.begin();
-            lasts(&mut hurry);
-        }
-        assert_eq!(hurry.last, HURRY_MAX);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_rate_follows_how_late_the_thread_is_and_not_while_there_is_a_hurry() {
-        let (pace, metrics) = (Arc::new(pace()), Arc::new(Metrics::new()));
-        let filling = tokio::spawn(pace.clone().run(metrics.clone()));
-        let whole = pace.rate();
-        let stalls = async |stalls: usize| {
-            for _ in 0..stalls {
-                tokio::task::yield_now().await;
-                tokio::time::advance(Duration::from_millis(100)).await;
-            }
-            tokio::task::yield_now().await;
-        };
-        stalls(100).await;
-        assert_eq!(pace.rate(), whole / 8);
-        assert_eq!(metrics.copies_bytes_per_second.get() as u64, whole / 8);
-        assert!(metrics.groups_late_seconds.get() > 0.02);
-        pace.hurry();
-        stalls(100).await;
-        assert_eq!(pace.rate(), whole);
-        filling.abort();
-    }
-}
+mod tests;
