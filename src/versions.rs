@@ -84,6 +84,12 @@ pub const TABLE: &[Version] = &[
         what: "nodes come and go while the cluster runs: joined, drained, replaced and removed; placements are reached shard by shard; dead nodes are given up after a while; what is handed off late takes its place by the shard's time; leads move by what shards cost",
         formats: Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
     },
+    Version {
+        version: ClusterVersion(6),
+        since: "2026-11",
+        what: "what copies may take of each node is a rule of the cluster, which running nodes follow",
+        formats: Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
+    },
 ];
 
 /// What a version has switched on.
@@ -110,6 +116,8 @@ pub enum Feature {
     Heat,
     /// A shard that has lost most of its voters for good goes on with one that is left, by the meta group's word.
     Recovery,
+    /// What copies may take of each node can be a rule of the cluster.
+    CopiesRule,
 }
 
 impl Feature {
@@ -120,6 +128,7 @@ impl Feature {
             Self::ReadModes | Self::ToldLeases => ClusterVersion(3),
             Self::Hints | Self::Stretch => ClusterVersion(4),
             Self::HandedOffInOrder | Self::NodeLife | Self::Heat | Self::Recovery => ClusterVersion(5),
+            Self::CopiesRule => ClusterVersion(6),
         }
     }
 }
@@ -241,6 +250,7 @@ mod tests {
         assert_eq!(formats(3), Formats { commands: 3, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
         assert_eq!(formats(4), Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
         assert_eq!(formats(5), Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
+        assert_eq!(formats(6), Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 });
         assert_eq!(formats(99), TABLE[TABLE.len() - 1].formats);
         assert_eq!(formats(0), TABLE[0].formats);
     }
@@ -249,7 +259,8 @@ mod tests {
     fn a_feature_is_on_from_its_version_on() {
         let features =
             [Feature::ShardVersions, Feature::FolderVersions, Feature::ReadModes, Feature::Hints, Feature::Stretch];
-        let last = [Feature::HandedOffInOrder, Feature::NodeLife, Feature::Heat, Feature::Recovery];
+        let last =
+            [Feature::HandedOffInOrder, Feature::NodeLife, Feature::Heat, Feature::Recovery, Feature::CopiesRule];
         for feature in features.into_iter().chain(last) {
             let ClusterVersion(since) = feature.since();
             assert!(!ClusterVersion(since - 1).has(feature), "{feature:?}");

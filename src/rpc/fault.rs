@@ -107,8 +107,13 @@ impl Fault {
 
     /// It belongs to a version that the cluster doesn't have yet.
     pub(super) fn too_early(needed: ClusterVersion, version: ClusterVersion) -> Self {
+        Self::field_too_early("this", needed, version)
+    }
+
+    /// As [`Self::too_early`], of one field that the request might do without.
+    pub(super) fn field_too_early(field: &str, needed: ClusterVersion, version: ClusterVersion) -> Self {
         let how = "finish the upgrade first (clusterctl upgrade)";
-        Self::cluster_state(format!("this needs cluster version {needed}, and the cluster has {version}: {how}"))
+        Self::cluster_state(format!("{field} needs cluster version {needed}, and the cluster has {version}: {how}"))
     }
 
     /// Somebody else has changed the thing in the meantime.

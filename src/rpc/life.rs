@@ -338,9 +338,10 @@ impl Operator {
     pub(super) async fn set_rules(&self, request: v1::UpdateRulesRequest) -> Result<v1::UpdateRulesResponse, Fault> {
         let replication = request.replication_factor.map(Replication::new).transpose().map_err(bad)?;
         let slack = request.slack_permille.map(Slack::new).transpose().map_err(bad)?;
-        let decide = |_: &MetaState| {
-            let v1::UpdateRulesRequest { grace_ms, automatic, heat, .. } = request;
-            Ok(Command::SetRules { replication, slack, grace_ms, automatic, heat })
+        let decide = |meta: &MetaState| -> Result<Command, Fault> {
+            judge_rules(meta, &request)?;
+            let v1::UpdateRulesRequest { grace_ms, automatic, heat, copies_bytes_per_second, .. } = request;
+            Ok(Command::SetRules { replication, slack, grace_ms, automatic, heat, copies_bytes_per_second })
         };
         let plan = Some(self.change(request.validate_only, decide).await?);
         Ok(v1::UpdateRulesResponse { rules: Some(super::plans::rules(&*self.meta()?)), plan })
@@ -390,6 +391,15 @@ pub(super) fn judge_intent(record: &NodeRecord, wanted: Intent) -> Result<(), Fa
             "{} is joining, not draining: it becomes active by itself as soon as it listens to the meta group",
             record.name
         )));
+    }
+    Ok(())
+}
+
+/// Whether the cluster's version has all the rules that are to change.
+pub(super) fn judge_rules(meta: &MetaState, request: &v1::UpdateRulesRequest) -> Result<(), Fault> {
+    if request.copies_bytes_per_second.is_some() && !meta.has(Feature::CopiesRule) {
+        let needed = Feature::CopiesRule.since();
+        return Err(Fault::field_too_early("copies_bytes_per_second", needed, meta.cluster_version));
     }
     Ok(())
 }

@@ -30,6 +30,7 @@ pub(super) fn rules(meta: &MetaState) -> v1::PlacementRules {
         grace_ms: rebalance.grace_ms,
         automatic: rebalance.automatic,
         heat: meta.follows_heat(),
+        copies_bytes_per_second: rebalance.copies_bytes_per_second,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::admin::{address, node_text};
 use super::fault::Fault;
 use super::fields::Fields;
-use crate::node::meta::{GRACE_MS_MAX, GRACE_MS_MIN};
+use crate::node::meta::{COPIES_BYTES_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MIN, GRACE_MS_MAX, GRACE_MS_MIN};
 use crate::proto::v1;
 use crate::ring::{Slack, Weight, Zone};
 
@@ -95,6 +95,11 @@ pub(super) fn update_rules(request: &v1::UpdateRulesRequest) -> Result<(), Fault
     }
     if let Some(ms) = request.grace_ms.filter(|ms| !(GRACE_MS_MIN..=GRACE_MS_MAX).contains(ms)) {
         fields.bad("grace_ms", format!("is {ms}: {GRACE_MS_MIN} to {GRACE_MS_MAX} are accepted"));
+    }
+    let copies = COPIES_BYTES_PER_SECOND_MIN..=COPIES_BYTES_PER_SECOND_MAX;
+    if let Some(rate) = request.copies_bytes_per_second.filter(|rate| *rate != 0 && !copies.contains(rate)) {
+        let accepted = format!("0, or {} to {} bytes are accepted", copies.start(), copies.end());
+        fields.bad("copies_bytes_per_second", format!("is {rate}: {accepted}"));
     }
     fields.finish()
 }

@@ -211,6 +211,9 @@ pub enum Command {
         /// Whether leads move by what shards cost.
         #[n(4)]
         heat: Option<bool>,
+        /// What copies may take of each node, each way, in bytes a second; 0: what each node has set. From version 6 on.
+        #[n(5)]
+        copies_bytes_per_second: Option<u64>,
     },
     /// A dead node is given up.
     #[n(16)]
@@ -322,6 +325,7 @@ impl Command {
             | Self::RaiseVersion { .. }
             | Self::SetSettings { .. }
             | Self::Replace { .. } => None,
+            Self::SetRules { copies_bytes_per_second: Some(_), .. } => Some(Feature::CopiesRule),
             Self::SetIntent { .. }
             | Self::Admit { .. }
             | Self::Hurry { .. }

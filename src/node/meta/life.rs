@@ -10,6 +10,10 @@ pub const GRACE_MS_DEFAULT: u64 = 300_000;
 pub const GRACE_MS_MIN: u64 = 1_000;
 /// The most of it.
 pub const GRACE_MS_MAX: u64 = 7 * 24 * 3_600_000;
+/// The least that a rule may leave to the copies of a node, in bytes a second: as little as a node can be told by its own setting.
+pub const COPIES_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// The most of it.
+pub const COPIES_BYTES_PER_SECOND_MAX: u64 = 16 << 30;
 /// The most bytes of why a change came about.
 pub const WHY_BYTES_MAX: usize = 300;
 /// How many forgotten nodes are still known as removed.
@@ -93,11 +97,22 @@ pub struct Rebalance {
     /// Leads stay even by number, whatever shards cost.
     #[cbor(n(4), default)]
     pub leads_by_number: bool,
+    /// What copies may take of each node, each way, in bytes a second; `None`: what each node has set, and always so under versions without
+    /// [`Feature::CopiesRule`](crate::versions::Feature::CopiesRule).
+    #[n(5)]
+    pub copies_bytes_per_second: Option<u64>,
 }
 
 impl Default for Rebalance {
     fn default() -> Self {
-        Self { grace_ms: GRACE_MS_DEFAULT, automatic: true, cancelled: false, applied: false, leads_by_number: false }
+        Self {
+            grace_ms: GRACE_MS_DEFAULT,
+            automatic: true,
+            cancelled: false,
+            applied: false,
+            leads_by_number: false,
+            copies_bytes_per_second: None,
+        }
     }
 }
 

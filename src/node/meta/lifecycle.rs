@@ -7,8 +7,8 @@ use crate::ring::{MEMBERS_MAX, Replicas};
 
 use super::apply::{self, fits};
 use super::{
-    Change, Command, GONE_MAX, GRACE_MS_MAX, GRACE_MS_MIN, Intent, LISTED_MAX, Life, MetaState, NodeRecord, Rebalance,
-    Refusal, Turn, WHY_BYTES_MAX,
+    COPIES_BYTES_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MIN, Change, Command, GONE_MAX, GRACE_MS_MAX, GRACE_MS_MIN,
+    Intent, LISTED_MAX, Life, MetaState, NodeRecord, Rebalance, Refusal, Turn, WHY_BYTES_MAX,
 };
 
 type Changed = Result<apply::Change, Refusal>;
@@ -34,7 +34,7 @@ impl MetaState {
                 let moves = (&wanted.zone, wanted.weight) != (&record.zone, record.weight);
                 self.keep(node, wanted, life, moves)
             }
-            Command::SetRules { replication, slack, grace_ms, automatic, heat } => {
+            Command::SetRules { replication, slack, grace_ms, automatic, heat, copies_bytes_per_second } => {
                 let mut rules = self.rules;
                 rules.replication = replication.unwrap_or(rules.replication);
                 rules.slack = slack.unwrap_or(rules.slack);
@@ -43,6 +43,11 @@ impl MetaState {
                     grace_ms: grace_ms.unwrap_or(before.grace_ms),
                     automatic: automatic.unwrap_or(before.automatic),
                     leads_by_number: heat.map_or(before.leads_by_number, |heat| !heat),
+                    copies_bytes_per_second: match copies_bytes_per_second {
+                        None => before.copies_bytes_per_second,
+                        Some(0) => None,
+                        rule => rule,
+                    },
                     ..before
                 };
                 self.set_rules(rules, wanted)
@@ -221,7 +226,10 @@ impl MetaState {
     }
 
     fn set_rules(&mut self, rules: crate::ring::Rules, rebalance: Rebalance) -> Changed {
-        if !(GRACE_MS_MIN..=GRACE_MS_MAX).contains(&rebalance.grace_ms) {
+        let copies = COPIES_BYTES_PER_SECOND_MIN..=COPIES_BYTES_PER_SECOND_MAX;
+        if !(GRACE_MS_MIN..=GRACE_MS_MAX).contains(&rebalance.grace_ms)
+            || rebalance.copies_bytes_per_second.is_some_and(|rate| !copies.contains(&rate))
+        {
             return Err(Refusal::OutOfRange);
         }
         let moves = rules != self.rules || rebalance.leads_by_number != self.rebalance().leads_by_number;

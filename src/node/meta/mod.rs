@@ -48,7 +48,8 @@ use super::folder::ClusterId;
 
 pub use command::{Answer, Command, Refusal};
 pub use life::{
-    Change, GONE_MAX, GRACE_MS_DEFAULT, GRACE_MS_MAX, GRACE_MS_MIN, LISTED_MAX, Life, Rebalance, Turn, WHY_BYTES_MAX,
+    COPIES_BYTES_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MIN, Change, GONE_MAX, GRACE_MS_DEFAULT, GRACE_MS_MAX,
+    GRACE_MS_MIN, LISTED_MAX, Life, Rebalance, Turn, WHY_BYTES_MAX,
 };
 pub use machine::Replicated;
 
@@ -271,6 +272,11 @@ impl MetaState {
     /// The rules by which changes come about.
     pub fn rebalance(&self) -> Rebalance {
         self.rebalance.clone().unwrap_or_default()
+    }
+
+    /// What copies may take of each node by the cluster's rules, each way, in bytes a second; `None`: what each node has set.
+    pub fn copies_bytes_per_second(&self) -> Option<u64> {
+        self.rebalance.as_ref()?.copies_bytes_per_second
     }
 
     /// Whether leads move by what shards cost.

@@ -194,12 +194,16 @@ fn a_voter_is_replaced_under_a_fresh_id_on_its_node_and_asking_again_gives_the_s
     assert_eq!(refused(state.apply(replace(4, ReplicaId(28)))), Refusal::NoVote);
 }
 
-/// One of version 5.
-fn living(nodes: &[u64]) -> MetaState {
+fn of_version(version: u32, nodes: &[u64]) -> MetaState {
     let mut state = MetaState::default();
     let Command::Found { charter, placement } = founding(nodes) else { unreachable!() };
-    state.apply(Command::Found { charter: charter.at(ClusterVersion(5)), placement });
+    state.apply(Command::Found { charter: charter.at(ClusterVersion(version)), placement });
     state
+}
+
+/// One of version 5.
+fn living(nodes: &[u64]) -> MetaState {
+    of_version(5, nodes)
 }
 
 fn drain(node: u64, forced: bool) -> Command {
@@ -284,4 +288,55 @@ fn what_came_with_version_5_of_an_older_command_is_neither_done_nor_written_befo
     let plain = Command::SetIntent { node: NodeId(10), intent: Intent::Draining, seen: None, forced: None };
     assert_eq!(plain.to_bytes(), [0x82, 0x07, 0x82, 0x0a, 0x02]);
     assert!(matches!(state.apply(plain), Answer::Done { epoch: Epoch(1), .. }));
+}
+
+/// A change of these rules, and of no other.
+fn rules(grace_ms: Option<u64>, heat: Option<bool>, copies_bytes_per_second: Option<u64>) -> Command {
+    let (replication, slack, automatic) = (None, None, None);
+    Command::SetRules { replication, slack, grace_ms, automatic, heat, copies_bytes_per_second }
+}
+
+#[test]
+fn what_came_with_version_6_of_an_older_command_is_neither_done_nor_written_before() {
+    let mut state = living(&[10, 20, 30]);
+    let before = state.clone();
+    for rate in [0, COPIES_BYTES_PER_SECOND_MIN] {
+        assert_eq!(refused(state.apply(rules(Some(1_500), None, Some(rate)))), Refusal::TooEarly);
+    }
+    assert_eq!(MetaState { revision: before.revision, ..state.clone() }, before);
+    // Commands and rules without it are as builds of before wrote them, and what those wrote is read.
+    assert_eq!(rules(Some(1_500), None, None).to_bytes(), [0x82, 0x0f, 0x83, 0xf6, 0xf6, 0x19, 0x05, 0xdc]);
+    assert_eq!(rules(None, Some(false), None).to_bytes(), [0x82, 0x0f, 0x85, 0xf6, 0xf6, 0xf6, 0xf6, 0xf4]);
+    assert!(matches!(state.apply(rules(Some(1_500), None, None)), Answer::Done { .. }));
+    let written = [0x85, 0x19, 0x05, 0xdc, 0xf5, 0xf4, 0xf4, 0xf4];
+    assert_eq!(minicbor::to_vec(&state.rebalance).unwrap(), written);
+    assert_eq!(minicbor::decode::<Rebalance>(&written).unwrap(), state.rebalance());
+}
+
+#[test]
+fn a_rule_of_what_copies_may_take_holds_until_nodes_go_by_their_own_again_and_moves_nothing() {
+    let (least, most) = (COPIES_BYTES_PER_SECOND_MIN, COPIES_BYTES_PER_SECOND_MAX);
+    let mut state = of_version(6, &[10, 20, 30]);
+    let (epoch, replica) = (state.epoch, None);
+    assert!(matches!(state.apply(rules(None, None, Some(0))), Answer::Unchanged { .. }));
+    for wrong in [1, least - 1, most + 1, u64::MAX] {
+        assert_eq!(refused(state.apply(rules(None, None, Some(wrong)))), Refusal::OutOfRange);
+    }
+    assert_eq!((state.copies_bytes_per_second(), state.rebalance.clone()), (None, None));
+    for rate in [least, 8 << 20, most] {
+        assert_eq!(state.apply(rules(None, None, Some(rate))), Answer::Done { epoch, replica });
+        assert_eq!(state.copies_bytes_per_second(), Some(rate));
+        assert_eq!(state.apply(rules(None, None, Some(rate))), Answer::Unchanged { epoch });
+    }
+    assert_eq!(state.apply(rules(Some(1_500), None, None)), Answer::Done { epoch, replica });
+    assert_eq!(state.copies_bytes_per_second(), Some(most), "another rule leaves it alone");
+
+    let command = [0x82, 0x0f, 0x86, 0xf6, 0xf6, 0xf6, 0xf6, 0xf6, 0x1a, 0, 1, 0, 0];
+    assert_eq!(rules(None, None, Some(least)).to_bytes(), command);
+    let written = [0x86, 0x19, 0x05, 0xdc, 0xf5, 0xf4, 0xf4, 0xf4, 0x1b, 0, 0, 0, 4, 0, 0, 0, 0];
+    assert_eq!(minicbor::to_vec(&state.rebalance).unwrap(), written);
+    assert_eq!(**Replicated::decode(&minicbor::to_vec(&state).unwrap()).unwrap().state(), state);
+
+    assert_eq!(state.apply(rules(Some(GRACE_MS_DEFAULT), None, Some(0))), Answer::Done { epoch, replica });
+    assert_eq!((state.copies_bytes_per_second(), state.rebalance), (None, None), "as it was");
 }

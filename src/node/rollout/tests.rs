@@ -52,6 +52,11 @@ fn refused(meta: &mut MetaState, command: Command) -> Refusal {
     }
 }
 
+/// A change of these rules, and of no other.
+fn rules(replication: Option<Replication>, automatic: Option<bool>, heat: Option<bool>) -> Command {
+    Command::SetRules { replication, slack: None, grace_ms: None, automatic, heat, copies_bytes_per_second: None }
+}
+
 /// Every group goes over to what is wanted, as leaders and nodes would bring it there.
 fn carry(meta: &mut MetaState) {
     let groups: Vec<GroupId> = meta.groups.keys().copied().collect();
@@ -299,10 +304,7 @@ fn a_replaced_node_that_lives_is_removed_when_it_has_handed_off_what_it_accepted
 #[test]
 fn a_change_waits_while_it_is_paused_and_is_dropped_until_something_changes_when_it_is_cancelled() {
     let mut meta = founded(3, 5);
-    done(
-        &mut meta,
-        Command::SetRules { replication: None, slack: None, grace_ms: None, automatic: Some(false), heat: None },
-    );
+    done(&mut meta, rules(None, Some(false), None));
     done(&mut meta, admit(4));
     carry(&mut meta);
     assert_eq!(settle(&mut meta, all_alive).len(), 1, "it becomes active and nothing moves");
@@ -322,10 +324,7 @@ fn a_change_waits_while_it_is_paused_and_is_dropped_until_something_changes_when
     done(&mut meta, Command::Turn { turn: Turn::Cancel });
     assert_eq!(refused(&mut meta, place), Refusal::Outdated, "it was decided on with the target in view");
     assert_eq!((settle(&mut meta, all_alive), held(&meta, 4)), (Vec::new(), begun));
-    done(
-        &mut meta,
-        Command::SetRules { replication: None, slack: None, grace_ms: None, automatic: Some(true), heat: None },
-    );
+    done(&mut meta, rules(None, Some(true), None));
     assert_eq!(settle(&mut meta, all_alive), [], "it was cancelled");
     let weight = Some(Weight::new(2).unwrap());
     done(&mut meta, Command::SetNode { node: node(4), zone: None, weight, held: None });
@@ -336,10 +335,7 @@ fn a_change_waits_while_it_is_paused_and_is_dropped_until_something_changes_when
 #[test]
 fn more_copies_of_each_shard_are_made_when_the_rule_says_so() {
     let mut meta = founded(5, 5);
-    let rule = |copies| {
-        let replication = Some(Replication::new(copies).unwrap());
-        Command::SetRules { replication, slack: None, grace_ms: None, automatic: None, heat: None }
-    };
+    let rule = |copies| rules(Some(Replication::new(copies).unwrap()), None, None);
     for copies in [5, 3, 1] {
         done(&mut meta, rule(copies));
         settle(&mut meta, all_alive);

@@ -6,9 +6,11 @@ use super::replacement::{SHARD, cluster, voters};
 use crate::ids::{GroupId, NodeId, ReplicaId};
 use crate::node::meta::{Command, Intent, MetaState, NodeRecord};
 use crate::plan::{Membership, MembershipId};
+use crate::proto::v1;
 use crate::ring::{Weight, Zone};
 use crate::rpc::Fault;
-use crate::rpc::life::{judge_hints, judge_intent, without_quorum};
+use crate::rpc::life::{judge_hints, judge_intent, judge_rules, without_quorum};
+use crate::versions::ClusterVersion;
 
 fn refused(judged: Result<(), Fault>) -> String {
     tonic::Status::from(judged.unwrap_err()).message().to_string()
@@ -69,4 +71,19 @@ fn a_node_with_hints_is_not_removed_nor_one_of_which_nothing_was_heard() {
     assert!(judge_hints("n4", Some(0)).is_ok());
     assert!(refused(judge_hints("n4", Some(3))).contains("3 views"));
     assert!(refused(judge_hints("n4", None)).contains("nothing was heard of n4"));
+}
+
+#[test]
+fn a_rule_of_a_later_version_is_refused_by_its_name_and_the_others_are_not() {
+    let mut meta = cluster(&[1, 2, 3]);
+    let others = v1::UpdateRulesRequest { grace_ms: Some(1_500), heat: Some(true), ..Default::default() };
+    for rate in [0, 65_536] {
+        let copies = v1::UpdateRulesRequest { copies_bytes_per_second: Some(rate), ..others };
+        meta.cluster_version = ClusterVersion(5);
+        let why = refused(judge_rules(&meta, &copies));
+        assert!(why.contains("copies_bytes_per_second needs cluster version 6, and the cluster has 5"), "{why}");
+        assert!(judge_rules(&meta, &others).is_ok());
+        meta.cluster_version = ClusterVersion(6);
+        assert!(judge_rules(&meta, &copies).is_ok());
+    }
 }

@@ -196,7 +196,7 @@ impl ReferenceStateMachine for Model {
         let envelope = prop_oneof![
             20 => command,
             3 => Just(Envelope::plain(Command::Tick)),
-            2 => (1..=5u32).prop_map(|version| Envelope::plain(Command::Adopt(ClusterVersion(version)))),
+            2 => (1..=6u32).prop_map(|version| Envelope::plain(Command::Adopt(ClusterVersion(version)))),
             1 => (0..190u8).prop_map(|by| Envelope::plain(Command::Stretch(Stretch(by)))),
             1 => (0..4u64, 20..60u64).prop_map(|(version, interval)| {
                 Envelope::plain(Command::UpdateSettings(Settings { interval_ms: interval * 1000, ..settings(version) }))

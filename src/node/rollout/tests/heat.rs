@@ -173,7 +173,7 @@ fn leads_stay_while_anything_is_unknown_or_under_way_or_the_rule_says_so() {
     let (mut early, mut off, mut busy) = (founded.clone(), founded.clone(), founded.clone());
     early.cluster_version = ClusterVersion(4);
     assert!(!moves(&early, &well));
-    let rule = |heat| Command::SetRules { replication: None, slack: None, grace_ms: None, automatic: None, heat };
+    let rule = |heat| rules(None, None, heat);
     done(&mut off, rule(Some(false)));
     assert!(!moves(&off, &well) && !off.follows_heat());
     done(&mut off, rule(Some(true)));
@@ -209,7 +209,7 @@ fn leads_go_back_by_number_when_the_rule_is_switched_off() {
     let mut meta = founded(4, 5);
     let (heat, mut leading) = (hot_first(&meta), Leading::new());
     assert!(leading.rest(&mut meta, &heat, "this") > 0);
-    let rule = |heat| Command::SetRules { replication: None, slack: None, grace_ms: None, automatic: None, heat };
+    let rule = |heat| rules(None, None, heat);
     done(&mut meta, rule(Some(false)));
     assert_eq!(leading.rest(&mut meta, &heat, "by number"), 0);
     let led = |n| leads(&meta).values().filter(|lead| **lead == node(n)).count();
