@@ -321,7 +321,8 @@ impl Node {
         node.begin(bound.link, bound.metrics)?;
         let inner = &node.inner;
         inner.spawn(hints_writer.run(inner.threads.clone()));
-        inner.spawn_on(inner.thread.handle(), pace.run(inner.metrics.clone()));
+        inner.spawn_on(inner.thread.handle(), pace.clone().run(inner.metrics.clone()));
+        inner.spawn(super::host::follow_pace(inner.clone(), pace));
         inner.spawn(super::hints::handoff::run(inner.hints.clone(), inner.router.clone()));
         Ok(Started { node, client: bound.client, admin: bound.admin })
     }

@@ -10,7 +10,7 @@ use crate::telemetry::trace::TraceId;
 use crate::time::MonotonicMs;
 
 use super::core::Inner;
-use super::link::introduce;
+use super::link::{Pace, introduce};
 use super::meta::{Command, MetaState};
 use super::router::Call;
 use super::shards::Wanted;
@@ -80,6 +80,22 @@ pub(super) async fn follow_meta(inner: Arc<Inner>) {
         }
         // One that has ended is not asked again at once.
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Keeps the pace of copies at what the cluster's rules say, or at what this node has set where they say nothing.
+pub(super) async fn follow_pace(inner: Arc<Inner>, pace: Arc<Pace>) {
+    let own = inner.config.snapshots_rate(1);
+    let mut changes = inner.meta.changes.subscribe();
+    loop {
+        let rule = inner.meta.now.load().copies_bytes_per_second();
+        let bytes_per_second = rule.unwrap_or(own);
+        if pace.set(bytes_per_second) {
+            tracing::info!(bytes_per_second, by_rule = rule.is_some(), "what copies may take of this node has changed");
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 

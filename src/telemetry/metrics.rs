@@ -310,7 +310,7 @@ impl Metrics {
             ),
             copies_bytes_per_second: b.gauge(
                 "copies_bytes_per_second",
-                "What copies may send now, and take in: snapshots.bytes_per_second, or a part of it while the node is late."
+                "What copies may send now, and take in: what the cluster's rule says, else snapshots.bytes_per_second, or a part of it while the node is late."
             ),
             groups_late_seconds: b.seconds(
                 "groups_late_seconds",

@@ -444,7 +444,8 @@ pub const FIELDS: &[Field] = &[
         |value| *value == 0 || (65_536..=17_179_869_184).contains(value),
         "The most bytes of copies that this node sends to others in a second, all together: of snapshots, and of a log from \
          before its copy began. About as much of snapshots is taken in. While the node is late it is as little as an eighth of \
-         that. 0: 2 MiB for each processor, at least 4 MiB and at most 64."
+         that. 0: 2 MiB for each processor, at least 4 MiB and at most 64. A rule of the cluster goes before it (`clusterctl ring \
+         rules`)."
     ),
     plain!(
         "leaders.balance",

@@ -318,7 +318,8 @@ impl Peer {
                 tracing::warn!(
                     %error,
                     "a snapshot was broken off and begins again: the log or the memory needed its shard's next checkpoint, or nothing \
-                     moved for too long; where it happens again and again raise snapshots.bytes_per_second or disk.log_mib"
+                     moved for too long; where it happens again and again raise what copies may take (clusterctl ring rules, or \
+                     snapshots.bytes_per_second) or disk.log_mib"
                 );
                 unreachable(error)
             }
