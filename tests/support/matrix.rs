@@ -79,6 +79,7 @@ const ROWS: &[Row] = &[
     row(TAKEN, TAKEN, &["plan", "cancel", "--yes"]),
     row(TAKEN, TAKEN, &["shard", "move", "0", "--from", "nobody", "--to", "n1", "--dry-run"]),
     row(0, 0, &["ring", "rules", "--slack-permille", "60", "--dry-run"]),
+    row(0, 0, &["ring", "rules", "--copies-kib-per-second", "8192", "--dry-run"]),
     // Every shard is led with one node down; without a quorum none may be recovered while the others are only silent.
     row(TAKEN, TAKEN, &["recover", "shard", "0", "--dry-run"]),
     row(0, TAKEN, &["recover", "shards", "--all", "--dry-run"]),

@@ -134,6 +134,14 @@ fn count(n: u32, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
+/// What copies may take of each node, in words.
+pub(super) fn copies_sentence(bytes_per_second: Option<u64>) -> String {
+    match bytes_per_second {
+        Some(rate) => format!("each node sends at most {} of copies a second", bytes(rate)),
+        None => "each node sends as much of copies as it has set".to_string(),
+    }
+}
+
 impl Plan {
     /// Whether nothing is under way and nothing will be by itself.
     fn is_over(&self) -> bool {

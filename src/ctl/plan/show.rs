@@ -7,7 +7,7 @@ use super::super::exit::Failure;
 use super::super::output::span;
 use super::super::text::{plain, wrapped};
 use super::super::watch;
-use super::{Leads, Plan};
+use super::{Leads, Plan, copies_sentence};
 use crate::proto::v1;
 
 /// The change, and the rules that it follows.
@@ -19,6 +19,8 @@ struct Shown {
     grace_ms: u64,
     automatic: bool,
     heat: bool,
+    /// Null: what each node has set.
+    copies_bytes_per_second: Option<u64>,
     leads: Leads,
     answered_by: String,
 }
@@ -33,6 +35,7 @@ impl Shown {
             grace_ms: rules.grace_ms,
             automatic: rules.automatic,
             heat: rules.heat,
+            copies_bytes_per_second: rules.copies_bytes_per_second,
             leads: Leads::new(answer.leads, rules.heat),
             answered_by: plain(&answer.answered_by),
         }
@@ -41,7 +44,9 @@ impl Shown {
     fn text(&self) -> String {
         let begin = if self.automatic { "changes begin by themselves" } else { "changes wait for `plan apply`" };
         let (grace, copies) = (span(self.grace_ms), self.replication_factor);
-        let rules = format!("{copies} copies of each shard; {begin}; dead nodes are given up after {grace}");
+        let bound = self.copies_bytes_per_second.map(|rate| format!("; {}", copies_sentence(Some(rate))));
+        let bound = bound.unwrap_or_default();
+        let rules = format!("{copies} copies of each shard; {begin}; dead nodes are given up after {grace}{bound}");
         let (rules, leads) = (wrapped(&rules, 80).join("\n"), wrapped(&self.leads.text(), 80).join("\n"));
         format!("{}\n\n{rules}\n{leads}", self.plan.text().trim_end())
     }
@@ -54,4 +59,24 @@ pub(super) async fn run(context: &Context, repeat: &watch::Repeat) -> Result<(),
 async fn look(context: &Context) -> Result<Screen, Failure> {
     let shown = Shown::new(context.read(context.admin()?.get_plan(v1::GetPlanRequest {})).await?);
     context.screen(&shown, || shown.text(), Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_copies_may_take_is_told_where_a_rule_says_it() {
+        let shown = |copies_bytes_per_second| {
+            let rules = v1::PlacementRules { copies_bytes_per_second, replication_factor: 3, ..Default::default() };
+            Shown::new(v1::GetPlanResponse { rules: Some(rules), ..Default::default() })
+        };
+        let (own, ruled) = (shown(None), shown(Some(8 << 20)));
+        // The text is broken into lines.
+        let words = |shown: &Shown| shown.text().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words(&ruled).contains("each node sends at most 8.0 MiB of copies a second"), "{}", ruled.text());
+        assert!(!words(&own).contains("of copies a second"), "{}", own.text());
+        let json = |shown: &Shown| serde_json::to_value(shown).map(|json| json["copies_bytes_per_second"].clone());
+        assert_eq!((json(&own).ok(), json(&ruled).ok()), (Some(().into()), Some((8u64 << 20).into())));
+    }
 }
