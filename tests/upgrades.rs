@@ -30,7 +30,7 @@ use flate2::write::GzEncoder;
 use playhead::device::{Fleet, Plan};
 use playhead::local::LocalError;
 use playhead::proto::v1;
-use playhead::versions::{Spoken, TABLE};
+use playhead::versions::{Feature, Spoken, TABLE};
 use serde_json::{Value, json};
 use support::{Cluster, Result, binary};
 
@@ -70,6 +70,9 @@ async fn opened(version: u32, flags: &[&str]) -> Result<Cluster> {
     tar::Archive::new(packed).unpack(root.path().join("cluster"))?;
     Cluster::open(root, NODES, SHARDS, &[FLAGS, flags].concat()).await
 }
+
+/// What the copies of each node may take where the rule for it is set.
+const COPIES_BYTES_PER_SECOND: u64 = 3 << 20;
 
 async fn versions(cluster: &Cluster) -> Result<v1::GetVersionsResponse> {
     Ok(cluster.admin(PATIENCE)?.get_versions(v1::GetVersionsRequest {}).await?)
@@ -124,6 +127,11 @@ async fn gives_what_was_written(cluster: &Cluster, version: u32) -> Result<()> {
         content::assert_of_version_4(&told);
     } else {
         assert_ne!(version, 4, "what version 4 brought is not in its folder");
+    }
+    if Feature::NodeLife.since().0 <= version {
+        let rules = cluster.admin(PATIENCE)?.get_plan(v1::GetPlanRequest {}).await?.rules.unwrap_or_default();
+        let is_set = Feature::CopiesRule.since().0 <= version;
+        assert_eq!(rules.copies_bytes_per_second, is_set.then_some(COPIES_BYTES_PER_SECOND));
     }
     Ok(())
 }
@@ -273,6 +281,11 @@ async fn write_data_folders() -> Result<()> {
     let flags = if version >= 4 { [&flags[..], &accepting].concat() } else { flags };
     let mut cluster = Cluster::start_build(build, NODES, SHARDS, &flags).await?;
     content::settings(&cluster).await?;
+    if Feature::CopiesRule.since().0 <= version {
+        let copies_bytes_per_second = Some(COPIES_BYTES_PER_SECOND);
+        let rules = v1::UpdateRulesRequest { copies_bytes_per_second, ..Default::default() };
+        cluster.admin(PATIENCE)?.update_rules(rules).await?;
+    }
     content::write(&cluster, 0).await?;
     if version >= 4 {
         content::write_of_version_4(&mut cluster).await.map_err(|e| format!("{e}\n{}", cluster.logs()))?;
