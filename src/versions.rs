@@ -87,7 +87,7 @@ pub const TABLE: &[Version] = &[
     Version {
         version: ClusterVersion(6),
         since: "2026-11",
-        what: "what copies may take of each node is a rule of the cluster, which running nodes follow",
+        what: "what copies may take of each node, and one account of each leader, are rules of the cluster, which running nodes follow",
         formats: Formats { commands: 4, state_header: 2, store_header: 3, log: 1, identity: 2, wire: 2 },
     },
 ];
@@ -116,8 +116,8 @@ pub enum Feature {
     Heat,
     /// A shard that has lost most of its voters for good goes on with one that is left, by the meta group's word.
     Recovery,
-    /// What copies may take of each node can be a rule of the cluster.
-    CopiesRule,
+    /// What copies may take of each node, and an account of each leader, can be rules of the cluster.
+    LimitRules,
 }
 
 impl Feature {
@@ -128,7 +128,7 @@ impl Feature {
             Self::ReadModes | Self::ToldLeases => ClusterVersion(3),
             Self::Hints | Self::Stretch => ClusterVersion(4),
             Self::HandedOffInOrder | Self::NodeLife | Self::Heat | Self::Recovery => ClusterVersion(5),
-            Self::CopiesRule => ClusterVersion(6),
+            Self::LimitRules => ClusterVersion(6),
         }
     }
 }
@@ -260,7 +260,7 @@ mod tests {
         let features =
             [Feature::ShardVersions, Feature::FolderVersions, Feature::ReadModes, Feature::Hints, Feature::Stretch];
         let last =
-            [Feature::HandedOffInOrder, Feature::NodeLife, Feature::Heat, Feature::Recovery, Feature::CopiesRule];
+            [Feature::HandedOffInOrder, Feature::NodeLife, Feature::Heat, Feature::Recovery, Feature::LimitRules];
         for feature in features.into_iter().chain(last) {
             let ClusterVersion(since) = feature.since();
             assert!(!ClusterVersion(since - 1).has(feature), "{feature:?}");

@@ -73,6 +73,8 @@ async fn opened(version: u32, flags: &[&str]) -> Result<Cluster> {
 
 /// What the copies of each node may take where the rule for it is set.
 const COPIES_BYTES_PER_SECOND: u64 = 3 << 20;
+/// What a leader takes of one account where the rule for it is set.
+const ACCOUNT_PER_SECOND: u32 = 900;
 
 async fn versions(cluster: &Cluster) -> Result<v1::GetVersionsResponse> {
     Ok(cluster.admin(PATIENCE)?.get_versions(v1::GetVersionsRequest {}).await?)
@@ -130,8 +132,9 @@ async fn gives_what_was_written(cluster: &Cluster, version: u32) -> Result<()> {
     }
     if Feature::NodeLife.since().0 <= version {
         let rules = cluster.admin(PATIENCE)?.get_plan(v1::GetPlanRequest {}).await?.rules.unwrap_or_default();
-        let is_set = Feature::CopiesRule.since().0 <= version;
+        let is_set = Feature::LimitRules.since().0 <= version;
         assert_eq!(rules.copies_bytes_per_second, is_set.then_some(COPIES_BYTES_PER_SECOND));
+        assert_eq!(rules.account_per_second, is_set.then_some(ACCOUNT_PER_SECOND));
     }
     Ok(())
 }
@@ -281,9 +284,9 @@ async fn write_data_folders() -> Result<()> {
     let flags = if version >= 4 { [&flags[..], &accepting].concat() } else { flags };
     let mut cluster = Cluster::start_build(build, NODES, SHARDS, &flags).await?;
     content::settings(&cluster).await?;
-    if Feature::CopiesRule.since().0 <= version {
-        let copies_bytes_per_second = Some(COPIES_BYTES_PER_SECOND);
-        let rules = v1::UpdateRulesRequest { copies_bytes_per_second, ..Default::default() };
+    if Feature::LimitRules.since().0 <= version {
+        let (copies_bytes_per_second, account_per_second) = (Some(COPIES_BYTES_PER_SECOND), Some(ACCOUNT_PER_SECOND));
+        let rules = v1::UpdateRulesRequest { copies_bytes_per_second, account_per_second, ..Default::default() };
         cluster.admin(PATIENCE)?.update_rules(rules).await?;
     }
     content::write(&cluster, 0).await?;

@@ -158,7 +158,6 @@ pub struct Seeds {
 
 fn group_config(config: &Config, usual: GroupConfig) -> GroupConfig {
     GroupConfig {
-        snapshot_piece_bytes: config.snapshots_piece_bytes(usual.snapshot_piece_bytes),
         heartbeat_ms: config.raft_heartbeat_ms,
         election_ms_min: config.raft_election_min_ms,
         election_ms_max: config.raft_election_max_ms,
@@ -240,6 +239,7 @@ impl Node {
         // The program has filled in what goes by the machine's processors; a node without it sends as little as any.
         let pace = Arc::new(Pace::new(config.snapshots_rate(1)));
         let link = Link::new(link_config, book, metrics.clone(), runtimes);
+        let load = Arc::new(Load::new(config.load_bounds(), clock.clone(), metrics.shed.clone()));
         let shards = Arc::new(Shards::new(Parts {
             node: identity.node,
             config: Arc::new(groups),
@@ -249,7 +249,7 @@ impl Node {
             store: storage.store.clone(),
             clock: clock.clone(),
             room: room.clone(),
-            load: Arc::new(Load::new(config.load_bounds(), clock.clone(), metrics.shed.clone())),
+            load: load.clone(),
             rows_bytes: config.memory_rows_mib << 20,
             spoken,
             known: me.versions.known().clone(),
@@ -322,7 +322,7 @@ impl Node {
         let inner = &node.inner;
         inner.spawn(hints_writer.run(inner.threads.clone()));
         inner.spawn_on(inner.thread.handle(), pace.clone().run(inner.metrics.clone()));
-        inner.spawn(super::host::follow_pace(inner.clone(), pace));
+        inner.spawn(super::host::follow_limits(inner.clone(), pace, load));
         inner.spawn(super::hints::handoff::run(inner.hints.clone(), inner.router.clone()));
         Ok(Started { node, client: bound.client, admin: bound.admin })
     }

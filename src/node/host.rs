@@ -1,11 +1,12 @@
-//! Following the meta state: opening, initializing and destroying this node's replicas as it says, and knowing whom to
-//! talk to.
+//! Following the meta state: opening, initializing and destroying this node's replicas as it says, knowing whom to talk to, and keeping to
+//! its limits.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{Epoch, GroupId, ReplicaId};
 use crate::planted;
+use crate::raft::Load;
 use crate::telemetry::trace::TraceId;
 use crate::time::MonotonicMs;
 
@@ -83,15 +84,30 @@ pub(super) async fn follow_meta(inner: Arc<Inner>) {
     }
 }
 
-/// Keeps the pace of copies at what the cluster's rules say, or at what this node has set where they say nothing.
-pub(super) async fn follow_pace(inner: Arc<Inner>, pace: Arc<Pace>) {
-    let own = inner.config.snapshots_rate(1);
+/// Keeps the pace of copies and the bound of each account at what the cluster's rules say, or at what this node has set where they say nothing.
+pub(super) async fn follow_limits(inner: Arc<Inner>, pace: Arc<Pace>, load: Arc<Load>) {
+    let (own_copies, own_account) = (inner.config.snapshots_rate(1), inner.config.limits_account_per_second);
     let mut changes = inner.meta.changes.subscribe();
     loop {
-        let rule = inner.meta.now.load().copies_bytes_per_second();
-        let bytes_per_second = rule.unwrap_or(own);
+        let (copies, account) = {
+            let meta = inner.meta.now.load();
+            (meta.copies_bytes_per_second(), meta.account_per_second())
+        };
+        let per_second = account.unwrap_or(own_account);
+        if load.set_account_per_second(per_second) {
+            tracing::info!(
+                per_second,
+                by_rule = account.is_some(),
+                "what leaders here take of one account has changed"
+            );
+        }
+        let bytes_per_second = copies.unwrap_or(own_copies);
         if pace.set(bytes_per_second) {
-            tracing::info!(bytes_per_second, by_rule = rule.is_some(), "what copies may take of this node has changed");
+            tracing::info!(
+                bytes_per_second,
+                by_rule = copies.is_some(),
+                "what copies may take of this node has changed"
+            );
         }
         if changes.changed().await.is_err() {
             return;

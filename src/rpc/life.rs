@@ -340,8 +340,17 @@ impl Operator {
         let slack = request.slack_permille.map(Slack::new).transpose().map_err(bad)?;
         let decide = |meta: &MetaState| -> Result<Command, Fault> {
             judge_rules(meta, &request)?;
-            let v1::UpdateRulesRequest { grace_ms, automatic, heat, copies_bytes_per_second, .. } = request;
-            Ok(Command::SetRules { replication, slack, grace_ms, automatic, heat, copies_bytes_per_second })
+            let v1::UpdateRulesRequest { grace_ms, automatic, heat, .. } = request;
+            let v1::UpdateRulesRequest { copies_bytes_per_second, account_per_second, .. } = request;
+            Ok(Command::SetRules {
+                replication,
+                slack,
+                grace_ms,
+                automatic,
+                heat,
+                copies_bytes_per_second,
+                account_per_second,
+            })
         };
         let plan = Some(self.change(request.validate_only, decide).await?);
         Ok(v1::UpdateRulesResponse { rules: Some(super::plans::rules(&*self.meta()?)), plan })
@@ -397,11 +406,15 @@ pub(super) fn judge_intent(record: &NodeRecord, wanted: Intent) -> Result<(), Fa
 
 /// Whether the cluster's version has all the rules that are to change.
 pub(super) fn judge_rules(meta: &MetaState, request: &v1::UpdateRulesRequest) -> Result<(), Fault> {
-    if request.copies_bytes_per_second.is_some() && !meta.has(Feature::CopiesRule) {
-        let needed = Feature::CopiesRule.since();
-        return Err(Fault::field_too_early("copies_bytes_per_second", needed, meta.cluster_version));
+    let limits = [
+        ("copies_bytes_per_second", request.copies_bytes_per_second.is_some()),
+        ("account_per_second", request.account_per_second.is_some()),
+    ];
+    let changed = limits.into_iter().find(|(_, is_changed)| *is_changed);
+    match changed.filter(|_| !meta.has(Feature::LimitRules)) {
+        Some((field, _)) => Err(Fault::field_too_early(field, Feature::LimitRules.since(), meta.cluster_version)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether a node has handed off all that it accepted: with it that would be lost.

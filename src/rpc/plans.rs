@@ -31,6 +31,7 @@ pub(super) fn rules(meta: &MetaState) -> v1::PlacementRules {
         automatic: rebalance.automatic,
         heat: meta.follows_heat(),
         copies_bytes_per_second: rebalance.copies_bytes_per_second,
+        account_per_second: rebalance.account_per_second,
     }
 }
 

@@ -3,7 +3,9 @@
 use super::admin::{address, node_text};
 use super::fault::Fault;
 use super::fields::Fields;
-use crate::node::meta::{COPIES_BYTES_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MIN, GRACE_MS_MAX, GRACE_MS_MIN};
+use crate::node::meta::{
+    ACCOUNT_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MIN, GRACE_MS_MAX, GRACE_MS_MIN,
+};
 use crate::proto::v1;
 use crate::ring::{Slack, Weight, Zone};
 
@@ -100,6 +102,10 @@ pub(super) fn update_rules(request: &v1::UpdateRulesRequest) -> Result<(), Fault
     if let Some(rate) = request.copies_bytes_per_second.filter(|rate| *rate != 0 && !copies.contains(rate)) {
         let accepted = format!("0, or {} to {} bytes are accepted", copies.start(), copies.end());
         fields.bad("copies_bytes_per_second", format!("is {rate}: {accepted}"));
+    }
+    if let Some(rate) = request.account_per_second.filter(|rate| *rate > ACCOUNT_PER_SECOND_MAX) {
+        let accepted = format!("0, or 1 to {ACCOUNT_PER_SECOND_MAX} are accepted");
+        fields.bad("account_per_second", format!("is {rate}: {accepted}"));
     }
     fields.finish()
 }

@@ -142,6 +142,14 @@ pub(super) fn copies_sentence(bytes_per_second: Option<u64>) -> String {
     }
 }
 
+/// What leaders take of one account, in words.
+pub(super) fn account_sentence(per_second: Option<u32>) -> String {
+    match per_second {
+        Some(rate) => format!("each leader takes at most {} a second of one account", count(rate, "command")),
+        None => "each leader takes as much of one account as its node has set".to_string(),
+    }
+}
+
 impl Plan {
     /// Whether nothing is under way and nothing will be by itself.
     fn is_over(&self) -> bool {

@@ -7,7 +7,7 @@ use super::super::exit::Failure;
 use super::super::output::span;
 use super::super::text::{plain, wrapped};
 use super::super::watch;
-use super::{Leads, Plan, copies_sentence};
+use super::{Leads, Plan, account_sentence, copies_sentence};
 use crate::proto::v1;
 
 /// The change, and the rules that it follows.
@@ -21,6 +21,8 @@ struct Shown {
     heat: bool,
     /// Null: what each node has set.
     copies_bytes_per_second: Option<u64>,
+    /// Null: what each node has set.
+    account_per_second: Option<u32>,
     leads: Leads,
     answered_by: String,
 }
@@ -36,6 +38,7 @@ impl Shown {
             automatic: rules.automatic,
             heat: rules.heat,
             copies_bytes_per_second: rules.copies_bytes_per_second,
+            account_per_second: rules.account_per_second,
             leads: Leads::new(answer.leads, rules.heat),
             answered_by: plain(&answer.answered_by),
         }
@@ -44,9 +47,13 @@ impl Shown {
     fn text(&self) -> String {
         let begin = if self.automatic { "changes begin by themselves" } else { "changes wait for `plan apply`" };
         let (grace, copies) = (span(self.grace_ms), self.replication_factor);
-        let bound = self.copies_bytes_per_second.map(|rate| format!("; {}", copies_sentence(Some(rate))));
-        let bound = bound.unwrap_or_default();
-        let rules = format!("{copies} copies of each shard; {begin}; dead nodes are given up after {grace}{bound}");
+        let mut rules = format!("{copies} copies of each shard; {begin}; dead nodes are given up after {grace}");
+        let copies = self.copies_bytes_per_second.map(|rate| copies_sentence(Some(rate)));
+        let account = self.account_per_second.map(|rate| account_sentence(Some(rate)));
+        for limit in copies.into_iter().chain(account) {
+            rules.push_str("; ");
+            rules.push_str(&limit);
+        }
         let (rules, leads) = (wrapped(&rules, 80).join("\n"), wrapped(&self.leads.text(), 80).join("\n"));
         format!("{}\n\n{rules}\n{leads}", self.plan.text().trim_end())
     }
@@ -66,17 +73,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_copies_may_take_is_told_where_a_rule_says_it() {
-        let shown = |copies_bytes_per_second| {
-            let rules = v1::PlacementRules { copies_bytes_per_second, replication_factor: 3, ..Default::default() };
+    fn limits_are_told_where_a_rule_says_them() {
+        let shown = |copies_bytes_per_second, account_per_second| {
+            let limits = v1::PlacementRules { copies_bytes_per_second, account_per_second, ..Default::default() };
+            let rules = v1::PlacementRules { replication_factor: 3, ..limits };
             Shown::new(v1::GetPlanResponse { rules: Some(rules), ..Default::default() })
         };
-        let (own, ruled) = (shown(None), shown(Some(8 << 20)));
+        let (own, ruled) = (shown(None, None), shown(Some(8 << 20), Some(500)));
         // The text is broken into lines.
         let words = |shown: &Shown| shown.text().split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words(&ruled).contains("each node sends at most 8.0 MiB of copies a second"), "{}", ruled.text());
-        assert!(!words(&own).contains("of copies a second"), "{}", own.text());
-        let json = |shown: &Shown| serde_json::to_value(shown).map(|json| json["copies_bytes_per_second"].clone());
-        assert_eq!((json(&own).ok(), json(&ruled).ok()), (Some(().into()), Some((8u64 << 20).into())));
+        assert!(
+            words(&ruled).contains("each leader takes at most 500 commands a second of one account"),
+            "{}",
+            ruled.text()
+        );
+        assert!(!words(&own).contains("of copies a second") && !words(&own).contains("account"), "{}", own.text());
+        let json = |shown: &Shown| {
+            let json = serde_json::to_value(shown).unwrap();
+            ["copies_bytes_per_second", "account_per_second"].map(|field| json[field].as_u64())
+        };
+        assert_eq!([json(&own), json(&ruled)], [[None, None], [Some(8 << 20), Some(500)]]);
     }
 }

@@ -17,7 +17,7 @@ pub(super) enum Command {
     Show(ShowOptions),
     /// What would move if nodes came or went; nothing is changed
     Plan(plan::Options),
-    /// Change how replicas are placed and rebuilt; `plan show` tells the rules
+    /// Change how replicas are placed and rebuilt, and limits of all nodes; `plan show` tells the rules
     Rules(rules::Options),
 }
 

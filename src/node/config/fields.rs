@@ -350,7 +350,8 @@ pub const FIELDS: &[Field] = &[
         "1000",
         0,
         1000000,
-        "Commands a second that a leader takes of one account, twice as many at once; more are refused as OVERLOADED. 0: any number."
+        "Commands a second that a leader takes of one account, twice as many at once; more are refused as OVERLOADED. 0: any number. A rule \
+         of the cluster goes before it (`clusterctl ring rules`)."
     ),
     number!(
         "limits.node_per_second",

@@ -1,5 +1,5 @@
 use super::*;
-use crate::node::meta::{COPIES_BYTES_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MIN};
+use crate::node::meta::{ACCOUNT_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MIN};
 
 fn sources(environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Sources {
     Sources {
@@ -60,22 +60,14 @@ fn fields_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn who_may_copy_less_copies_in_smaller_pieces() {
-    let pieces = |rate: u64, usual| {
-        let config = load(&sources(&[], &[("snapshots-bytes-per-second", &rate.to_string())])).unwrap();
-        config.snapshots_piece_bytes(usual)
-    };
-    let usual = |rate| pieces(rate, 512 << 10);
-    assert_eq!([0, 65_536, 8 << 20, 64 << 20].map(usual), [128 << 10, 128 << 10, 256 << 10, 512 << 10]);
-    assert_eq!(pieces(4 << 20, 2 << 10), 2 << 10);
-}
-
-#[test]
-fn what_a_rule_may_leave_to_copies_is_what_a_node_may_be_set_to() {
+fn limits_by_rule_are_what_a_node_may_be_set_to() {
     let (least, most) = (COPIES_BYTES_PER_SECOND_MIN, COPIES_BYTES_PER_SECOND_MAX);
     let takes = |rate: u64| load(&sources(&[], &[("snapshots-bytes-per-second", &rate.to_string())])).is_ok();
     assert_eq!([0, least, most].map(takes), [true; 3]);
     assert_eq!([1, least - 1, most + 1].map(takes), [false; 3]);
+    let takes = |rate: u32| load(&sources(&[], &[("limits-account-per-second", &rate.to_string())])).is_ok();
+    let most = ACCOUNT_PER_SECOND_MAX;
+    assert_eq!([0, 1, most, most + 1].map(takes), [true, true, true, false]);
 }
 
 #[test]

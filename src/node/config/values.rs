@@ -6,9 +6,6 @@ use std::str::FromStr;
 
 use super::{FIELDS, Field};
 
-/// The least that [pieces of snapshots](Config::snapshots_piece_bytes) are made for, in bytes.
-const PIECE_BYTES_MIN: u64 = 128 << 10;
-
 /// Everything that an operator can set. The documentation of each field stands in [`FIELDS`].
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "each field is documented once, in the table of fields")]
@@ -110,13 +107,6 @@ impl Config {
             0 => (u64::try_from(processors).unwrap_or(u64::MAX).saturating_mul(2)).clamp(4, 64) << 20,
             set => set,
         }
-    }
-
-    /// How many bytes of a snapshot go into one piece, at most the usual: about what is sent in a 32nd of a second, as a piece keeps some
-    /// thread of both nodes for as long as it takes, and members wait for that. Not less than an eighth of a MiB: each is a message.
-    pub fn snapshots_piece_bytes(&self, usual: usize) -> usize {
-        let bytes = (self.snapshots_rate(1) / 32).max(PIECE_BYTES_MIN);
-        usize::try_from(bytes).unwrap_or(usize::MAX).min(usual)
     }
 
     /// The files of the clients' TLS, when it is switched on.

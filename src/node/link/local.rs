@@ -42,6 +42,10 @@ impl crate::raft::Link for Local {
         self.pace.take_in(bytes).boxed()
     }
 
+    fn piece_bytes(&self, usual: usize) -> usize {
+        self.pace.piece_bytes(usual)
+    }
+
     fn snapshot_place(&self) -> BoxFuture<'static, Box<dyn Send>> {
         self.pace.place().boxed()
     }

@@ -6,15 +6,16 @@
 //! the increase and decrease algorithms for congestion avoidance", 1989). It never falls below a part of what is set: copies are what
 //! keeps data safe, they have to end.
 //!
-//! What is set may change at any time ([`Pace::set`]), also for who waits already: whoever is served gets what it lacks as fast as buckets
+//! What is set may change at any time ([`Pace::set`]), also for who waits already: whoever waits gets what it lacks as fast as buckets
 //! are filled then, and no bucket ever has more than a burst of the rate that is set.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use crate::telemetry::Metrics;
@@ -29,6 +30,11 @@ const TURNS: u64 = 50;
 const PLACES: usize = 2;
 /// What a bucket holds when nothing was copied for a while, in turns: pieces are to go out one by one, evenly.
 const BURST_TURNS: usize = 3;
+
+/// Pieces of snapshots are what may be copied in such a part of a second.
+const PIECES: u64 = 32;
+/// They are not made smaller than that, in bytes: each is a message.
+const PIECE_BYTES: usize = 128 << 10;
 
 /// All of the rate.
 const WHOLE: u32 = 1000;
@@ -53,30 +59,54 @@ const FORGOTTEN: u32 = 7 * 24 * 3600 * TURNS as u32;
 /// One turn is so much of the average: it looks back over about a quarter of a second.
 const WEIGHT: u32 = 12;
 
-/// How full a bucket is.
+/// What somebody who waits still lacks.
+#[derive(Debug)]
+struct Debt {
+    tokens: usize,
+    paid: oneshot::Sender<()>,
+}
+
+/// One direction's tokens, and who waits for some.
 #[derive(Debug)]
 struct Level {
-    /// Tokens that nobody has asked for yet: at most `most`.
+    /// Those that nobody has asked for: at most `most`, and none while somebody waits.
     tokens: usize,
     most: usize,
-    /// What who is served still lacks. It goes there before anything is kept, so there are tokens only where this is 0.
-    owed: usize,
+    /// Who waits, the longest first. As many as there are places for snapshots, pieces that come and one message of entries.
+    debts: VecDeque<Debt>,
 }
 
 impl Level {
-    /// Gives so many tokens to who is served now, those that are there at once.
-    fn owe(&mut self, tokens: usize) {
-        let here = tokens.min(self.tokens);
+    /// Takes so many tokens. Where there are not as many they are owed: told when all of them have come.
+    fn take(&mut self, tokens: usize) -> Option<oneshot::Receiver<()>> {
+        let here = if self.debts.is_empty() { tokens.min(self.tokens) } else { 0 };
         self.tokens -= here;
-        self.owed = tokens - here;
+        if here == tokens {
+            return None;
+        }
+        let (paid, told) = oneshot::channel();
+        self.debts.push_back(Debt { tokens: tokens - here, paid });
+        Some(told)
     }
 
-    /// More tokens have come. Whether who is served has all of its own by that.
-    fn fill(&mut self, tokens: usize) -> bool {
-        let given = tokens.min(self.owed);
-        self.owed -= given;
-        self.tokens = self.tokens.saturating_add(tokens - given).min(self.most);
-        given > 0 && self.owed == 0
+    /// More tokens have come: for who waits first, then for the next; what is left is kept. Who has stopped waiting gets nothing more, and
+    /// gives nothing back: its bytes may go without the rest, and what came back in one go would be a burst for the next.
+    fn fill(&mut self, tokens: usize) {
+        let mut left = self.tokens.saturating_add(tokens);
+        while let Some(debt) = self.debts.front_mut() {
+            if !debt.paid.is_closed() {
+                let given = debt.tokens.min(left);
+                (debt.tokens, left) = (debt.tokens - given, left - given);
+                if debt.tokens > 0 {
+                    break;
+                }
+            }
+            if let Some(debt) = self.debts.pop_front() {
+                // Who stops waiting just now needs not be told.
+                let _ = debt.paid.send(());
+            }
+        }
+        self.tokens = left.min(self.most);
     }
 
     /// It holds so many from now on.
@@ -85,51 +115,30 @@ impl Level {
     }
 }
 
-/// One direction's tokens. Who waits first is served first.
+/// One direction's tokens. Who waits first is served first, also where nobody looks whether it was.
 #[derive(Debug)]
-struct Bucket {
-    level: Mutex<Level>,
-    /// Held by who is served.
-    served: tokio::sync::Mutex<()>,
-    /// Who is served has all of its tokens.
-    filled: Notify,
-}
-
-/// Nobody is owed anything any more when this is dropped, as who was served has everything, or doesn't wait for the rest.
-struct Owed<'a>(&'a Mutex<Level>);
-
-impl Drop for Owed<'_> {
-    fn drop(&mut self) {
-        self.0.lock().owed = 0;
-    }
-}
+struct Bucket(Mutex<Level>);
 
 impl Bucket {
     fn new(most: usize) -> Self {
-        let level = Mutex::new(Level { tokens: most, most, owed: 0 });
-        Self { level, served: tokio::sync::Mutex::default(), filled: Notify::new() }
+        Self(Mutex::new(Level { tokens: most, most, debts: VecDeque::new() }))
     }
 
-    /// Waits for the tokens of so many bytes, be it more of them than the bucket holds. Who stops waiting gives nothing back of what it has
-    /// got so far: its bytes may go without the rest, and what came back in one go would be a burst for the next.
+    /// Waits for the tokens of so many bytes, be it more of them than the bucket holds.
     async fn take(&self, bytes: usize) {
-        // Dropped in the other order: the next is served when nothing is owed to this one.
-        let _served = self.served.lock().await;
-        let _owed = Owed(&self.level);
-        self.level.lock().owe(bytes.div_ceil(TOKEN_BYTES));
-        while self.level.lock().owed > 0 {
-            self.filled.notified().await;
+        let waits = self.0.lock().take(bytes.div_ceil(TOKEN_BYTES));
+        if let Some(paid) = waits {
+            // Whoever could drop the other end lives as long as this.
+            let _ = paid.await;
         }
     }
 
     fn fill(&self, tokens: usize) {
-        if self.level.lock().fill(tokens) {
-            self.filled.notify_one();
-        }
+        self.0.lock().fill(tokens);
     }
 
     fn hold(&self, most: usize) {
-        self.level.lock().hold(most);
+        self.0.lock().hold(most);
     }
 }
 
@@ -254,6 +263,12 @@ impl Pace {
     /// A copy was too slow, and begins again: none is slowed down for a while.
     pub(crate) fn hurry(&self) {
         self.hurry.lock().begin();
+    }
+
+    /// How many bytes of a snapshot go into one piece, where `usual` are the most: a piece keeps some thread of both nodes for as long as it
+    /// takes, and members wait for that.
+    pub(crate) fn piece_bytes(&self, usual: usize) -> usize {
+        usize::try_from(self.whole() / PIECES).unwrap_or(usual).max(PIECE_BYTES).min(usual)
     }
 
     fn whole(&self) -> u64 {

@@ -214,6 +214,9 @@ pub enum Command {
         /// What copies may take of each node, each way, in bytes a second; 0: what each node has set. From version 6 on.
         #[n(5)]
         copies_bytes_per_second: Option<u64>,
+        /// Commands a second that a leader takes of one account; 0: what each node has set. From version 6 on.
+        #[n(6)]
+        account_per_second: Option<u32>,
     },
     /// A dead node is given up.
     #[n(16)]
@@ -325,7 +328,8 @@ impl Command {
             | Self::RaiseVersion { .. }
             | Self::SetSettings { .. }
             | Self::Replace { .. } => None,
-            Self::SetRules { copies_bytes_per_second: Some(_), .. } => Some(Feature::CopiesRule),
+            Self::SetRules { copies_bytes_per_second: Some(_), .. }
+            | Self::SetRules { account_per_second: Some(_), .. } => Some(Feature::LimitRules),
             Self::SetIntent { .. }
             | Self::Admit { .. }
             | Self::Hurry { .. }

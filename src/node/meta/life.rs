@@ -14,6 +14,8 @@ pub const GRACE_MS_MAX: u64 = 7 * 24 * 3_600_000;
 pub const COPIES_BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 /// The most of it.
 pub const COPIES_BYTES_PER_SECOND_MAX: u64 = 16 << 30;
+/// The most commands a second of one account that a rule may bound it to, for each leader; the least is 1.
+pub const ACCOUNT_PER_SECOND_MAX: u32 = 1_000_000;
 /// The most bytes of why a change came about.
 pub const WHY_BYTES_MAX: usize = 300;
 /// How many forgotten nodes are still known as removed.
@@ -98,9 +100,13 @@ pub struct Rebalance {
     #[cbor(n(4), default)]
     pub leads_by_number: bool,
     /// What copies may take of each node, each way, in bytes a second; `None`: what each node has set, and always so under versions without
-    /// [`Feature::CopiesRule`](crate::versions::Feature::CopiesRule).
+    /// [`Feature::LimitRules`](crate::versions::Feature::LimitRules).
     #[n(5)]
     pub copies_bytes_per_second: Option<u64>,
+    /// Commands a second that a leader takes of one account; `None`: what each node has set, and so it is as with
+    /// [`Self::copies_bytes_per_second`].
+    #[n(6)]
+    pub account_per_second: Option<u32>,
 }
 
 impl Default for Rebalance {
@@ -112,6 +118,7 @@ impl Default for Rebalance {
             applied: false,
             leads_by_number: false,
             copies_bytes_per_second: None,
+            account_per_second: None,
         }
     }
 }

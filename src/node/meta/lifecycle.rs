@@ -7,14 +7,23 @@ use crate::ring::{MEMBERS_MAX, Replicas};
 
 use super::apply::{self, fits};
 use super::{
-    COPIES_BYTES_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MIN, Change, Command, GONE_MAX, GRACE_MS_MAX, GRACE_MS_MIN,
-    Intent, LISTED_MAX, Life, MetaState, NodeRecord, Rebalance, Refusal, Turn, WHY_BYTES_MAX,
+    ACCOUNT_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MIN, Change, Command, GONE_MAX,
+    GRACE_MS_MAX, GRACE_MS_MIN, Intent, LISTED_MAX, Life, MetaState, NodeRecord, Rebalance, Refusal, Turn,
+    WHY_BYTES_MAX,
 };
 
 type Changed = Result<apply::Change, Refusal>;
 
 const DONE: Changed = Ok(apply::Change::Something);
 const NOTHING: Changed = Ok(apply::Change::Nothing);
+
+/// A limit by what is said of it: nothing leaves it as it was, 0 is for none.
+fn limit<T: Default + PartialEq>(said: Option<T>, before: Option<T>) -> Option<T> {
+    match said {
+        None => before,
+        said => said.filter(|limit| *limit != T::default()),
+    }
+}
 
 impl MetaState {
     /// Carries out a command that needs [`crate::versions::Feature::NodeLife`].
@@ -34,7 +43,15 @@ impl MetaState {
                 let moves = (&wanted.zone, wanted.weight) != (&record.zone, record.weight);
                 self.keep(node, wanted, life, moves)
             }
-            Command::SetRules { replication, slack, grace_ms, automatic, heat, copies_bytes_per_second } => {
+            Command::SetRules {
+                replication,
+                slack,
+                grace_ms,
+                automatic,
+                heat,
+                copies_bytes_per_second,
+                account_per_second,
+            } => {
                 let mut rules = self.rules;
                 rules.replication = replication.unwrap_or(rules.replication);
                 rules.slack = slack.unwrap_or(rules.slack);
@@ -43,11 +60,8 @@ impl MetaState {
                     grace_ms: grace_ms.unwrap_or(before.grace_ms),
                     automatic: automatic.unwrap_or(before.automatic),
                     leads_by_number: heat.map_or(before.leads_by_number, |heat| !heat),
-                    copies_bytes_per_second: match copies_bytes_per_second {
-                        None => before.copies_bytes_per_second,
-                        Some(0) => None,
-                        rule => rule,
-                    },
+                    copies_bytes_per_second: limit(copies_bytes_per_second, before.copies_bytes_per_second),
+                    account_per_second: limit(account_per_second, before.account_per_second),
                     ..before
                 };
                 self.set_rules(rules, wanted)
@@ -229,6 +243,7 @@ impl MetaState {
         let copies = COPIES_BYTES_PER_SECOND_MIN..=COPIES_BYTES_PER_SECOND_MAX;
         if !(GRACE_MS_MIN..=GRACE_MS_MAX).contains(&rebalance.grace_ms)
             || rebalance.copies_bytes_per_second.is_some_and(|rate| !copies.contains(&rate))
+            || rebalance.account_per_second.is_some_and(|rate| rate > ACCOUNT_PER_SECOND_MAX)
         {
             return Err(Refusal::OutOfRange);
         }

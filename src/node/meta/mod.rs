@@ -48,8 +48,8 @@ use super::folder::ClusterId;
 
 pub use command::{Answer, Command, Refusal};
 pub use life::{
-    COPIES_BYTES_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MIN, Change, GONE_MAX, GRACE_MS_DEFAULT, GRACE_MS_MAX,
-    GRACE_MS_MIN, LISTED_MAX, Life, Rebalance, Turn, WHY_BYTES_MAX,
+    ACCOUNT_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MAX, COPIES_BYTES_PER_SECOND_MIN, Change, GONE_MAX,
+    GRACE_MS_DEFAULT, GRACE_MS_MAX, GRACE_MS_MIN, LISTED_MAX, Life, Rebalance, Turn, WHY_BYTES_MAX,
 };
 pub use machine::Replicated;
 
@@ -277,6 +277,11 @@ impl MetaState {
     /// What copies may take of each node by the cluster's rules, each way, in bytes a second; `None`: what each node has set.
     pub fn copies_bytes_per_second(&self) -> Option<u64> {
         self.rebalance.as_ref()?.copies_bytes_per_second
+    }
+
+    /// Commands a second that a leader takes of one account by the cluster's rules; `None`: what each node has set.
+    pub fn account_per_second(&self) -> Option<u32> {
+        self.rebalance.as_ref()?.account_per_second
     }
 
     /// Whether leads move by what shards cost.

@@ -290,53 +290,89 @@ fn what_came_with_version_5_of_an_older_command_is_neither_done_nor_written_befo
     assert!(matches!(state.apply(plain), Answer::Done { epoch: Epoch(1), .. }));
 }
 
-/// A change of these rules, and of no other.
-fn rules(grace_ms: Option<u64>, heat: Option<bool>, copies_bytes_per_second: Option<u64>) -> Command {
-    let (replication, slack, automatic) = (None, None, None);
-    Command::SetRules { replication, slack, grace_ms, automatic, heat, copies_bytes_per_second }
+/// A change of nothing.
+const NOTHING: Command = Command::SetRules {
+    replication: None,
+    slack: None,
+    grace_ms: None,
+    automatic: None,
+    heat: None,
+    copies_bytes_per_second: None,
+    account_per_second: None,
+};
+
+/// A change of the grace period.
+fn grace(ms: u64) -> Command {
+    let mut command = NOTHING;
+    if let Command::SetRules { grace_ms, .. } = &mut command {
+        *grace_ms = Some(ms);
+    }
+    command
+}
+
+/// A change of these limits.
+fn limits(copies: Option<u64>, account: Option<u32>) -> Command {
+    let mut command = NOTHING;
+    if let Command::SetRules { copies_bytes_per_second, account_per_second, .. } = &mut command {
+        (*copies_bytes_per_second, *account_per_second) = (copies, account);
+    }
+    command
 }
 
 #[test]
 fn what_came_with_version_6_of_an_older_command_is_neither_done_nor_written_before() {
     let mut state = living(&[10, 20, 30]);
     let before = state.clone();
-    for rate in [0, COPIES_BYTES_PER_SECOND_MIN] {
-        assert_eq!(refused(state.apply(rules(Some(1_500), None, Some(rate)))), Refusal::TooEarly);
+    let least = COPIES_BYTES_PER_SECOND_MIN;
+    for (copies, account) in [(Some(0), None), (Some(least), None), (None, Some(0)), (None, Some(1))] {
+        assert_eq!(refused(state.apply(limits(copies, account))), Refusal::TooEarly);
     }
     assert_eq!(MetaState { revision: before.revision, ..state.clone() }, before);
     // Commands and rules without it are as builds of before wrote them, and what those wrote is read.
-    assert_eq!(rules(Some(1_500), None, None).to_bytes(), [0x82, 0x0f, 0x83, 0xf6, 0xf6, 0x19, 0x05, 0xdc]);
-    assert_eq!(rules(None, Some(false), None).to_bytes(), [0x82, 0x0f, 0x85, 0xf6, 0xf6, 0xf6, 0xf6, 0xf4]);
-    assert!(matches!(state.apply(rules(Some(1_500), None, None)), Answer::Done { .. }));
+    assert_eq!(grace(1_500).to_bytes(), [0x82, 0x0f, 0x83, 0xf6, 0xf6, 0x19, 0x05, 0xdc]);
+    assert!(matches!(state.apply(grace(1_500)), Answer::Done { .. }));
     let written = [0x85, 0x19, 0x05, 0xdc, 0xf5, 0xf4, 0xf4, 0xf4];
     assert_eq!(minicbor::to_vec(&state.rebalance).unwrap(), written);
     assert_eq!(minicbor::decode::<Rebalance>(&written).unwrap(), state.rebalance());
 }
 
 #[test]
-fn a_rule_of_what_copies_may_take_holds_until_nodes_go_by_their_own_again_and_moves_nothing() {
+fn limits_by_rule_hold_until_nodes_go_by_their_own_again_and_move_nothing() {
     let (least, most) = (COPIES_BYTES_PER_SECOND_MIN, COPIES_BYTES_PER_SECOND_MAX);
     let mut state = of_version(6, &[10, 20, 30]);
     let (epoch, replica) = (state.epoch, None);
-    assert!(matches!(state.apply(rules(None, None, Some(0))), Answer::Unchanged { .. }));
+    let ruled = |state: &MetaState| (state.copies_bytes_per_second(), state.account_per_second());
+    assert!(matches!(state.apply(limits(Some(0), Some(0))), Answer::Unchanged { .. }));
     for wrong in [1, least - 1, most + 1, u64::MAX] {
-        assert_eq!(refused(state.apply(rules(None, None, Some(wrong)))), Refusal::OutOfRange);
+        assert_eq!(refused(state.apply(limits(Some(wrong), None))), Refusal::OutOfRange);
     }
-    assert_eq!((state.copies_bytes_per_second(), state.rebalance.clone()), (None, None));
+    for wrong in [ACCOUNT_PER_SECOND_MAX + 1, u32::MAX] {
+        assert_eq!(refused(state.apply(limits(Some(least), Some(wrong)))), Refusal::OutOfRange);
+    }
+    assert_eq!((ruled(&state), state.rebalance.clone()), ((None, None), None));
     for rate in [least, 8 << 20, most] {
-        assert_eq!(state.apply(rules(None, None, Some(rate))), Answer::Done { epoch, replica });
-        assert_eq!(state.copies_bytes_per_second(), Some(rate));
-        assert_eq!(state.apply(rules(None, None, Some(rate))), Answer::Unchanged { epoch });
+        assert_eq!(state.apply(limits(Some(rate), None)), Answer::Done { epoch, replica });
+        assert_eq!(ruled(&state), (Some(rate), None));
+        assert_eq!(state.apply(limits(Some(rate), None)), Answer::Unchanged { epoch });
     }
-    assert_eq!(state.apply(rules(Some(1_500), None, None)), Answer::Done { epoch, replica });
-    assert_eq!(state.copies_bytes_per_second(), Some(most), "another rule leaves it alone");
-
-    let command = [0x82, 0x0f, 0x86, 0xf6, 0xf6, 0xf6, 0xf6, 0xf6, 0x1a, 0, 1, 0, 0];
-    assert_eq!(rules(None, None, Some(least)).to_bytes(), command);
+    assert_eq!(state.apply(grace(1_500)), Answer::Done { epoch, replica });
+    assert_eq!(ruled(&state), (Some(most), None), "another rule leaves it alone");
     let written = [0x86, 0x19, 0x05, 0xdc, 0xf5, 0xf4, 0xf4, 0xf4, 0x1b, 0, 0, 0, 4, 0, 0, 0, 0];
     assert_eq!(minicbor::to_vec(&state.rebalance).unwrap(), written);
-    assert_eq!(**Replicated::decode(&minicbor::to_vec(&state).unwrap()).unwrap().state(), state);
 
-    assert_eq!(state.apply(rules(Some(GRACE_MS_DEFAULT), None, Some(0))), Answer::Done { epoch, replica });
-    assert_eq!((state.copies_bytes_per_second(), state.rebalance), (None, None), "as it was");
+    for rate in [1, ACCOUNT_PER_SECOND_MAX] {
+        assert_eq!(state.apply(limits(None, Some(rate))), Answer::Done { epoch, replica });
+        assert_eq!(ruled(&state), (Some(most), Some(rate)));
+    }
+    assert_eq!(**Replicated::decode(&minicbor::to_vec(&state).unwrap()).unwrap().state(), state);
+    assert_eq!(state.apply(limits(Some(0), Some(7))), Answer::Done { epoch, replica });
+    let written = [0x87, 0x19, 0x05, 0xdc, 0xf5, 0xf4, 0xf4, 0xf4, 0xf6, 0x07];
+    assert_eq!(minicbor::to_vec(&state.rebalance).unwrap(), written);
+    let commands = [limits(Some(least), None), limits(None, Some(7))].map(|command| command.to_bytes());
+    assert_eq!(commands[0], [0x82, 0x0f, 0x86, 0xf6, 0xf6, 0xf6, 0xf6, 0xf6, 0x1a, 0, 1, 0, 0]);
+    assert_eq!(commands[1], [0x82, 0x0f, 0x87, 0xf6, 0xf6, 0xf6, 0xf6, 0xf6, 0xf6, 0x07]);
+
+    assert_eq!(state.apply(grace(GRACE_MS_DEFAULT)), Answer::Done { epoch, replica });
+    assert_eq!(state.apply(limits(None, Some(0))), Answer::Done { epoch, replica });
+    assert_eq!((ruled(&state), state.rebalance), ((None, None), None), "as it was");
 }

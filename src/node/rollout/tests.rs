@@ -54,7 +54,8 @@ fn refused(meta: &mut MetaState, command: Command) -> Refusal {
 
 /// A change of these rules, and of no other.
 fn rules(replication: Option<Replication>, automatic: Option<bool>, heat: Option<bool>) -> Command {
-    Command::SetRules { replication, slack: None, grace_ms: None, automatic, heat, copies_bytes_per_second: None }
+    let (slack, grace_ms, copies_bytes_per_second, account_per_second) = (None, None, None, None);
+    Command::SetRules { replication, slack, grace_ms, automatic, heat, copies_bytes_per_second, account_per_second }
 }
 
 /// Every group goes over to what is wanted, as leaders and nodes would bring it there.

@@ -33,7 +33,7 @@ pub struct GroupConfig {
     /// For how long whoever reads a snapshot from the store may ask for nothing before a checkpoint goes ahead, in milliseconds.
     /// Longer than anything that is waited for between two pieces.
     pub snapshot_lease_ms: u64,
-    /// About how many bytes of a snapshot go into one piece.
+    /// About how many bytes of a snapshot go into one piece, at most: fewer where the link says so.
     pub snapshot_piece_bytes: usize,
     /// Pieces of a snapshot on their way at once.
     pub snapshot_pieces_in_flight: usize,

@@ -156,7 +156,8 @@ impl<M: Machine> Group<M> {
     fn take_in(&self, commands: &[M::Command]) -> Option<Vec<bool>> {
         let inner = &self.inner;
         let each = commands.iter().map(|command| (M::account(command), M::priority(command)));
-        let mut taken_in = inner.accounts.admit(inner.parts.clock.monotonic(), each);
+        let (per_second, now) = (inner.parts.load.account_per_second(), inner.parts.clock.monotonic());
+        let mut taken_in = inner.accounts.admit(per_second, now, each);
         let priority = priority_of::<M>(commands);
         if let Some(taken_in) = &taken_in {
             let refused = taken_in.iter().filter(|is| !**is).count();

@@ -165,7 +165,7 @@ async fn assemble<M: Machine>(
     let bounds = (config.queue_commands_max, config.queue_bytes_max);
     let (load, clock) = (Arc::clone(&parts.load), Arc::clone(&parts.clock));
     let queue = Arc::new(Queue::new(bounds, config.entry_commands_max, load, clock));
-    let accounts = Accounts::new(parts.load.account_per_second);
+    let accounts = Accounts::default();
     let lead = Arc::new(Lead::new(replica, Arc::clone(&parts.clock), raft.server_metrics()));
     let reads = Arc::new(Reads::new(&config, Arc::clone(&parts.clock)));
     let minding = Arc::new(Orders::default());

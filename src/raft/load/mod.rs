@@ -33,6 +33,7 @@ pub use flow::Pressure;
 pub(crate) use flow::{Counts, Flow};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::telemetry::{Shed, ShedLabels};
 use crate::time::Clock;
@@ -63,15 +64,24 @@ impl Why {
 pub struct Load {
     /// The node's bound.
     pub pacer: Pacer,
-    /// Commands a second of one account that a leader takes; 0: any number.
-    pub account_per_second: u32,
+    account_per_second: AtomicU32,
     shed: Shed,
 }
 
 impl Load {
     /// Bounds for the groups of a node: commands a second of the node, and of one account, each 0 for none.
     pub fn new((node_per_second, account_per_second): (u32, u32), clock: Arc<dyn Clock>, shed: Shed) -> Self {
-        Self { pacer: Pacer::new(node_per_second, clock), account_per_second, shed }
+        Self { pacer: Pacer::new(node_per_second, clock), account_per_second: account_per_second.into(), shed }
+    }
+
+    /// Commands a second of one account that a leader takes; 0: any number.
+    pub fn account_per_second(&self) -> u32 {
+        self.account_per_second.load(Ordering::Relaxed)
+    }
+
+    /// It is this from now on. Whether that is another than before.
+    pub fn set_account_per_second(&self, account_per_second: u32) -> bool {
+        self.account_per_second.swap(account_per_second, Ordering::Relaxed) != account_per_second
     }
 
     /// So many were refused.

@@ -67,6 +67,11 @@ pub trait Link: Send + Sync + 'static {
         futures::future::ready(()).boxed()
     }
 
+    /// How many bytes of a snapshot are to go into one piece, where `usual` are the most.
+    fn piece_bytes(&self, usual: usize) -> usize {
+        usual
+    }
+
     /// Waits for a place to send a snapshot from, held until it is dropped: while it is sent its shard's log is kept, and a snapshot that
     /// shares what may be sent in a second with many others takes longer than there is room for.
     fn snapshot_place(&self) -> BoxFuture<'static, Box<dyn Send>> {

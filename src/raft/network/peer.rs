@@ -265,9 +265,10 @@ impl Peer {
         }
         let mut in_flight = futures::stream::FuturesOrdered::new();
         let (mut number, mut bytes) = (0, 0);
-        while let Some(piece) =
-            export.next(self.config.snapshot_piece_bytes).await.map_err(|e| self.export_error(&e))?
-        {
+        loop {
+            // It may change meanwhile.
+            let piece_bytes = self.link.piece_bytes(self.config.snapshot_piece_bytes);
+            let Some(piece) = export.next(piece_bytes).await.map_err(|e| self.export_error(&e))? else { break };
             let (images, rows) = match &piece {
                 Exported::Images(images) => (RequestRepr::pairs(images), Vec::new()),
                 Exported::Rows(rows) => (Vec::new(), RequestRepr::pairs(rows)),

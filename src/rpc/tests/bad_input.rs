@@ -286,8 +286,11 @@ async fn calls_for_nodes_that_come_and_go_name_every_bad_field() {
             copies_bytes_per_second: Some(65_535),
             ..Default::default()
         }) => ["replication_factor", "slack_permille", "grace_ms", "copies_bytes_per_second"];
-        update_rules(v1::UpdateRulesRequest { copies_bytes_per_second: Some((16 << 30) + 1), ..Default::default() })
-            => ["copies_bytes_per_second"];
+        update_rules(v1::UpdateRulesRequest {
+            copies_bytes_per_second: Some((16 << 30) + 1),
+            account_per_second: Some(1_000_001),
+            ..Default::default()
+        }) => ["copies_bytes_per_second", "account_per_second"];
         move_replica(v1::MoveReplicaRequest { shard: 0, from_node: long(), ..Default::default() })
             => ["from_node", "to_node"];
         recover_shard(v1::RecoverShardRequest::default()) => ["from_node"];

@@ -77,13 +77,15 @@ fn a_node_with_hints_is_not_removed_nor_one_of_which_nothing_was_heard() {
 fn a_rule_of_a_later_version_is_refused_by_its_name_and_the_others_are_not() {
     let mut meta = cluster(&[1, 2, 3]);
     let others = v1::UpdateRulesRequest { grace_ms: Some(1_500), heat: Some(true), ..Default::default() };
-    for rate in [0, 65_536] {
-        let copies = v1::UpdateRulesRequest { copies_bytes_per_second: Some(rate), ..others };
+    let copies = [0, 65_536].map(|rate| v1::UpdateRulesRequest { copies_bytes_per_second: Some(rate), ..others });
+    let account = [0, 1].map(|rate| v1::UpdateRulesRequest { account_per_second: Some(rate), ..others });
+    let of = |field, requests: [v1::UpdateRulesRequest; 2]| requests.map(|request| (field, request));
+    for (field, limit) in of("copies_bytes_per_second", copies).into_iter().chain(of("account_per_second", account)) {
         meta.cluster_version = ClusterVersion(5);
-        let why = refused(judge_rules(&meta, &copies));
-        assert!(why.contains("copies_bytes_per_second needs cluster version 6, and the cluster has 5"), "{why}");
+        let why = refused(judge_rules(&meta, &limit));
+        assert!(why.contains(&format!("{field} needs cluster version 6, and the cluster has 5")), "{why}");
         assert!(judge_rules(&meta, &others).is_ok());
         meta.cluster_version = ClusterVersion(6);
-        assert!(judge_rules(&meta, &copies).is_ok());
+        assert!(judge_rules(&meta, &limit).is_ok());
     }
 }

@@ -1,5 +1,3 @@
-use std::collections::VecDeque;
-
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use proptest::prelude::*;
@@ -18,7 +16,7 @@ fn pace() -> Pace {
 
 /// What both buckets hold, in bytes.
 fn kept(pace: &Pace) -> [usize; 2] {
-    [&pace.sent, &pace.taken].map(|bucket| bucket.level.lock().tokens * TOKEN_BYTES)
+    [&pace.sent, &pace.taken].map(|bucket| bucket.0.lock().tokens * TOKEN_BYTES)
 }
 
 #[test]
@@ -143,6 +141,38 @@ fn who_stops_waiting_after_the_rate_has_fallen_leaves_no_burst_to_the_next() {
 }
 
 #[test]
+fn turns_that_come_at_once_serve_one_after_the_other_though_nobody_has_looked() {
+    let pace = pace();
+    pace.send(BURST_TURNS * TURN_BYTES).now_or_never().expect("a burst");
+    let mut waiting = [(); 4].map(|()| Box::pin(pace.send(2 * TURN_BYTES)));
+    for waits in &mut waiting {
+        assert!(waits.as_mut().now_or_never().is_none());
+    }
+    let [first, second, third, fourth] = &mut waiting;
+    (0..5).for_each(|_| pace.fill(WHOLE));
+    assert_eq!([&mut *third, second, first].map(|waits| waits.as_mut().now_or_never().is_some()), [false, true, true]);
+    pace.fill(WHOLE);
+    assert!(third.as_mut().now_or_never().is_some() && fourth.as_mut().now_or_never().is_none());
+    // Served before it stopped, which gives the next nothing.
+    (0..2).for_each(|_| pace.fill(WHOLE));
+    drop(waiting);
+    assert!(pace.send(1).now_or_never().is_none() && kept(&pace)[0] == 0);
+}
+
+#[test]
+fn who_may_copy_less_copies_in_smaller_pieces() {
+    let pace = Pace::new(4 << 20);
+    let pieces = |rate| {
+        pace.set(rate);
+        pace.piece_bytes(512 << 10)
+    };
+    assert_eq!([4 << 20, 65_536, 64 << 20, u64::MAX].map(pieces), [128 << 10, 128 << 10, 512 << 10, 512 << 10]);
+    // By whole tokens of turns.
+    assert!((255 << 10..=256 << 10).contains(&pieces(8 << 20)));
+    assert_eq!(pace.piece_bytes(2 << 10), 2 << 10);
+}
+
+#[test]
 fn the_least_share_follows_the_rate() {
     let pace = Pace::new(100 * SLOW);
     assert_eq!(pace.least(), LEAST);
@@ -157,7 +187,9 @@ fn the_least_share_follows_the_rate() {
 enum Event {
     /// Somebody waits for so many bytes.
     Send(usize),
-    /// Of those who wait this one stops.
+    /// Of those who wait this one looks whether it was served.
+    Look(Index),
+    /// This one stops waiting.
     Stop(Index),
     /// A turn, with this share.
     Fill(u32),
@@ -168,6 +200,7 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (1..3_000_000usize).prop_map(Event::Send),
+        4 => any::<Index>().prop_map(Event::Look),
         1 => any::<Index>().prop_map(Event::Stop),
         8 => (LEAST..=WHOLE).prop_map(Event::Fill),
         2 => prop::sample::select(vec![1usize, 5, 20, 330, 1300, 50_000]).prop_map(Event::Set),
@@ -176,39 +209,47 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     /// In any order: nothing is sent that no turn has filled in, no more than a burst is kept, who waits first is served first, and as
-    /// soon as what it lacks has come.
+    /// soon as what it lacks has come, whoever looks when.
     #[test]
     fn whatever_the_rate_becomes_meanwhile_nobody_stalls_and_nothing_bursts(
         events in prop::collection::vec(event(), 1..200)
     ) {
         let pace = Pace::new((5 * TOKEN_BYTES) as u64 * TURNS);
         // What each who waits still lacks, in tokens; and what the bucket holds.
-        let mut waiting: VecDeque<(BoxFuture<'_, ()>, usize)> = VecDeque::new();
+        let mut waiting: Vec<(BoxFuture<'_, ()>, usize)> = Vec::new();
         let (mut each_turn, mut holds) = (5usize, 5 * BURST_TURNS);
         for event in events {
             match event {
                 Event::Send(bytes) => {
-                    let mut sent = pace.send(bytes).boxed();
                     let tokens = bytes.div_ceil(TOKEN_BYTES);
-                    if (&mut sent).now_or_never().is_some() {
-                        prop_assert!(waiting.is_empty() && tokens <= holds, "{tokens} of {holds}");
-                        holds -= tokens;
-                    } else {
-                        let first = waiting.is_empty();
-                        prop_assert!(!first || tokens > holds, "{tokens} of {holds}");
-                        waiting.push_back((sent, tokens - if first { std::mem::take(&mut holds) } else { 0 }));
+                    let here = if waiting.iter().all(|(_, lacks)| *lacks == 0) { tokens.min(holds) } else { 0 };
+                    holds -= here;
+                    let mut sent = pace.send(bytes).boxed();
+                    let served = (&mut sent).now_or_never().is_some();
+                    prop_assert_eq!(served, here == tokens);
+                    if !served {
+                        waiting.push((sent, tokens - here));
                     }
                 }
-                Event::Stop(_) if waiting.is_empty() => {}
+                Event::Look(_) | Event::Stop(_) if waiting.is_empty() => {}
+                Event::Look(index) => {
+                    let at = index.index(waiting.len());
+                    let (sent, lacks) = &mut waiting[at];
+                    let served = sent.now_or_never().is_some();
+                    prop_assert_eq!(served, *lacks == 0);
+                    if served {
+                        drop(waiting.remove(at));
+                    }
+                }
                 Event::Stop(index) => drop(waiting.remove(index.index(waiting.len()))),
                 Event::Fill(share) => {
                     pace.fill(share);
-                    let mut come = (each_turn * share as usize / WHOLE as usize).max(1);
-                    if let Some((_, lacks)) = waiting.front_mut() {
-                        let given = come.min(*lacks);
-                        (*lacks, come) = (*lacks - given, come - given);
+                    holds += (each_turn * share as usize / WHOLE as usize).max(1);
+                    for (_, lacks) in &mut waiting {
+                        let given = holds.min(*lacks);
+                        (*lacks, holds) = (*lacks - given, holds - given);
                     }
-                    holds = (holds + come).min(each_turn * BURST_TURNS);
+                    holds = holds.min(each_turn * BURST_TURNS);
                 }
                 Event::Set(tokens) => {
                     each_turn = tokens;
@@ -216,22 +257,41 @@ proptest! {
                     holds = holds.min(each_turn * BURST_TURNS);
                 }
             }
-            // Whoever comes to be served takes what is there.
-            while let Some((sent, lacks)) = waiting.front_mut() {
-                let here = holds.min(*lacks);
-                (*lacks, holds) = (*lacks - here, holds - here);
-                let served = sent.now_or_never().is_some();
-                prop_assert_eq!(served, *lacks == 0);
-                if !served {
-                    break;
-                }
-                waiting.pop_front();
-            }
-            let level = pace.sent.level.lock();
+            let level = pace.sent.0.lock();
             prop_assert_eq!(level.tokens, holds);
             prop_assert!(level.tokens <= each_turn * BURST_TURNS && level.most == each_turn * BURST_TURNS);
         }
+        for (sent, lacks) in waiting {
+            prop_assert_eq!(sent.now_or_never().is_some(), lacks == 0);
+        }
     }
+}
+
+/// Threads that wait, stop waiting and are served at once: whoever doesn't stop is served in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_threads_at_once_are_all_served() {
+    let pace = Arc::new(pace());
+    let sends = |n: usize| {
+        let pace = pace.clone();
+        tokio::spawn(async move {
+            for round in 0..200 {
+                let mut sent = Box::pin(pace.send((n + round) % 7 * TURN_BYTES / 2 + 1));
+                // Every third time it stops after one look.
+                if (n + round).is_multiple_of(3) {
+                    (&mut sent).now_or_never();
+                } else {
+                    sent.await;
+                }
+            }
+        })
+    };
+    let all = tokio::spawn(futures::future::try_join_all((0..8).map(sends)));
+    while !all.is_finished() {
+        pace.fill(WHOLE);
+        tokio::task::yield_now().await;
+    }
+    all.await.expect("no panic").expect("no panic");
+    assert!(pace.sent.0.lock().debts.iter().all(|debt| debt.paid.is_closed()));
 }
 
 fn after(strain: &mut Strain, turns: usize, late: Duration) -> u32 {

@@ -1,5 +1,5 @@
-//! What copies may take of each node is a rule of the cluster: refused before its version, and then followed by every node without a
-//! restart, until nodes go by what they have set again. Real processes.
+//! What copies may take of each node, and one account of each leader, are rules of the cluster: refused before their version, and then
+//! followed by every node without a restart, until nodes go by what they have set again. Real processes.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
@@ -7,9 +7,11 @@
 mod program;
 mod support;
 
+use std::time::Duration;
+
 use playhead::proto::v1;
 use support::membership::{PATIENCE, until};
-use support::{CALM, Cluster, Result, process};
+use support::{CALM, Cluster, Result, film, process};
 
 const SHARDS: u32 = 4;
 /// What each node has set. So little is not made less while a node is late, so that metrics say what is set, in whole tokens of turns.
@@ -40,28 +42,67 @@ async fn taken(cluster: &Cluster, told: u64) -> Result<()> {
     .await
 }
 
-/// Waits until whoever is asked tells the rule so.
-async fn told(cluster: &Cluster, rule: Option<u64>) -> Result<()> {
-    let admin = cluster.admin(PATIENCE)?;
-    until(cluster, "the rule", || async {
-        let rules = admin.get_plan(v1::GetPlanRequest {}).await?.rules.unwrap_or_default();
-        let told = rules.copies_bytes_per_second;
-        Ok(if told == rule { Ok(()) } else { Err(format!("{told:?}, not {rule:?}")) })
+/// Waits until every node tells the rules so.
+async fn told(cluster: &Cluster, copies: Option<u64>, account: Option<u32>) -> Result<()> {
+    until(cluster, "the rules", || async {
+        let mut told = Vec::new();
+        for node in cluster.local.names() {
+            let plan = cluster.admin_of(&node, PATIENCE)?.get_plan(v1::GetPlanRequest {}).await?;
+            let rules = plan.rules.unwrap_or_default();
+            told.push((rules.copies_bytes_per_second, rules.account_per_second));
+        }
+        Ok(if told.iter().all(|rules| *rules == (copies, account)) { Ok(()) } else { Err(format!("{told:?}")) })
+    })
+    .await
+}
+
+/// How many commands each node has refused so far, as their accounts had sent too many.
+async fn refused(cluster: &Cluster) -> Result<Vec<f64>> {
+    let mut refused = Vec::new();
+    for node in cluster.local.names() {
+        let address = cluster.local.endpoints(&node).ok_or("a node without endpoints")?.metrics.clone();
+        let metrics = process::metrics(&address).await?;
+        let of_accounts: Vec<&str> = metrics.lines().filter(|line| line.contains("why=\"account\"")).collect();
+        refused.push(process::sum(&of_accounts.join("\n"), "playhead_shed_total"));
+    }
+    Ok(refused)
+}
+
+/// Ten starts at once of each of some accounts of every shard, whatever becomes of them; which nodes have refused some for their accounts' sake.
+async fn sent(cluster: &Cluster) -> Result<Vec<bool>> {
+    const ACCOUNTS: u32 = 32;
+    let before = refused(cluster).await?;
+    let client = &cluster.client(Duration::from_secs(1))?;
+    let start = |n: u32| client.start_view(film(&format!("account-{}", n % ACCOUNTS), &format!("view-{n}")));
+    futures::future::join_all((0..10 * ACCOUNTS).map(start)).await;
+    let after = refused(cluster).await?;
+    Ok(before.iter().zip(&after).map(|(before, after)| after > before).collect())
+}
+
+/// Waits until every node refuses what accounts send beyond a few commands.
+async fn bounded(cluster: &Cluster) -> Result<()> {
+    until(cluster, "a bound of accounts on every node", || async {
+        let sent = sent(cluster).await?;
+        Ok(if sent.iter().all(|refused| *refused) { Ok(()) } else { Err(format!("{sent:?}")) })
     })
     .await
 }
 
 async fn refused_before_its_version(cluster: &Cluster) -> Result<()> {
-    let rule = v1::UpdateRulesRequest { copies_bytes_per_second: Some(RULE_BYTES), ..Default::default() };
-    for validate_only in [true, false] {
-        let refused = cluster.admin(PATIENCE)?.update_rules(v1::UpdateRulesRequest { validate_only, ..rule }).await;
-        let why = refused.unwrap_err().to_string();
-        assert!(why.contains("copies_bytes_per_second needs cluster version 6, and the cluster has 5"), "{why}");
+    let copies = v1::UpdateRulesRequest { copies_bytes_per_second: Some(RULE_BYTES), ..Default::default() };
+    let account = v1::UpdateRulesRequest { account_per_second: Some(1), ..Default::default() };
+    for (field, rule) in [("copies_bytes_per_second", copies), ("account_per_second", account)] {
+        for validate_only in [true, false] {
+            let rule = v1::UpdateRulesRequest { validate_only, ..rule };
+            let why = cluster.admin(PATIENCE)?.update_rules(rule).await.unwrap_err().to_string();
+            assert!(why.contains(&format!("{field} needs cluster version 6, and the cluster has 5")), "{why}");
+        }
     }
-    let run =
-        program::run(&connection(cluster), &["ring", "rules", "--copies-kib-per-second", RULE_KIB, "--yes"]).await;
-    assert_eq!(run.code, 1, "{}{}", run.out, run.err);
-    assert!(run.err.contains("--copies-kib-per-second needs cluster version 6"), "{}", run.err);
+    for (flag, rule) in [("--copies-kib-per-second", RULE_KIB), ("--account-per-second", "1")] {
+        let run = program::run(&connection(cluster), &["ring", "rules", flag, rule, "--yes"]).await;
+        assert_eq!(run.code, 1, "{}{}", run.out, run.err);
+        assert!(run.err.contains(&format!("{flag} needs cluster version 6")), "{}", run.err);
+    }
     // What that version has is not held up by it.
     cluster.admin(PATIENCE)?.update_rules(v1::UpdateRulesRequest { heat: Some(false), ..Default::default() }).await?;
     taken(cluster, OWN_TOLD).await
@@ -98,7 +139,7 @@ async fn upgraded(cluster: &mut Cluster) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_node_goes_by_the_rule_for_copies_without_a_restart_and_by_its_own_when_it_is_gone() -> Result<()> {
+async fn every_node_goes_by_the_limits_without_a_restart_and_by_its_own_when_they_are_gone() -> Result<()> {
     let mut cluster = Cluster::start(3, SHARDS, &[CALM.as_slice(), &OWN, &BEFORE].concat()).await?;
     taken(&cluster, OWN_TOLD).await?;
     refused_before_its_version(&cluster).await?;
@@ -109,27 +150,39 @@ async fn every_node_goes_by_the_rule_for_copies_without_a_restart_and_by_its_own
         program::json(&at, &["ring", "rules", "--copies-kib-per-second", rate, more], 0).await
     };
 
+    // What is accepted when it is typed is accepted by nodes.
+    for most in ["16777216", RULE_KIB] {
+        let asked = rules(most, "--dry-run").await;
+        assert_eq!(asked["done"], false, "{asked}");
+    }
     let asked = rules(RULE_KIB, "--dry-run").await;
-    assert_eq!(asked["done"], false, "{asked}");
     assert!(asked["what"].as_str().unwrap().contains("at most 64.0 KiB of copies a second"), "{asked}");
-    told(&cluster, None).await?;
+    told(&cluster, None, None).await?;
     let done = rules(RULE_KIB, "--yes").await;
     assert_eq!(done["done"], true, "{done}");
     taken(&cluster, RULE_TOLD).await?;
-    told(&cluster, Some(RULE_BYTES)).await?;
+    told(&cluster, Some(RULE_BYTES), None).await?;
     let shown = program::json(&at, &["plan", "show"], 0).await;
     assert_eq!(shown["copies_bytes_per_second"].as_u64(), Some(RULE_BYTES), "{shown}");
     assert_eq!(shown["heat"], false, "another rule is left alone: {shown}");
+    assert_eq!(sent(&cluster).await?, [false; 3], "the other limit is as it was");
+    let done = program::json(&at, &["ring", "rules", "--account-per-second", "1", "--yes"], 0).await;
+    assert_eq!(done["done"], true, "{done}");
+    bounded(&cluster).await?;
+    told(&cluster, Some(RULE_BYTES), Some(1)).await?;
     assert_eq!(process::pids(&mut cluster), begun, "no node has started again");
 
     // A process that begins goes by the rule as soon as it knows what the cluster is.
     cluster.local.restart("n2").await?;
     cluster.settled().await?;
     taken(&cluster, RULE_TOLD).await?;
+    bounded(&cluster).await?;
     let (at, begun) = (connection(&cluster), process::pids(&mut cluster));
-    program::json(&at, &["ring", "rules", "--copies-kib-per-second", "default", "--yes"], 0).await;
+    let back = ["ring", "rules", "--copies-kib-per-second", "default", "--account-per-second", "default", "--yes"];
+    program::json(&at, &back, 0).await;
     taken(&cluster, OWN_TOLD).await?;
-    told(&cluster, None).await?;
+    told(&cluster, None, None).await?;
+    assert_eq!(sent(&cluster).await?, [false; 3], "accounts have what nodes have set");
     assert_eq!(process::pids(&mut cluster), begun, "no node has started again");
     Ok(())
 }
