@@ -8,12 +8,17 @@
 //!
 //! **Caveats.** As tasks nothing runs at the same time as anything else: what only goes wrong between two threads stays hidden.
 
+mod turns;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinHandle};
+
+pub(crate) use turns::as_usual;
+pub use turns::{Taker, Turns};
 
 /// How long what would block takes where nothing blocks.
 pub trait Pace: Send + Sync + fmt::Debug {

@@ -10,7 +10,7 @@ use playhead::net::Net;
 use playhead::node::config::{Config, Sources, load};
 use playhead::node::{Node, Seeds, Started, Surroundings};
 use playhead::raft::GroupConfig;
-use playhead::threads::{Pace, Threads};
+use playhead::threads::{Pace, Threads, Turns};
 use playhead::time::{AwakeOrNotMs, Clock, MonotonicMs, WallMs};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -212,6 +212,7 @@ impl Machine {
             // The seed for an id is spread over all its bits.
             seeds: Seeds { node: u64::from(self.number) << 32, jitter: seed },
             threads: Threads::Tasks(self.pace.clone()),
+            turns: Turns::default(),
             net: Net::Other(self.fabric.port(self.number)),
             disk: Arc::new(self.disk.for_process(ending.clone())),
             groups: groups(self.number),

@@ -177,7 +177,7 @@ impl Node {
 
     /// As [`Node::start`], on what it is handed: another network, other disks, no threads.
     pub async fn start_in(surroundings: Surroundings, config: Config) -> Result<Started, StartError> {
-        let Surroundings { clock, seeds, threads, net, disk, groups } = surroundings.clone();
+        let Surroundings { clock, seeds, threads, turns, net, disk, groups } = surroundings.clone();
         let started_at = clock.monotonic();
         let spoken = Spoken::BUILD.at_most(config.compat_version_max);
         let folder = DataFolder::begin_process(disk.take()?, seeds.node, spoken)?;
@@ -321,7 +321,7 @@ impl Node {
         node.begin(bound.link, bound.metrics)?;
         let inner = &node.inner;
         inner.spawn(hints_writer.run(inner.threads.clone()));
-        inner.spawn_on(inner.thread.handle(), pace.clone().run(inner.metrics.clone()));
+        inner.spawn_on(inner.thread.handle(), pace.clone().run(turns, inner.metrics.clone()));
         inner.spawn(super::host::follow_limits(inner.clone(), pace, load));
         inner.spawn(super::hints::handoff::run(inner.hints.clone(), inner.router.clone()));
         Ok(Started { node, client: bound.client, admin: bound.admin })

@@ -124,11 +124,12 @@ fn open_log(
     fs: Arc<dyn Fs>,
     node: NodeId,
     config: &Config,
-    Surroundings { threads, disk, .. }: &Surroundings,
+    Surroundings { threads, turns, disk, .. }: &Surroundings,
 ) -> Result<(Wal, wal::Recovery), StorageError> {
     let memory_bytes_max = usize::try_from(config.memory_log_entries_mib * MIB).unwrap_or(usize::MAX);
     let usual = log_config(config.disk_log_mib);
-    let usual = wal::Config { log_id: node.0, memory_bytes_max, threads: threads.clone(), ..usual };
+    let (threads, turns) = (threads.clone(), turns.clone());
+    let usual = wal::Config { log_id: node.0, memory_bytes_max, threads, turns, ..usual };
     Ok(Wal::open(fs, disk.log(usual))?)
 }
 

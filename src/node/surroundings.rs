@@ -11,7 +11,7 @@ use crate::ids::ReplicaId;
 use crate::net::Net;
 use crate::raft::GroupConfig;
 use crate::store::{self, CheckpointRecord, DiskStore, OnFatal, Store, Verdict};
-use crate::threads::Threads;
+use crate::threads::{Threads, Turns};
 use crate::time::Clock;
 use crate::wal;
 
@@ -27,6 +27,8 @@ pub struct Surroundings {
     pub seeds: Seeds,
     /// Who does what would block.
     pub threads: Threads,
+    /// How long turns are of those of its threads that others wait for.
+    pub turns: Turns,
     /// Where listeners and connections come from.
     pub net: Net,
     /// What its data stands on.
@@ -39,7 +41,8 @@ impl Surroundings {
     /// The machine, with the data folder at `data_dir`.
     pub fn machine(data_dir: impl Into<PathBuf>, clock: Arc<dyn Clock>, seeds: Seeds) -> Self {
         let disk = Arc::new(MachineDisk { data_dir: data_dir.into() });
-        Self { clock, seeds, threads: Threads::Own, net: Net::Tcp, disk, groups: GroupConfig::default() }
+        let (threads, turns) = (Threads::Own, Turns::of_threads());
+        Self { clock, seeds, threads, turns, net: Net::Tcp, disk, groups: GroupConfig::default() }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::raft::ticks;
-use crate::threads::Threads;
+use crate::threads::{self, Threads};
 
 /// The thread of all groups of one node. Cheap to clone; ends with [`RaftThread::end`].
 #[derive(Clone, Debug)]
@@ -32,7 +32,8 @@ struct Owner {
 impl RaftThread {
     /// Starts the thread under `name`. Groups on it tick together, once in `heartbeat`; when that is zero, as each of them likes.
     pub fn spawn(name: &str, heartbeat: Duration) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        // Of the threads on which it lets block what may.
+        let runtime = Builder::new_current_thread().enable_all().on_thread_start(threads::as_usual).build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let join = std::thread::Builder::new().name(name.to_string()).spawn(move || {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::format::{BLOCK_BYTES, RECORD_HEADER_BYTES, SEGMENT_BYTES_MIN, STATE_BYTES_MAX};
 use super::{OpenError, PAYLOAD_BYTES_MAX};
-use crate::threads::Threads;
+use crate::threads::{Threads, Turns};
 
 /// What is done when a write or sync has failed. It must not return to normal business: the process has to end.
 pub type OnFatal = Arc<dyn Fn(&Fatal) + Send + Sync>;
@@ -50,6 +50,8 @@ pub struct Config {
     pub move_bytes_in_batch: usize,
     /// Who writes, and who reads from segments.
     pub threads: Threads,
+    /// How long the writer's turns are, where it is a thread.
+    pub turns: Turns,
     /// What is done after a failed write or sync.
     pub on_fatal: OnFatal,
 }
@@ -111,6 +113,7 @@ impl Default for Config {
             move_bytes_max: 8 << 20,
             move_bytes_in_batch: 256 << 10,
             threads: Threads::Own,
+            turns: Turns::default(),
             on_fatal: Arc::new(|fatal| {
                 tracing::error!(error = %fatal, source = ?fatal.source, "the log has failed, the process ends");
                 std::process::abort();
@@ -134,6 +137,7 @@ impl fmt::Debug for Config {
             .field("move_bytes_max", &self.move_bytes_max)
             .field("move_bytes_in_batch", &self.move_bytes_in_batch)
             .field("threads", &self.threads)
+            .field("turns", &self.turns)
             .finish_non_exhaustive()
     }
 }

@@ -116,7 +116,9 @@ impl Wal {
         let (wal, engine, recovery) = Self::open_stepped(fs, config)?;
         match wal.owner.config.threads.clone() {
             Threads::Own => {
-                let writer = std::thread::Builder::new().name("wal".to_string()).spawn(move || run::run(engine));
+                let turns = wal.owner.config.turns.clone();
+                let run = move || run::run(engine, &turns);
+                let writer = std::thread::Builder::new().name("wal".to_string()).spawn(run);
                 let failed = |source| OpenError::Io { doing: "starting its writer".to_string(), source };
                 *wal.owner.writer.lock() = Some(writer.map_err(failed)?);
             }

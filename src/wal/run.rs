@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::engine::{Engine, Progress};
-use crate::threads::Pace;
+use crate::threads::{Pace, Turns};
 
 /// The writer thread: steps until the log is closed or has failed.
-pub(super) fn run(mut engine: Engine) {
+pub(super) fn run(mut engine: Engine, turns: &Turns) {
+    let mut taker = turns.taker();
     loop {
+        taker.look();
         match engine.step() {
             Ok(Progress::Wrote) => {}
             Ok(Progress::Idle) => engine.shared.wait_for_work(),

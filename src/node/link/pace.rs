@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use crate::telemetry::Metrics;
+use crate::threads::Turns;
 
 /// Tokens are for so many bytes each.
 const TOKEN_BYTES: usize = 256;
@@ -56,6 +57,8 @@ const HURRY_MAX: u32 = 8 * 3600 * TURNS as u32;
 const AT_ONCE: u32 = 60 * TURNS as u32;
 /// After so many turns without a hurry the next is short again: a week, in which the largest copy has ended, or was broken off again.
 const FORGOTTEN: u32 = 7 * 24 * 3600 * TURNS as u32;
+/// Copies are under way until nothing was copied for so many turns: ten seconds, as they come one after the other with steps between them.
+const LULL: u32 = 10 * TURNS as u32;
 /// One turn is so much of the average: it looks back over about a quarter of a second.
 const WEIGHT: u32 = 12;
 
@@ -140,6 +143,12 @@ impl Bucket {
     fn hold(&self, most: usize) {
         self.0.lock().hold(most);
     }
+
+    /// Whether somebody has taken something of what it held, or waits for more.
+    fn is_used(&self) -> bool {
+        let level = self.0.lock();
+        !level.debts.is_empty() || level.tokens < level.most
+    }
 }
 
 /// How late the node is, and what share of the rate copies have for it.
@@ -195,6 +204,23 @@ impl Hurry {
             self.last = 0;
         }
         false
+    }
+}
+
+/// Since when nothing is copied, in turns.
+#[derive(Debug)]
+struct Lull(u32);
+
+impl Lull {
+    /// Nothing was copied since the process began.
+    fn new() -> Self {
+        Self(LULL)
+    }
+
+    /// Takes in whether something was copied since the last turn. Whether copies are under way.
+    fn turn(&mut self, copied: bool) -> bool {
+        self.0 = if copied { 0 } else { LULL.min(self.0 + 1) };
+        self.0 < LULL
     }
 }
 
@@ -295,9 +321,10 @@ impl Pace {
         self.taken.fill(tokens);
     }
 
-    /// Fills the buckets again and again. To be run where the groups run: how late it is there is what it goes by.
-    pub(crate) async fn run(self: Arc<Self>, metrics: Arc<Metrics>) {
-        let mut strain = Strain::new(self.least());
+    /// Fills the buckets again and again, and has turns short while copies are under way. To be run on the thread where the groups run: how
+    /// late it is there is what it goes by, and that thread takes part in the turns.
+    pub(crate) async fn run(self: Arc<Self>, turns_of_threads: Turns, metrics: Arc<Metrics>) {
+        let (mut strain, mut lull, mut taker) = (Strain::new(self.least()), Lull::new(), turns_of_threads.taker());
         let mut turns = tokio::time::interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Burst);
         loop {
@@ -305,6 +332,9 @@ impl Pace {
             let hurries = self.hurry.lock().turn();
             // What is set may be another rate by now.
             strain.least = self.least();
+            let copied = self.sent.is_used() || self.taken.is_used();
+            turns_of_threads.set_short(lull.turn(copied));
+            taker.look();
             let share = strain.turn(due.elapsed(), hurries);
             self.fill(share);
             metrics.groups_late_seconds.set(strain.late.as_secs_f64());

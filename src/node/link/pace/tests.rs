@@ -360,7 +360,7 @@ fn who_was_too_slow_again_hurries_for_longer() {
 #[tokio::test(start_paused = true)]
 async fn another_rate_is_told_and_kept_to_by_who_waits_while_buckets_are_filled() {
     let (pace, metrics) = (Arc::new(Pace::new(SLOW)), Arc::new(Metrics::new()));
-    let filling = tokio::spawn(pace.clone().run(metrics.clone()));
+    let filling = tokio::spawn(pace.clone().run(Turns::default(), metrics.clone()));
     pace.send(BURST_TURNS * SLOW as usize / TURNS as usize).await;
     let begun = tokio::time::Instant::now();
     let waits = tokio::spawn({
@@ -384,7 +384,7 @@ async fn another_rate_is_told_and_kept_to_by_who_waits_while_buckets_are_filled(
 #[tokio::test(start_paused = true)]
 async fn the_rate_follows_how_late_the_thread_is_and_not_while_there_is_a_hurry() {
     let (pace, metrics) = (Arc::new(pace()), Arc::new(Metrics::new()));
-    let filling = tokio::spawn(pace.clone().run(metrics.clone()));
+    let filling = tokio::spawn(pace.clone().run(Turns::default(), metrics.clone()));
     let whole = pace.rate();
     let stalls = async |stalls: usize| {
         for _ in 0..stalls {
@@ -401,4 +401,36 @@ async fn the_rate_follows_how_late_the_thread_is_and_not_while_there_is_a_hurry(
     stalls(100).await;
     assert_eq!(pace.rate(), whole);
     filling.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn turns_are_short_while_something_is_copied_and_for_a_while_after_it() {
+    let (turns, lull) = (Turns::of_threads(), TURN * LULL);
+    type Copies = fn(&Pace) -> BoxFuture<'_, ()>;
+    let ways: [Copies; 3] =
+        [|pace| pace.send(1).boxed(), |pace| pace.send_entries(1).boxed(), |pace| pace.take_in(1).boxed()];
+    for copies in ways {
+        let pace = Arc::new(pace());
+        let filling = tokio::spawn(pace.clone().run(turns.clone(), Arc::new(Metrics::new())));
+        tokio::time::sleep(lull).await;
+        assert!(!turns.are_short(), "nothing was copied");
+        for _ in 0..2 {
+            copies(&pace).await;
+            tokio::time::sleep(2 * TURN).await;
+            assert!(turns.are_short());
+            tokio::time::sleep(lull / 2).await;
+            assert!(turns.are_short(), "more may come");
+        }
+        tokio::time::sleep(lull).await;
+        assert!(!turns.are_short());
+        // Who waits has copies under way, however long.
+        let mut waits = Box::pin(pace.send(100 * RATE as usize));
+        assert!((&mut waits).now_or_never().is_none());
+        tokio::time::sleep(2 * lull).await;
+        assert!(turns.are_short());
+        drop(waits);
+        tokio::time::sleep(2 * lull).await;
+        assert!(!turns.are_short());
+        filling.abort();
+    }
 }
