@@ -17,6 +17,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinHandle};
 
+#[cfg(test)]
+pub(crate) use turns::are_short_here;
 pub(crate) use turns::as_usual;
 pub use turns::{Taker, Turns};
 

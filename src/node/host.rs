@@ -93,6 +93,7 @@ pub(super) async fn follow_limits(inner: Arc<Inner>, pace: Arc<Pace>, load: Arc<
             let meta = inner.meta.now.load();
             (meta.copies_bytes_per_second(), meta.account_per_second())
         };
+        // First: `playhead_copies_bytes_per_second` tells that both hold.
         let per_second = account.unwrap_or(own_account);
         if load.set_account_per_second(per_second) {
             tracing::info!(

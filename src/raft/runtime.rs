@@ -77,3 +77,25 @@ impl RaftThread {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::threads::{Turns, are_short_here};
+
+    #[tokio::test]
+    async fn the_threads_that_it_lets_block_take_usual_turns_while_its_own_are_short() {
+        let thread = RaftThread::spawn("groups", Duration::ZERO).unwrap();
+        let turns = Turns::of_threads();
+        turns.set_short(true);
+        let looked = thread.run(async move {
+            turns.taker().look();
+            (are_short_here(), tokio::task::spawn_blocking(are_short_here).await.unwrap())
+        });
+        let (here, blocking) = looked.await.unwrap();
+        assert_ne!((here, blocking), (Some(true), Some(true)));
+        assert_eq!(here.is_some(), blocking.is_some());
+        assert_ne!(here, Some(false));
+        tokio::task::spawn_blocking(move || thread.end()).await.unwrap();
+    }
+}

@@ -43,7 +43,8 @@ impl Turns {
     }
 }
 
-/// A thread's part in the turns. To be used by one thread only.
+/// A thread's part in the turns. To be used by one thread only. What somebody has chosen for the thread from without is lost when its turns
+/// have been short.
 #[derive(Debug)]
 pub struct Taker {
     turns: Turns,
@@ -60,9 +61,12 @@ impl Taker {
     }
 }
 
-/// Has the calling thread take turns as any does, whoever has started it: threads begin with those of who starts them.
+/// Has the calling thread take no short turns, whoever has started it: threads begin with those of who starts them.
 pub(crate) fn as_usual() {
-    choose(false);
+    #[cfg(target_os = "linux")]
+    if scheduled::slice() == Some(SHORT_NS) {
+        choose(false);
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -113,13 +117,37 @@ mod scheduled {
         Ok(attributes)
     }
 
+    /// Threads that share the processors by their niceness have slices; of others it is something else.
+    fn has_slices(of: &Attributes) -> bool {
+        [libc::SCHED_OTHER, libc::SCHED_BATCH].iter().any(|policy| u32::try_from(*policy) == Ok(of.policy))
+    }
+
+    /// The calling thread's slice, where it has one and the kernel tells it.
+    pub(super) fn slice() -> Option<u64> {
+        attributes().ok().filter(|of| has_slices(of) && of.runtime > 0).map(|of| of.runtime)
+    }
+
     /// Leaves policy, priority and niceness as they are. A kernel that knows no slices takes no notice.
     #[allow(unsafe_code, reason = "neither the standard library nor rustix has this call")]
     pub(super) fn choose_slice(nanoseconds: u64) -> io::Result<()> {
-        let attributes = Attributes { size: SIZE, runtime: nanoseconds, ..attributes()? };
-        // SAFETY: of the calling thread (0), from a struct of the size that it names, which outlives the call.
-        succeeded(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })
+        let now = attributes()?;
+        if !has_slices(&now) {
+            return Ok(());
+        }
+        let mut attributes = Attributes { size: SIZE, runtime: nanoseconds, ..now };
+        // SAFETY: of the calling thread (0), from a struct of the size that it names, which outlives the call; the kernel may write the size
+        // that it knows into it.
+        succeeded(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw mut attributes, 0) })
     }
+}
+
+/// Whether the calling thread's turns are short; `None` where the system doesn't tell.
+#[cfg(test)]
+pub(crate) fn are_short_here() -> Option<bool> {
+    #[cfg(target_os = "linux")]
+    return scheduled::slice().map(|slice| slice == SHORT_NS);
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 #[cfg(test)]
@@ -144,15 +172,13 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_thread_that_looks_has_short_turns_while_they_are_and_is_otherwise_what_it_was() {
-        const SHARES: [u32; 2] = [libc::SCHED_OTHER as u32, libc::SCHED_BATCH as u32];
         let read = || scheduled::attributes().expect("was read before");
         let rest = |of: &scheduled::Attributes| (of.policy, of.nice, of.priority);
         let compare = || {
-            let before = match scheduled::attributes() {
-                Ok(before) if SHARES.contains(&before.policy) && before.runtime > 0 => before,
-                none => return eprintln!("threads choose no slices here: {none:?}"),
+            let Some(usual) = scheduled::slice() else {
+                return eprintln!("threads choose no slices here: {:?}", read());
             };
-            let (turns, usual) = (Turns::of_threads(), before.runtime);
+            let (turns, before) = (Turns::of_threads(), read());
             let mut taker = turns.taker();
             let mut looks = |short: bool, slice: u64| {
                 turns.set_short(short);

@@ -75,13 +75,17 @@ struct Level {
     /// Those that nobody has asked for: at most `most`, and none while somebody waits.
     tokens: usize,
     most: usize,
-    /// Who waits, the longest first. As many as there are places for snapshots, pieces that come and one message of entries.
+    /// Who waits, the longest first: as many as there are places for snapshots, pieces that come and one message of entries, and whoever of
+    /// them has stopped waiting since the last turn or behind one who waits.
     debts: VecDeque<Debt>,
+    /// Somebody has asked since it was last told.
+    asked: bool,
 }
 
 impl Level {
     /// Takes so many tokens. Where there are not as many they are owed: told when all of them have come.
     fn take(&mut self, tokens: usize) -> Option<oneshot::Receiver<()>> {
+        self.asked = true;
         let here = if self.debts.is_empty() { tokens.min(self.tokens) } else { 0 };
         self.tokens -= here;
         if here == tokens {
@@ -124,7 +128,7 @@ struct Bucket(Mutex<Level>);
 
 impl Bucket {
     fn new(most: usize) -> Self {
-        Self(Mutex::new(Level { tokens: most, most, debts: VecDeque::new() }))
+        Self(Mutex::new(Level { tokens: most, most, debts: VecDeque::new(), asked: false }))
     }
 
     /// Waits for the tokens of so many bytes, be it more of them than the bucket holds.
@@ -144,10 +148,10 @@ impl Bucket {
         self.0.lock().hold(most);
     }
 
-    /// Whether somebody has taken something of what it held, or waits for more.
+    /// Whether somebody has asked for some since this was last called, or waits.
     fn is_used(&self) -> bool {
-        let level = self.0.lock();
-        !level.debts.is_empty() || level.tokens < level.most
+        let mut level = self.0.lock();
+        std::mem::take(&mut level.asked) || !level.debts.is_empty()
     }
 }
 
@@ -332,8 +336,8 @@ impl Pace {
             let hurries = self.hurry.lock().turn();
             // What is set may be another rate by now.
             strain.least = self.least();
-            let copied = self.sent.is_used() || self.taken.is_used();
-            turns_of_threads.set_short(lull.turn(copied));
+            let (sent, taken) = (self.sent.is_used(), self.taken.is_used());
+            turns_of_threads.set_short(lull.turn(sent || taken));
             taker.look();
             let share = strain.turn(due.elapsed(), hurries);
             self.fill(share);

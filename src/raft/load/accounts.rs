@@ -17,6 +17,8 @@ const ROWS: usize = 1024;
 const WAYS: usize = 4;
 /// How long a whole bucket lasts at the bound, in milliseconds.
 const BURST_MS: u64 = 2_000;
+/// Nobody takes as long from looking at the clock to its account's bucket, in milliseconds.
+const RACE_MS_MAX: u32 = 60_000;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
@@ -68,10 +70,14 @@ impl Accounts {
 fn admit_one(row: &mut [Bucket; WAYS], per_second: u64, account: u64, now: MonotonicMs, priority: Priority) -> bool {
     let now_ms = now.0 as u32;
     let holds = per_second * BURST_MS;
+    let since = |bucket: &Bucket| match bucket.at_ms.wrapping_sub(now_ms) {
+        // Whoever looked at the clock later has come first.
+        0..=RACE_MS_MAX => 0,
+        _ => u64::from(now_ms.wrapping_sub(bucket.at_ms)),
+    };
     let used = |bucket: &Bucket| {
-        let since = u64::from(now_ms.wrapping_sub(bucket.at_ms));
-        // Its commands were counted by the bound of then. One that was more is to leave none without a share for longer than a bucket lasts.
-        u64::from(bucket.used).min(holds.max(1_000)).saturating_sub(since * per_second)
+        // What was used by the bound of then keeps nobody waiting for longer than a bucket lasts now.
+        u64::from(bucket.used).min(holds).saturating_sub(since(bucket) * per_second)
     };
     let own = row.iter().position(|bucket| bucket.account == account);
     let at = own.unwrap_or_else(|| {
@@ -84,7 +90,8 @@ fn admit_one(row: &mut [Bucket; WAYS], per_second: u64, account: u64, now: Monot
     let most = if priority <= Priority::Prompt { holds } else { holds - holds / 8 };
     let fits = before + 1_000 <= most.max(1_000);
     let after = if fits { before + 1_000 } else { before };
-    *bucket = Bucket { account, used: u32::try_from(after).unwrap_or(u32::MAX), at_ms: now_ms };
+    let at_ms = if own.is_some() && since(bucket) == 0 { bucket.at_ms } else { now_ms };
+    *bucket = Bucket { account, used: u32::try_from(after).unwrap_or(u32::MAX), at_ms };
     fits
 }
 
@@ -158,5 +165,15 @@ mod tests {
         accounts.0 = 1;
         assert_eq!(taken(&accounts, 1_000, 7, 9, Priority::Prompt), 0);
         assert_eq!(taken(&accounts, 3_000, 7, 9, Priority::Prompt), 2);
+    }
+
+    #[test]
+    fn who_looked_at_the_clock_earlier_and_comes_later_is_given_nothing_back() {
+        let accounts = Bounded::new(100);
+        assert_eq!(taken(&accounts, 1_000, 7, 1_000, Priority::Prompt), 200);
+        assert_eq!(taken(&accounts, 999, 7, 1_000, Priority::Prompt), 0);
+        assert_eq!(taken(&accounts, 1_010, 7, 1_000, Priority::Prompt), 1, "the clock has not gone back");
+        // A month on, of which milliseconds in 32 bits tell no past from future.
+        assert_eq!(taken(&accounts, 3_000_000_000, 7, 1_000, Priority::Prompt), 200);
     }
 }

@@ -283,3 +283,27 @@ async fn without_threads_a_task_writes_until_the_log_is_closed() {
     let (wal, _) = Wal::open(Arc::new(fs), config()).unwrap();
     assert_eq!(wal.replica_state(A).unwrap().vote, Some(Bytes::from_static(b"two")));
 }
+
+#[tokio::test]
+async fn the_writers_turns_are_short_while_the_nodes_are() {
+    let turns = crate::threads::Turns::of_threads();
+    let (wal, _) = Wal::open(Arc::new(LyingFs::new(3)), Config { turns: turns.clone(), ..small() }).unwrap();
+    let mut index = 0;
+    for short in [false, true, false] {
+        turns.set_short(short);
+        let mut seen = None;
+        // It may have looked just before it wrote the first one; not the second.
+        for _ in 0..2 {
+            index += 1;
+            let (tell, told) = tokio::sync::oneshot::channel();
+            // Called on the writer's thread.
+            let done = Box::new(move |_| {
+                let _ = tell.send(crate::threads::are_short_here());
+            });
+            wal.append(A, vec![record(1, index, b"")], done).unwrap();
+            seen = told.await.unwrap();
+        }
+        assert_ne!(seen, Some(!short));
+    }
+    wal.close();
+}

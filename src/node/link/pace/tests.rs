@@ -274,23 +274,33 @@ async fn many_threads_at_once_are_all_served() {
     let sends = |n: usize| {
         let pace = pace.clone();
         tokio::spawn(async move {
+            let mut waited = 0;
             for round in 0..200 {
                 let mut sent = Box::pin(pace.send((n + round) % 7 * TURN_BYTES / 2 + 1));
-                // Every third time it stops after one look.
-                if (n + round).is_multiple_of(3) {
-                    (&mut sent).now_or_never();
-                } else {
-                    sent.await;
+                if (&mut sent).now_or_never().is_none() {
+                    waited += 1;
+                    // Every third time it stops after one look.
+                    if !(n + round).is_multiple_of(3) {
+                        sent.await;
+                    }
                 }
             }
+            waited
         })
     };
     let all = tokio::spawn(futures::future::try_join_all((0..8).map(sends)));
-    while !all.is_finished() {
-        pace.fill(WHOLE);
-        tokio::task::yield_now().await;
-    }
-    all.await.expect("no panic").expect("no panic");
+    let served = async {
+        while !all.is_finished() {
+            if !pace.sent.0.lock().debts.is_empty() {
+                pace.fill(WHOLE);
+            }
+            tokio::task::yield_now().await;
+        }
+        all.await
+    };
+    let served = tokio::time::timeout(Duration::from_secs(120), served).await;
+    let waited = served.expect("nobody is forgotten").expect("no panic").expect("no panic");
+    assert!(waited.iter().all(|waited| *waited > 0), "{waited:?}");
     assert!(pace.sent.0.lock().debts.iter().all(|debt| debt.paid.is_closed()));
 }
 
@@ -414,15 +424,21 @@ async fn turns_are_short_while_something_is_copied_and_for_a_while_after_it() {
         let filling = tokio::spawn(pace.clone().run(turns.clone(), Arc::new(Metrics::new())));
         tokio::time::sleep(lull).await;
         assert!(!turns.are_short(), "nothing was copied");
+        pace.set(2 * RATE);
+        tokio::time::sleep(2 * TURN).await;
+        assert!(!turns.are_short(), "another rate is no copy");
+        pace.set(RATE);
         for _ in 0..2 {
             copies(&pace).await;
             tokio::time::sleep(2 * TURN).await;
             assert!(turns.are_short());
+            assert_ne!(crate::threads::are_short_here(), Some(false), "the thread that it runs on takes part");
             tokio::time::sleep(lull / 2).await;
             assert!(turns.are_short(), "more may come");
         }
         tokio::time::sleep(lull).await;
         assert!(!turns.are_short());
+        assert_ne!(crate::threads::are_short_here(), Some(true));
         // Who waits has copies under way, however long.
         let mut waits = Box::pin(pace.send(100 * RATE as usize));
         assert!((&mut waits).now_or_never().is_none());
