@@ -122,7 +122,7 @@ impl World {
                 say!(self.trace, "{strike} was not seen");
                 return Ok(());
             }
-            let Some(way) = self.way(source, &before, followed) else { continue };
+            let Some(way) = self.way(source, &before, followed, strike.victim) else { continue };
             followed = Some(way.group);
             if way.stage < strike.stage {
                 continue;
@@ -152,8 +152,14 @@ impl World {
         }
     }
 
-    /// How far the replica of `followed`, or the first one that goes from `source`, is.
-    fn way(&self, source: NodeId, before: &BTreeSet<ReplicaId>, followed: Option<GroupId>) -> Option<Way> {
+    /// How far the replica of `followed`, or the first one that goes from `source` and whose way has such a victim, is.
+    fn way(
+        &self,
+        source: NodeId,
+        before: &BTreeSet<ReplicaId>,
+        followed: Option<GroupId>,
+        victim: Victim,
+    ) -> Option<Way> {
         let meta = self.meta()?;
         let shards = meta.groups.iter().filter(|(group, _)| **group != GroupId::META);
         let leads: BTreeMap<GroupId, _> = running(&self.machines)
@@ -161,7 +167,11 @@ impl World {
             .filter(|(_, _, _, status)| status.role == Role::Leader)
             .map(|(_, _, hosted, status)| (hosted.group, status.members))
             .collect();
-        for (group, record) in shards.filter(|(group, _)| followed.is_none_or(|followed| followed == **group)) {
+        let is_it = |group: GroupId| match followed {
+            Some(followed) => followed == group,
+            None => victim != Victim::Leader || self.leader_apart(group).is_some(),
+        };
+        for (group, record) in shards.filter(|(group, _)| is_it(**group)) {
             let replicas = &record.recorded.replicas;
             let Some((new, target)) = replicas.iter().find(|(r, _)| !before.contains(*r)).map(|(r, a)| (*r, a.node))
             else {
@@ -194,16 +204,21 @@ impl World {
         None
     }
 
+    fn leader(&self, group: GroupId) -> Option<usize> {
+        let all = running(&self.machines);
+        let leader = all.iter().find(|(_, _, hosted, status)| hosted.group == group && status.role == Role::Leader);
+        leader.map(|(number, ..)| usize::from(*number) - 1)
+    }
+
+    /// The shard's leader, where it doesn't lead the meta group: one that leads both would be struck twice, and a shard's leader alone never.
+    fn leader_apart(&self, group: GroupId) -> Option<usize> {
+        self.leader(group).filter(|leader| Some(*leader) != self.leader(GroupId::META))
+    }
+
     fn machine_of(&self, victim: Victim, way: &Way) -> Option<usize> {
-        let leads = |group: GroupId| {
-            let all = running(&self.machines);
-            let leader = all.iter().find(|(_, _, hosted, status)| hosted.group == group && status.role == Role::Leader);
-            leader.map(|(number, ..)| usize::from(*number) - 1)
-        };
         match victim {
-            // One that leads both would be struck twice, and a shard's leader alone never.
-            Victim::Leader => leads(way.group).filter(|leader| Some(*leader) != leads(GroupId::META)),
-            Victim::Meta => leads(GroupId::META),
+            Victim::Leader => self.leader_apart(way.group),
+            Victim::Meta => self.leader(GroupId::META),
             Victim::Source => Some(usize::from(SOURCE) - 1),
             Victim::Target => self.machines.iter().position(|m| m.node().is_some_and(|node| node.id() == way.target)),
         }
